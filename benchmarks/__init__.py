@@ -1,0 +1,1 @@
+"""Measurements against torchvision's detectors; see README.md."""

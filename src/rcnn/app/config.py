@@ -1,0 +1,180 @@
+"""The config at the door: every key known, every value of its type, before anything is loaded.
+
+The parts that describe the detector become settings dataclasses, which are their schema. The parts
+that name a class by ``_target_`` are held against the signature of that class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from rcnn.app.targets import check_targets
+from rcnn.model.anchors import AnchorSettings
+from rcnn.model.backbones import BackboneSettings
+from rcnn.model.box_head import HeadSettings
+from rcnn.model.images import ImageSettings
+from rcnn.model.losses import LossSettings
+from rcnn.model.postprocess import DetectionLimits
+from rcnn.model.proposals import ProposalLimits
+from rcnn.model.roi_pooling import PoolingSettings
+from rcnn.model.rpn import RPNSettings
+from rcnn.model.settings import DeltaSettings, DetectorSettings
+from rcnn.model.targets import AnchorSampling, RoISampling
+from rcnn.settings import SettingsError, from_plain, nearest, require
+from rcnn.training.datamodule import LoaderSettings
+
+THRESHOLDS = {
+    "rpn": ("anchor_sampling", AnchorSampling),
+    "proposal": ("proposals", ProposalLimits),
+    "roi": ("roi_sampling", RoISampling),
+    "detection": ("detections", DetectionLimits),
+}
+"""The flat keys of the group ``thresholds``: a prefix and a field of that stage's settings."""
+
+TARGETS = ("data", "optimizer", "trainer", "logger", "callbacks")
+"""The groups that name classes by ``_target_``."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The group ``model``: which system, and the parts that no other group holds."""
+
+    system: Literal["faster_rcnn"] = "faster_rcnn"
+    rpn: RPNSettings = field(default_factory=RPNSettings)
+    head: HeadSettings = field(default_factory=HeadSettings)
+    deltas: DeltaSettings = field(default_factory=DeltaSettings)
+    losses: LossSettings = field(default_factory=LossSettings)
+
+
+@dataclass(frozen=True)
+class SchemeConfig:
+    """The group ``scheme``: in what order the parts of the detector learn."""
+
+    name: Literal["joint"] = "joint"
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The part of the config that says what to do with the rest.
+
+    Attributes:
+        name: of the experiment; its runs lie in ``outputs/<name>``.
+        run_dir: of this run.
+        task: train (then test the best checkpoint), or test a checkpoint.
+        ckpt_path: of the checkpoint to test, or to resume from.
+        seed: of everything random.
+        monitor: the validation metric that chooses the best checkpoint, and that a sweep gets;
+            null where there is no validation split.
+        plus_one: VOC's metric counts pixels inclusively, as its development kit does.
+        channels_last: memory format of the network's tensors.
+        compile: compile the backbone with torch.compile.
+    """
+
+    name: str
+    run_dir: str
+    task: Literal["train", "test"] = "train"
+    ckpt_path: str | None = None
+    seed: int = 0
+    monitor: str | None = "val/map"
+    plus_one: bool = False
+    channels_last: bool = False
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        usable = self.task == "train" or self.ckpt_path is not None
+        require(usable, "ckpt_path", self.ckpt_path, "task=test needs a checkpoint")
+
+
+@dataclass(frozen=True)
+class Config:
+    """A config that has passed the door.
+
+    Attributes:
+        run: what to do.
+        system: which detector.
+        detector: its settings, but for the class names, which the data gives.
+        loader: how minibatches are made.
+        plain: the whole config as it was composed, resolved, for instantiation and the record.
+    """
+
+    run: RunConfig
+    system: str
+    detector: dict[str, Any]
+    loader: LoaderSettings
+    plain: dict[str, Any]
+
+    def settings(
+        self, class_names: tuple[str, ...], backbone: BackboneSettings
+    ) -> DetectorSettings:
+        """Return the detector's settings for given classes and a settled backbone."""
+        return DetectorSettings(class_names, **{**self.detector, "backbone": backbone})
+
+
+def parse(plain: dict[str, Any]) -> Config:
+    """Check a composed, resolved config.
+
+    Raises:
+        SettingsError: naming the key, the value, what is allowed, and the nearest valid key.
+    """
+    groups = {
+        "images": ImageSettings,
+        "backbone": BackboneSettings,
+        "anchors": AnchorSettings,
+        "pooling": PoolingSettings,
+        "model": ModelConfig,
+        "scheme": SchemeConfig,
+        "loader": LoaderSettings,
+    }
+    own = {entry.name for entry in fields(RunConfig)}
+    known = [*groups, "thresholds", *TARGETS, *own]
+    for key in plain:
+        if key not in known:
+            raise SettingsError(
+                f"Unknown key {key!r}{nearest(key, known)} Known keys: {', '.join(sorted(known))}."
+            )
+    missing = [key for key in known if key not in plain and (key in groups or key in TARGETS)]
+    if missing:
+        raise SettingsError(f"The config lacks {', '.join(missing)}.")
+
+    run = from_plain(RunConfig, {key: plain[key] for key in plain if key in own})
+    parts: dict[str, Any] = {key: from_plain(cls, plain[key], key) for key, cls in groups.items()}
+    thresholds = _parse_thresholds(plain.get("thresholds", {}))
+    for group in TARGETS:
+        check_targets(plain[group], group)
+    model, loader = parts.pop("model"), parts.pop("loader")
+    del parts["scheme"]
+    parts |= {key: getattr(model, key) for key in ("rpn", "head", "deltas", "losses")}
+    return Config(run, model.system, parts | thresholds, loader, plain)
+
+
+def threshold_keys() -> dict[str, tuple[str, str]]:
+    """Return every key of the group ``thresholds``, with its stage's prefix and field."""
+    return {
+        f"{prefix}_{entry.name}": (prefix, entry.name)
+        for prefix, (_, cls) in THRESHOLDS.items()
+        for entry in fields(cls)
+    }
+
+
+def _parse_thresholds(values: Mapping[str, Any]) -> dict[str, Any]:
+    known = threshold_keys()
+    stages: dict[str, dict[str, Any]] = {prefix: {} for prefix in THRESHOLDS}
+    for key, value in values.items():
+        if key not in known:
+            raise SettingsError(
+                f"Unknown key 'thresholds.{key}'"
+                f"{nearest(f'thresholds.{key}', [f'thresholds.{name}' for name in known])} "
+                f"Known keys: {', '.join(sorted(known))}."
+            )
+        prefix, name = known[key]
+        stages[prefix][name] = value
+    try:
+        return {
+            stage: from_plain(cls, stages[prefix], f"thresholds.{prefix}_")
+            for prefix, (stage, cls) in THRESHOLDS.items()
+        }
+    except SettingsError as error:
+        # The stage's key follows its prefix without a dot.
+        raise SettingsError(str(error).replace("_.", "_", 1)) from None

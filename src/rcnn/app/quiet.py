@@ -1,0 +1,22 @@
+"""Leaving out what libraries say that is no news to the user of this one."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+_NO_NEWS = (
+    "Experiment logs directory .* exists and is not empty",  # the run folder holds the config
+    ".*isinstance\\(treespec, LeafSpec\\).* is deprecated",  # between Lightning and torch
+    ".*does not have many workers.*",  # loader.workers is the user's choice
+    "The number of training batches .* is smaller than the logging interval",
+    "Found .* module\\(s\\) in eval mode at the start of training",  # frozen batch norms
+)
+
+
+def quieten() -> None:
+    """Let Lightning speak up only for warnings, and not for those that are no news."""
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in _NO_NEWS:
+        warnings.filterwarnings("ignore", message)

@@ -1,0 +1,102 @@
+"""One run: check the config, start the processes, train, test, record."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytorch_lightning as pl
+from omegaconf import DictConfig, OmegaConf
+
+from rcnn.app.build import build_data, build_module, build_trainer
+from rcnn.app.config import Config, parse
+from rcnn.app.quiet import quieten
+from rcnn.app.record import write_json, write_start
+from rcnn.app.results import Results, print_results
+from rcnn.launch import needs_processes, run_in_processes
+from rcnn.model.backbones import resolve
+from rcnn.training import DetectionDataModule, DetectionModule
+
+
+def run(composed: DictConfig) -> float:
+    """Run one composed config and return the validation metric that it monitors.
+
+    The run folder gets the resolved config and the environment at the start, events, metrics and
+    checkpoints on the way, and ``metrics.json`` at the end.
+
+    Raises:
+        SettingsError: the config holds an unknown key or an impossible value.
+    """
+    config = parse(cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True)))
+    folder = Path(config.run.run_dir)
+    trainer = config.plain["trainer"]
+    processes = needs_processes(
+        trainer.get("devices", "auto"),
+        trainer.get("accelerator", "auto"),
+        trainer.get("strategy", "auto"),
+        trainer.get("num_nodes", 1),
+    )
+    write_start(folder, config.plain)
+    note = _settle_weights(config)
+    if processes > 1:
+        results = run_in_processes(run_job, (config.plain,), processes)
+    else:
+        results = run_job(config.plain)
+    results = replace(results, notes=[*results.notes, *note])
+    write_json(folder / "metrics.json", results.plain())
+    print_results(results, config.run.run_dir)
+    return float("nan") if results.monitored is None else results.monitored
+
+
+def _settle_weights(config: Config) -> list[str]:
+    """Look for the backbone's weights once, so that all processes agree; say loudly if in vain."""
+    if config.run.task != "train":
+        return []
+    _, weights = resolve(config.detector["backbone"])
+    if weights.source != "random":
+        return []
+    config.plain["backbone"]["weights"] = None
+    return [weights.message]
+
+
+def run_job(plain: dict[str, Any]) -> Results:
+    """Do the work of a run in this process, which may be one of several."""
+    config = parse(plain)
+    quieten()
+    pl.seed_everything(config.run.seed, workers=True, verbose=False)
+    data = build_data(config)
+    data.prepare_data()
+    trainer = build_trainer(config)
+    if config.run.task == "test":
+        module = DetectionModule.load_from_checkpoint(cast(str, config.run.ckpt_path))
+        trainer.test(module, data, verbose=False)
+        return Results(_metrics(trainer), module.per_class, module.weights)
+    return _train(config, trainer, data)
+
+
+def _train(config: Config, trainer: pl.Trainer, data: DetectionDataModule) -> Results:
+    module = build_module(config, data)
+    start = time.monotonic()
+    trainer.fit(module, data, ckpt_path=config.run.ckpt_path)
+    seconds = time.monotonic() - start
+    metrics, steps = _metrics(trainer), trainer.global_step
+    checkpoint = trainer.checkpoint_callback
+    best = getattr(checkpoint, "best_model_path", "") or None
+    monitored = None if config.run.monitor is None else metrics.get(config.run.monitor)
+    score = getattr(checkpoint, "best_model_score", None)
+    trainer.test(module, data, ckpt_path=best, verbose=False)
+    return Results(
+        metrics=metrics | _metrics(trainer),
+        per_class=module.per_class,
+        weights=module.weights,
+        best_checkpoint=best,
+        monitored=monitored if score is None else float(score),
+        steps=steps,
+        seconds=seconds,
+    )
+
+
+def _metrics(trainer: pl.Trainer) -> dict[str, float]:
+    return {tag: float(value) for tag, value in trainer.callback_metrics.items()}

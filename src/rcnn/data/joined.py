@@ -1,0 +1,66 @@
+"""Several data sets as one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from rcnn.data.dataset import DetectionDataset
+from rcnn.data.errors import DataError, Problems
+from rcnn.data.samples import Sample
+from rcnn.data.strings import PackedStrings
+from rcnn.structures import GroundTruth
+
+
+class JoinedDataset(DetectionDataset):
+    """Data sets of the same classes, one after the other.
+
+    Args:
+        parts: by name; the name goes before the image ids (``VOC2007/000005``), so that they stay
+            unique.
+
+    Raises:
+        DataError: if there is no part, or the parts have different classes.
+    """
+
+    def __init__(self, parts: Mapping[str, DetectionDataset]) -> None:
+        if not parts:
+            raise DataError("There is no data set to join.", "empty data set")
+        first, *others = parts
+        for name in others:
+            if parts[name].class_names != parts[first].class_names:
+                raise DataError.about(
+                    "different classes",
+                    where=f"{first} and {name}",
+                    found=f"{list(parts[first].class_names)} and {list(parts[name].class_names)}",
+                    allowed="Joined data sets need the same class names in the same order",
+                )
+        self._names = tuple(parts)
+        self._parts = tuple(parts.values())
+        self._ends = np.cumsum([len(part) for part in self._parts])
+        self.class_names = self._parts[0].class_names
+        self.aspect_ratios = np.concatenate([part.aspect_ratios for part in self._parts])
+        self.image_ids = PackedStrings(
+            f"{name}/{image_id}" for name, part in parts.items() for image_id in part.image_ids
+        )
+        self.problems = Problems(self._parts[0].problems.on_error)
+        for part in self._parts:
+            self.problems.include(part.problems)
+
+    def truth(self, index: int) -> GroundTruth:
+        """Return the objects of an image, without decoding it."""
+        part, place = self._find(index)
+        return self._parts[part].truth(place)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Decode an image of one of the parts."""
+        part, place = self._find(index)
+        sample = self._parts[part][place]
+        return dataclasses.replace(sample, image_id=f"{self._names[part]}/{sample.image_id}")
+
+    def _find(self, index: int) -> tuple[int, int]:
+        place = range(len(self))[index]
+        part = int(np.searchsorted(self._ends, place, side="right"))
+        return part, place - (int(self._ends[part - 1]) if part else 0)

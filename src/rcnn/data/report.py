@@ -1,0 +1,116 @@
+"""A thorough look at a whole data set, every image decoded."""
+
+from __future__ import annotations
+
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rcnn.data.dataset import DetectionDataset
+from rcnn.data.errors import DataError
+from rcnn.ops import boxes
+
+QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """What :func:`check` found.
+
+    Attributes:
+        images: how many.
+        images_without_objects: how many of them have none.
+        objects: how many of each class, those of classes without any object too.
+        difficult: how many objects are marked so.
+        crowd: how many regions are marked so.
+        box_sizes: square roots of box areas in pixels, at :data:`QUANTILES`.
+        box_shapes: height over width, at :data:`QUANTILES`.
+        objects_per_image: at :data:`QUANTILES`.
+        left_out: what the reader left out, in words.
+        unreadable: images that turned out broken when they were decoded, in words.
+    """
+
+    images: int
+    images_without_objects: int
+    objects: dict[str, int]
+    difficult: int
+    crowd: int
+    box_sizes: tuple[float, ...]
+    box_shapes: tuple[float, ...]
+    objects_per_image: tuple[float, ...]
+    left_out: tuple[str, ...]
+    unreadable: tuple[str, ...]
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether nothing was wrong."""
+        return not self.left_out and not self.unreadable
+
+    def __str__(self) -> str:
+        total = sum(self.objects.values())
+        widest = max(map(len, self.objects), default=0)
+        return "\n".join(
+            [
+                f"{self.images} images, {self.images_without_objects} without objects",
+                f"{total} objects, {self.difficult} difficult, {self.crowd} crowd",
+                *(f"  {name:<{widest}} {count:>8}" for name, count in self.objects.items()),
+                "smallest, 5 %, median, 95 %, largest",
+                f"  box size, sqrt(width x height) in pixels: {_row(self.box_sizes)}",
+                f"  box shape, height / width: {_row(self.box_shapes)}",
+                f"  objects per image: {_row(self.objects_per_image)}",
+                f"{len(self.left_out)} left out, {len(self.unreadable)} images unreadable",
+                *(f"  {message}" for message in (*self.left_out, *self.unreadable)),
+            ]
+        )
+
+
+def check(dataset: DetectionDataset, threads: int = 4) -> DataReport:
+    """Decode every image and count what there is.
+
+    Args:
+        dataset: opened with ``on_error=skip`` if all its faults are wanted and not only the first.
+        threads: that decode at the same time.
+    """
+    truths = [dataset.truth(index) for index in range(len(dataset))]
+    with ThreadPoolExecutor(threads) as pool:
+        faults = pool.map(lambda index: _fault(dataset, index), range(len(dataset)))
+        unreadable = tuple(fault for fault in faults if fault is not None)
+    labels = Counter(torch.cat([truth.labels for truth in truths]).tolist())
+    every_box = torch.cat([truth.boxes for truth in truths])
+    sides = every_box[:, 2:] - every_box[:, :2]
+    return DataReport(
+        images=len(dataset),
+        images_without_objects=sum(len(truth) == 0 for truth in truths),
+        objects={name: labels[k] for k, name in enumerate(dataset.class_names, start=1)},
+        difficult=sum(int(truth.difficult.sum()) for truth in truths),
+        crowd=sum(int(truth.crowd.sum()) for truth in truths),
+        box_sizes=_quantiles(boxes.area(every_box).sqrt()),
+        box_shapes=_quantiles(sides[:, 1] / sides[:, 0]),
+        objects_per_image=_quantiles(torch.tensor([float(len(truth)) for truth in truths])),
+        left_out=tuple(dataset.problems.messages),
+        unreadable=unreadable,
+    )
+
+
+def _fault(dataset: DetectionDataset, index: int) -> str | None:
+    try:
+        dataset[index]
+    except DataError as error:
+        return str(error)
+    return None
+
+
+def _quantiles(values: Float[Tensor, " N"]) -> tuple[float, ...]:
+    if len(values) == 0:
+        return ()
+    # Not torch.quantile, which refuses more than 16 million values.
+    ranks = [round(share * (len(values) - 1)) for share in QUANTILES]
+    return tuple(values.sort().values[ranks].tolist())
+
+
+def _row(values: tuple[float, ...]) -> str:
+    return ", ".join(f"{value:.3g}" for value in values) or "there are no boxes"

@@ -1,0 +1,60 @@
+"""One image with its objects, and a minibatch of them.
+
+Letters: B images, N objects and P proposals of an image, (h, w) of its pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from rcnn.structures import GroundTruth, ImageBatch, Proposals, Targets, TensorFields
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One decoded image and what is known of it.
+
+    All coordinates are in pixels of ``original_size``, also after ``image`` was resized: a resized
+    image is the same picture sampled anew, and the truth stays exactly what the annotation says.
+    :func:`rcnn.data.collate` brings boxes into the pixels of the batch. As long as nothing has
+    resized the image, the two are the same pixels.
+
+    Attributes:
+        image: RGB.
+        truth: its objects.
+        image_id: unique in its data set.
+        original_size: (height, width) of the picture in its file.
+        proposals: regions for a detector that makes none itself, best first.
+    """
+
+    image: UInt8[Tensor, "3 h w"]
+    truth: GroundTruth
+    image_id: str
+    original_size: tuple[int, int]
+    proposals: Float[Tensor, "P 4"] | None = None
+
+
+@dataclass(frozen=True)
+class DetectionBatch(TensorFields):
+    """A minibatch on its way into a detector.
+
+    Attributes:
+        images: padded pixels.
+        targets: the objects, in pixels of the resized images.
+        truths: the objects of each image in original pixels, for scoring; they stay on the CPU
+            when the batch moves to a device.
+        image_ids: of each image.
+        proposals: in pixels of the resized images, where the samples carry some.
+    """
+
+    images: ImageBatch
+    targets: Targets
+    truths: tuple[GroundTruth, ...]
+    image_ids: tuple[str, ...]
+    proposals: Proposals | None = None
+
+    def __len__(self) -> int:
+        return len(self.image_ids)

@@ -1,0 +1,151 @@
+"""Which of the backbones a torchvision detector was assembled around.
+
+A backbone is known by its tensors: their kinds and shapes in order, whatever the modules around
+them are called. What tensors do not show (strides, pooling, activations) is settled afterwards, by
+comparing results (:mod:`rcnn.interop.probe`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import torch
+from torch import nn
+from torchvision.models.detection import FasterRCNN
+from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+from rcnn.interop.dropout import read_dropout
+from rcnn.interop.errors import InteropError
+from rcnn.interop.layout import pair_keys, signature
+from rcnn.model.backbones import (
+    SHIPPED,
+    Backbone,
+    BackboneSettings,
+    FullyConnectedTail,
+    build_backbone,
+)
+from rcnn.settings import SettingsError
+
+
+def recognise_backbone(model: FasterRCNN, pooled_size: int) -> BackboneSettings:
+    """Return settings that build the backbone and the box head of ``model``.
+
+    ``frozen_stages`` counts the leading stages in which nothing learns.
+
+    Args:
+        model: of torchvision.
+        pooled_size: side of the grid of cells that each RoI is pooled to.
+
+    Raises:
+        InteropError: the body or the box head is none that is shipped here, or its norms differ
+            among each other.
+    """
+    norm, norm_eps = _read_norms(model)
+    head = model.roi_heads.box_head
+    parts = model.backbone.modules()
+    pyramid = any(isinstance(part, FeaturePyramidNetwork) for part in parts)
+    for name in (name for name in SHIPPED if name.endswith("_fpn") == pyramid):
+        settings = BackboneSettings(
+            name=name,
+            norm=norm,
+            frozen_stages=0,
+            dropout=0.0,
+            weights=None,
+            hidden=model.roi_heads.box_predictor.cls_score.in_features,
+            fpn_channels=model.backbone.out_channels,
+            norm_eps=norm_eps,
+        )
+        outline = _outline(settings, pooled_size)
+        if signature(outline.body) == signature(model.backbone):
+            break
+    else:
+        raise InteropError(
+            f"The backbone, a {type(model.backbone).__name__}, is not supported. Supported are "
+            f"{', '.join(SHIPPED)} as torchvision builds them: those with a pyramid from its "
+            "builders, vgg16.features[:-1], and a ResNet up to layer3."
+        )
+    if signature(outline.tail) != signature(head):
+        raise InteropError(
+            f"The box head, a {type(head).__name__}, is not supported behind the backbone "
+            f"{name!r}. Supported is {_spell(outline, pooled_size)}."
+        )
+    if isinstance(outline.tail, FullyConnectedTail):
+        dropout = read_dropout(head, outline.body.channels, pooled_size)
+        if dropout and not name.startswith("vgg"):
+            raise InteropError(f"Dropout in the box head is not supported behind {name!r}.")
+        settings = dataclasses.replace(settings, dropout=dropout)
+    return dataclasses.replace(settings, frozen_stages=_frozen_stages(model, settings, pooled_size))
+
+
+def _outline(settings: BackboneSettings, pooled_size: int) -> Backbone:
+    """Return a backbone whose tensors have shapes but no values."""
+    with torch.device("meta"):
+        return build_backbone(settings, pooled_size)
+
+
+def _read_norms(model: FasterRCNN) -> tuple[Literal["batch", "frozen"], float]:
+    """Return the kind and the epsilon that all norms of a detector share."""
+    norms = [layer for layer in model.modules() if hasattr(layer, "running_mean")]
+    kinds = {(type(layer), layer.eps) for layer in norms}
+    if len(kinds) > 1:
+        listed = " and ".join(sorted(f"{kind.__name__} with eps={eps}" for kind, eps in kinds))
+        raise InteropError(
+            f"The norms differ among each other, which is not supported: {listed}. Supported are "
+            "BatchNorm2d alone or FrozenBatchNorm2d alone, with one eps."
+        )
+    if not norms:
+        return "batch", BackboneSettings.norm_eps
+    kind, eps = kinds.pop()
+    if kind not in (nn.BatchNorm2d, FrozenBatchNorm2d):
+        raise InteropError(
+            f"The norm {kind.__name__} is not supported; BatchNorm2d and FrozenBatchNorm2d are."
+        )
+    return ("batch" if kind is nn.BatchNorm2d else "frozen"), float(eps)
+
+
+def _frozen_stages(model: FasterRCNN, settings: BackboneSettings, pooled_size: int) -> int:
+    """Return how many leading stages hold no parameter that learns."""
+    outline = _outline(settings, pooled_size)
+    resting = {f"body.{name}" for name in _resting(outline.body, model.backbone)}
+    resting |= {f"tail.{name}" for name in _resting(outline.tail, model.roi_heads.box_head)}
+    stages = 0
+    while resting:
+        try:
+            fewer = _outline(dataclasses.replace(settings, frozen_stages=stages + 1), pooled_size)
+        except SettingsError:  # there are no more stages
+            break
+        if not _learning(outline) - _learning(fewer) <= resting:
+            break
+        stages += 1
+    return stages
+
+
+def _resting(ours: nn.Module, theirs: nn.Module) -> set[str]:
+    """Return our names of the parameters that do not learn there."""
+    parameters = dict(theirs.named_parameters())
+    return {
+        name
+        for name, key in pair_keys(ours, theirs).items()
+        if key in parameters and not parameters[key].requires_grad
+    }
+
+
+def _learning(backbone: Backbone) -> set[str]:
+    return {
+        f"{part}.{name}"
+        for part, module in (("body", backbone.body), ("tail", backbone.tail))
+        for name, parameter in module.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def _spell(backbone: Backbone, pooled_size: int) -> str:
+    tail, channels = backbone.tail, backbone.body.channels
+    if isinstance(tail, FullyConnectedTail):
+        return (
+            f"TwoMLPHead({channels} * {pooled_size}**2, width), or a module of the same two linear "
+            "layers, each followed by ReLU and perhaps dropout, with the box predictor's width"
+        )
+    return "layer4 of the same network followed by the mean over its cells"

@@ -1,0 +1,12 @@
+"""How good the detections are: VOC AP, COCO AP, recall of proposals, kinds of error.
+
+Each metric is a ``torchmetrics.Metric`` around pure functions. All of them take the same update:
+``update(predictions, targets)``, two equally long lists with one dict of tensors per image.
+"""
+
+from rcnn.metrics.analysis import DetectionErrors
+from rcnn.metrics.coco import COCOAveragePrecision
+from rcnn.metrics.recall import ProposalRecall
+from rcnn.metrics.voc import VOCAveragePrecision
+
+__all__ = ["COCOAveragePrecision", "DetectionErrors", "ProposalRecall", "VOCAveragePrecision"]

@@ -1,0 +1,1 @@
+"""The detectors: modules and settings, in the order of the data flow."""

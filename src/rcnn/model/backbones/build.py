@@ -1,0 +1,69 @@
+"""From settings to a backbone with random weights."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+
+from rcnn.model.backbones.backbone import Backbone
+from rcnn.model.backbones.fpn import build_mobilenet_pyramid, build_resnet_pyramid
+from rcnn.model.backbones.resnet import build_resnet
+from rcnn.model.backbones.settings import (
+    MOBILENET_PYRAMIDS,
+    RESNET_PYRAMIDS,
+    RESNETS,
+    SHIPPED,
+    VGGS,
+    BackboneSettings,
+)
+from rcnn.model.backbones.vgg import build_vgg
+from rcnn.settings import SettingsError, nearest, require
+
+Builder = Callable[[BackboneSettings, int], Backbone]
+
+_BUILDERS: dict[str, Builder] = {
+    **dict.fromkeys(VGGS, build_vgg),
+    **dict.fromkeys(RESNETS, build_resnet),
+    **dict.fromkeys(RESNET_PYRAMIDS, build_resnet_pyramid),
+    **dict.fromkeys(MOBILENET_PYRAMIDS, build_mobilenet_pyramid),
+}
+
+
+def build_backbone(settings: BackboneSettings, pooled_size: int = 7) -> Backbone:
+    """Build a backbone with random weights; nothing is read or downloaded.
+
+    Args:
+        settings: built as they stand: ``norm="auto"`` counts as ``"batch"``, and ``frozen_stages``
+            are frozen. Let :func:`rcnn.model.backbones.weights.resolve` settle them before.
+        pooled_size: side of the grid of cells that each RoI is pooled to.
+
+    Raises:
+        SettingsError: a dotted path leads to no callable, or to one that returns no
+            :class:`Backbone`; more stages shall be frozen than there are.
+    """
+    require(pooled_size >= 1, "pooled_size", pooled_size, "1 or more")
+    builder = _BUILDERS.get(settings.name) or _imported(settings.name)
+    backbone = builder(settings, pooled_size)
+    require(
+        isinstance(backbone, Backbone),
+        "backbone.name",
+        settings.name,
+        f"the callable returned a {type(backbone).__name__}, not a rcnn.model.backbones.Backbone",
+    )
+    return backbone
+
+
+def _imported(path: str) -> Builder:
+    module_name, _, name = path.rpartition(".")
+    try:
+        builder: Builder = getattr(importlib.import_module(module_name), name)
+    except Exception as error:  # a module may fail in any way while it is imported
+        raise SettingsError(
+            f"backbone.name={path!r} is not possible: {module_name} gives no {name} "
+            f"({type(error).__name__}: {error}){nearest(path, SHIPPED) or '.'} "
+            "Name a callable (settings, pooled_size) -> Backbone in an importable module."
+        ) from error
+    require(
+        callable(builder), "backbone.name", path, f"this is a {type(builder).__name__}, no callable"
+    )
+    return builder

@@ -1,0 +1,120 @@
+"""Feature pyramids on ResNets and on MobileNetV3 (Lin et al., FPN), laid out as torchvision's.
+
+Shapes: B images, H W their padded size, C channels of every level (256), R RoIs, S pooled size.
+
+Keys of torchvision's detectors ``fasterrcnn_*_fpn`` and where they go: ``backbone.body.*`` to
+``body.body.*``, ``backbone.fpn.*`` to ``body.fpn.*``, ``roi_heads.box_head.fc6.*`` and ``fc7.*`` to
+``tail.fc6.*`` and ``tail.fc7.*``. Keys of its classification networks: those of ``resnet*`` to
+``body.body.*``, ``features.*`` of ``mobilenet_v3_large`` to ``body.body.*``. The pyramid and the
+tail are in no classification network and start at random, as torchvision has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torchvision.models import get_model
+from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+from rcnn.model.backbones.backbone import Backbone, Body, FullyConnectedTail
+from rcnn.model.backbones.freezing import settle_layers
+from rcnn.model.backbones.resnet import classification_resnet
+from rcnn.model.backbones.settings import BackboneSettings
+
+
+class Trunk(nn.ModuleDict):
+    """Layers that run one after the other, some of whose results are kept.
+
+    Args:
+        layers: by name, in order.
+        kept: the names of the layers whose results the pyramid is built on.
+    """
+
+    def __init__(self, layers: Mapping[str, nn.Module], kept: tuple[str, ...]) -> None:
+        super().__init__(layers)
+        self.kept = kept
+
+    def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> dict[str, Float[Tensor, "B _ _ _"]]:
+        """Return the kept feature maps by the name of their layer."""
+        maps, features = {}, pixels
+        for name, layer in self.items():
+            features = layer(features)
+            if name in self.kept:
+                maps[name] = features
+        return maps
+
+
+class PyramidBody(Body):
+    """A trunk, the pyramid on top of it, and a coarser last level that only the RPN sees."""
+
+    def __init__(
+        self, trunk: Trunk, *, trunk_channels: list[int], strides: tuple[int, ...], channels: int
+    ) -> None:
+        super().__init__(
+            strides=(*strides, 2 * strides[-1]), channels=channels, roi_levels=len(strides)
+        )
+        self.body = trunk
+        self.fpn = FeaturePyramidNetwork(trunk_channels, channels, extra_blocks=LastLevelMaxPool())
+
+    def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B C _ _"]]:
+        """Return the levels, finest first."""
+        return list(self.fpn(self.body(pixels)).values())
+
+
+def build_resnet_pyramid(settings: BackboneSettings, pooled_size: int) -> Backbone:
+    """Build a ResNet with levels P2 to P5 and the extra one (strides 4 to 64)."""
+    network = classification_resnet(settings)
+    layers = dict(network.named_children())
+    del layers["avgpool"], layers["fc"]
+    width = network.inplanes // 8
+    body = PyramidBody(
+        Trunk(layers, kept=("layer1", "layer2", "layer3", "layer4")),
+        trunk_channels=[width, 2 * width, 4 * width, 8 * width],
+        strides=(4, 8, 16, 32),
+        channels=settings.fpn_channels,
+    )
+    return Backbone(body, _tail(settings, pooled_size), {"": "body.body."})
+
+
+def build_mobilenet_pyramid(settings: BackboneSettings, pooled_size: int) -> Backbone:
+    """Build MobileNetV3-Large with a pyramid on its last two stages, both of stride 32.
+
+    Torchvision's detector has it so, with norms whose epsilon is 1e-5.
+    """
+    # Its own default norm has other constants, which torchvision's detectors do not use either.
+    network = get_model(settings.architecture, weights=None, norm_layer=nn.BatchNorm2d)
+    features: nn.Sequential = network.features
+    stages = _strided_stages(features)
+    settle_layers(features, stages, settings)
+    kept = (stages[-2][0], stages[-1][0])
+    body = PyramidBody(
+        Trunk(dict(features.named_children()), kept=kept),
+        trunk_channels=[network.features[int(name)].out_channels for name in kept],
+        strides=(32, 32),
+        channels=settings.fpn_channels,
+    )
+    return Backbone(body, _tail(settings, pooled_size), {"features.": "body.body."})
+
+
+def _strided_stages(features: nn.Sequential) -> list[list[str]]:
+    """Return layer names, in stages that begin where the size halves; the last layer is its own."""
+    stages: list[list[str]] = []
+    last = str(len(features) - 1)
+    for name, layer in features.named_children():
+        halves = any(isinstance(part, nn.Conv2d) and part.stride[0] > 1 for part in layer.modules())
+        if halves or name == last:
+            stages.append([])
+        stages[-1].append(name)
+    return stages
+
+
+def _tail(settings: BackboneSettings, pooled_size: int) -> FullyConnectedTail:
+    return FullyConnectedTail(
+        in_channels=settings.fpn_channels,
+        pooled_size=pooled_size,
+        hidden=settings.hidden or 1024,
+        dropout=0.0,
+    )

@@ -1,0 +1,71 @@
+"""ResNets cut after the fourth stage ("C4"): layer4 runs on every RoI.
+
+Shapes: B images, H W their padded size, R RoIs, S pooled size, D = 512 or 2048.
+
+Keys of torchvision's ``resnet*`` and where they go: ``conv1``, ``bn1``, ``layer1``, ``layer2`` and
+``layer3`` into ``body.*``, ``layer4.*`` to ``tail.layer4.*``. Random weights are torchvision's
+(He's, fan out).
+"""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torchvision.models import ResNet, get_model
+
+from rcnn.model.backbones.backbone import Backbone, Body, Tail
+from rcnn.model.backbones.freezing import settle_layers
+from rcnn.model.backbones.settings import BackboneSettings
+
+STAGES = (("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",))
+
+
+class ResNetBody(Body):
+    """The stem and three stages: one level of stride 16 with 256 or 1024 channels."""
+
+    def __init__(self, network: ResNet) -> None:
+        super().__init__(strides=(16,), channels=network.inplanes // 2, roi_levels=1)
+        self.conv1 = network.conv1
+        self.bn1 = network.bn1
+        self.relu = network.relu
+        self.maxpool = network.maxpool
+        self.layer1 = network.layer1
+        self.layer2 = network.layer2
+        self.layer3 = network.layer3
+
+    def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B C _ _"]]:
+        """Return the one level."""
+        stem = self.maxpool(self.relu(self.bn1(self.conv1(pixels))))
+        return [self.layer3(self.layer2(self.layer1(stem)))]
+
+
+class ResNetTail(Tail):
+    """The last stage and the mean over its cells.
+
+    The first block of the stage has a stride of 2, so that 7 x 7 pooled cells become 4 x 4
+    (He et al., Deep Residual Learning, appendix A).
+    """
+
+    def __init__(self, network: ResNet) -> None:
+        super().__init__(channels=network.inplanes)
+        self.layer4 = network.layer4
+
+    def forward(self, pooled: Float[Tensor, "R C S S"]) -> Float[Tensor, "R D"]:
+        """Return one vector per RoI."""
+        cells: Tensor = self.layer4(pooled)  # R C S S -> R D S/2 S/2
+        return cells.mean(dim=(2, 3))
+
+
+def build_resnet(settings: BackboneSettings, pooled_size: int) -> Backbone:  # noqa: ARG001
+    """Build a C4 ResNet with random weights; the tail takes any ``pooled_size``."""
+    network = classification_resnet(settings)
+    names = {f"{name}.": f"body.{name}." for stage in STAGES[:4] for name in stage}
+    names["layer4."] = "tail.layer4."
+    return Backbone(ResNetBody(network), ResNetTail(network), names)
+
+
+def classification_resnet(settings: BackboneSettings) -> ResNet:
+    """Build torchvision's network with random weights and the norms that ``settings`` name."""
+    network: nn.Module = get_model(settings.architecture, weights=None)
+    settle_layers(network, STAGES, settings)
+    return network

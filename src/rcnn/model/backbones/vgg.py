@@ -1,0 +1,79 @@
+"""VGG-16 as in Fast and Faster R-CNN: conv1_1 to conv5_3 on the image, fc6 and fc7 on the RoIs.
+
+Shapes: B images, H W their padded size, h w = H/16, W/16, R RoIs, S pooled size (7 in the papers).
+
+Keys of torchvision's ``vgg16`` and where they go: ``features.*`` to ``body.features.*``,
+``classifier.0.*`` to ``tail.fc6.*``, ``classifier.3.*`` to ``tail.fc7.*``.
+
+Random weights are torchvision's: He's for convolutions, N(0, 0.01) for the linear layers.
+"""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torchvision.models.vgg import cfgs, make_layers
+
+from rcnn.model.backbones.backbone import Backbone, Body, FullyConnectedTail
+from rcnn.model.backbones.freezing import settle_layers
+from rcnn.model.backbones.settings import BackboneSettings
+
+
+class VGGBody(Body):
+    """The convolutions without the last pooling: one level of 512 channels, stride 16.
+
+    The RoI pooling takes the place of the last pooling layer (Fast R-CNN, section 2.2).
+    """
+
+    def __init__(self, features: nn.Sequential) -> None:
+        super().__init__(strides=(16,), channels=512, roi_levels=1)
+        self.features = features
+
+    def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B C _ _"]]:
+        """Return the one level."""
+        return [self.features(pixels)]
+
+
+def build_vgg(settings: BackboneSettings, pooled_size: int) -> Backbone:
+    """Build ``vgg16`` or ``vgg16_bn`` with random weights.
+
+    ImageNet weights fit only a ``pooled_size`` of 7 (fc6 sees all pooled cells) and 4096 units.
+    """
+    layers = make_layers(cfgs["D"], batch_norm=settings.name == "vgg16_bn")
+    features: nn.Sequential = layers[:-1]
+    settle_layers(features, _blocks(features), settings)
+    body = VGGBody(features)
+    tail = FullyConnectedTail(
+        in_channels=body.channels,
+        pooled_size=pooled_size,
+        hidden=settings.hidden or 4096,
+        dropout=settings.dropout,
+    )
+    _initialise(body)
+    _initialise(tail)
+    names = {
+        "features.": "body.features.",
+        "classifier.0.": "tail.fc6.",
+        "classifier.3.": "tail.fc7.",
+    }
+    return Backbone(body, tail, names)
+
+
+def _blocks(features: nn.Sequential) -> list[list[str]]:
+    """Return the names of the layers of conv1_x to conv5_x; each block ends with its pooling."""
+    blocks: list[list[str]] = [[]]
+    for name, layer in features.named_children():
+        blocks[-1].append(name)
+        if isinstance(layer, nn.MaxPool2d):
+            blocks.append([])
+    return blocks
+
+
+def _initialise(module: nn.Module) -> None:
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, std=0.01)
+        if isinstance(layer, nn.Conv2d | nn.Linear) and layer.bias is not None:
+            nn.init.zeros_(layer.bias)

@@ -1,0 +1,160 @@
+"""A feature map of fixed size for every RoI, three ways behind one switch.
+
+Letters: B images, R RoIs per image, C channels, (h, w) cells of a level, S side of the output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+from torchvision.ops import roi_align, roi_pool
+
+from rcnn.ops.boxes import area
+from rcnn.settings import require
+
+
+@dataclass(frozen=True)
+class PoolingSettings:
+    """How features are taken from a RoI.
+
+    Attributes:
+        kind: ``roi_pool``: the maximum of each of S x S bins with whole-cell borders (Fast R-CNN,
+            section 2.1); ``roi_align``: bilinear samples, no rounding (Mask R-CNN, section 3);
+            ``crop``: one bilinear sample per place on a grid from corner to corner (seed
+            document 002), differentiable in the RoI's coordinates.
+        size: S.
+        sampling_ratio: ``roi_align`` takes this many samples per bin and axis; 0: as many as the
+            bin has cells.
+        aligned: ``roi_align`` treats a cell's value as lying at its middle.
+        crop_max: ``crop`` samples 2S x 2S places and takes the maximum of each 2 x 2.
+        canonical_size: a RoI of this side, in pixels, ...
+        canonical_level: ... is pooled from the level with stride ``2 ** canonical_level``
+            (Feature Pyramid Networks, equation 1).
+    """
+
+    kind: Literal["roi_pool", "roi_align", "crop"] = "roi_align"
+    size: int = 7
+    sampling_ratio: int = 2
+    aligned: bool = False
+    crop_max: bool = False
+    canonical_size: float = 224.0
+    canonical_level: int = 4
+
+    def __post_init__(self) -> None:
+        require(self.size >= 1, "size", self.size, "it is 1 or more")
+        ratio = self.sampling_ratio
+        require(ratio >= 0, "sampling_ratio", ratio, "it is 0 (adaptive) or more")
+        require(self.canonical_size > 0, "canonical_size", self.canonical_size, "it is above 0")
+
+
+def pool_rois(
+    levels: Sequence[Float[Tensor, "B C _ _"]],
+    strides: Sequence[int],
+    rois: Float[Tensor, "B R 4"],
+    settings: PoolingSettings,
+) -> Float[Tensor, "B*R C S S"]:
+    """Pool every RoI from the level that fits its size.
+
+    Args:
+        levels: the feature maps that may be pooled from, finest first.
+        strides: of the levels, in pixels.
+        rois: in pixels of the resized images.
+        settings: how.
+    """
+    flat = rois.flatten(0, 1)
+    images = torch.arange(len(rois), device=rois.device).repeat_interleave(rois.shape[1])
+    if len(levels) == 1:
+        return _pool(levels[0], strides[0], flat, images, settings)
+    chosen = assign_levels(flat, strides, settings)
+    pooled = levels[0].new_zeros(len(flat), levels[0].shape[1], settings.size, settings.size)
+    for number, (features, stride) in enumerate(zip(levels, strides, strict=True)):
+        members = (chosen == number).nonzero().squeeze(1)
+        part = _pool(features, stride, flat[members], images[members], settings)
+        pooled = pooled.index_copy(0, members, part)
+    return pooled
+
+
+def assign_levels(
+    rois: Float[Tensor, "N 4"], strides: Sequence[int], settings: PoolingSettings
+) -> Int[Tensor, " N"]:
+    """Return the level of each RoI: ``floor(k0 + log2(sqrt(area) / 224))``, within what there is.
+
+    The small addend keeps a RoI of exactly the canonical size from falling a level by rounding.
+    """
+    side = area(rois.detach()).clamp(min=0).sqrt()
+    exponent = settings.canonical_level + torch.log2(side / settings.canonical_size) + 1e-6
+    finest = strides[0].bit_length() - 1
+    coarsest = strides[-1].bit_length() - 1
+    return exponent.floor().clamp(finest, coarsest).long() - finest
+
+
+def _pool(
+    features: Float[Tensor, "B C h w"],
+    stride: int,
+    rois: Float[Tensor, "N 4"],
+    images: Int[Tensor, " N"],
+    settings: PoolingSettings,
+) -> Float[Tensor, "N C S S"]:
+    """Pool RoIs, each from its own image, from one level."""
+    # Half precision features are pooled in full: half precision RoIs would be off by pixels.
+    precise = features.to(torch.promote_types(features.dtype, rois.dtype))
+    pooled: Tensor
+    if settings.kind == "crop":
+        pooled = crop(precise, rois / stride, images, settings.size, pool_max=settings.crop_max)
+        return pooled.to(features.dtype)
+    listed = torch.cat([images[:, None].to(precise.dtype), rois.to(precise.dtype)], dim=1)
+    side, scale = (settings.size, settings.size), 1.0 / stride
+    if settings.kind == "roi_pool":
+        pooled = roi_pool(precise, listed, side, spatial_scale=scale)
+    else:
+        ratio = settings.sampling_ratio or -1
+        pooled = roi_align(
+            precise, listed, side, scale, sampling_ratio=ratio, aligned=settings.aligned
+        )
+    return pooled.to(features.dtype)
+
+
+def crop(
+    features: Float[Tensor, "B C h w"],
+    rois: Float[Tensor, "N 4"],
+    images: Int[Tensor, " N"],
+    size: int,
+    pool_max: bool = False,
+) -> Float[Tensor, "N C S S"]:
+    """Sample every RoI bilinearly on a grid from its first to its last corner.
+
+    Differentiable in the features and in the RoIs. The images lie side by side in one wide map, so
+    that one call samples the RoIs of all of them.
+
+    Args:
+        features: one level.
+        rois: in cells of the level; the value of cell (i, j) lies at x = j, y = i.
+        images: which image each RoI is taken from.
+        size: S.
+        pool_max: sample 2S x 2S places and take the maximum of each 2 x 2.
+    """
+    batch, channels, height, width = features.shape
+    side = 2 * size if pool_max else size
+    steps = torch.linspace(0, 1, side, device=rois.device, dtype=rois.dtype)
+    x1, y1, x2, y2 = rois[..., None].unbind(-2)  # each (N, 1)
+    xs = (x1 + (x2 - x1) * steps).clamp(0, width - 1) + images[:, None] * width  # (N, side)
+    ys = (y1 + (y2 - y1) * steps).clamp(0, height - 1)
+    # grid_sample counts from -1 to 1 between the first and the last cell.
+    xs = 2 * xs / max(batch * width - 1, 1) - 1
+    ys = 2 * ys / max(height - 1, 1) - 1
+    # (N, side, side, 2) -> (1, N side, side, 2): all RoIs make one tall grid
+    grid = torch.stack(
+        [xs[:, None, :].expand(-1, side, -1), ys[:, :, None].expand(-1, -1, side)], dim=-1
+    ).flatten(0, 1)[None]
+    # (B, C, h, w) -> (1, C, h, B w)
+    wide = features.permute(1, 2, 0, 3).reshape(1, channels, height, batch * width)
+    sampled = F.grid_sample(wide, grid.to(features.dtype), align_corners=True)
+    # (1, C, N side, side) -> (N, C, side, side)
+    sampled = sampled.view(channels, len(rois), side, side).transpose(0, 1)
+    return F.max_pool2d(sampled, 2) if pool_max else sampled

@@ -1,0 +1,61 @@
+"""All settings of a detector in one object: what a checkpoint stores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rcnn.model.anchors import AnchorSettings
+from rcnn.model.backbones import BackboneSettings
+from rcnn.model.box_head import HeadSettings
+from rcnn.model.images import ImageSettings
+from rcnn.model.losses import LossSettings
+from rcnn.model.postprocess import DetectionLimits
+from rcnn.model.proposals import ProposalLimits
+from rcnn.model.roi_pooling import PoolingSettings
+from rcnn.model.rpn import RPNSettings
+from rcnn.model.targets import AnchorSampling, RoISampling
+from rcnn.settings import require
+
+
+@dataclass(frozen=True)
+class DeltaSettings:
+    """By what the box head's targets are normalised (Fast R-CNN, section 2.3).
+
+    Attributes:
+        mean: of (tx, ty, tw, th).
+        std: likewise.
+    """
+
+    mean: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    std: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.2)
+
+    def __post_init__(self) -> None:
+        require(min(self.std) > 0, "std", self.std, "every value is above 0")
+
+
+@dataclass(frozen=True)
+class DetectorSettings:
+    """A two-stage detector, stage by stage, in the order of the data flow.
+
+    Attributes:
+        class_names: of the classes 1..K, in order; background is not among them.
+    """
+
+    class_names: tuple[str, ...]
+    images: ImageSettings = field(default_factory=ImageSettings)
+    backbone: BackboneSettings = field(default_factory=BackboneSettings)
+    anchors: AnchorSettings = field(default_factory=AnchorSettings)
+    rpn: RPNSettings = field(default_factory=RPNSettings)
+    anchor_sampling: AnchorSampling = field(default_factory=AnchorSampling)
+    proposals: ProposalLimits = field(default_factory=ProposalLimits)
+    roi_sampling: RoISampling = field(default_factory=RoISampling)
+    deltas: DeltaSettings = field(default_factory=DeltaSettings)
+    pooling: PoolingSettings = field(default_factory=PoolingSettings)
+    head: HeadSettings = field(default_factory=HeadSettings)
+    losses: LossSettings = field(default_factory=LossSettings)
+    detections: DetectionLimits = field(default_factory=DetectionLimits)
+
+    def __post_init__(self) -> None:
+        names = self.class_names
+        require(len(names) > 0, "class_names", names, "there is at least one class")
+        require(len(set(names)) == len(names), "class_names", names, "no name stands twice")

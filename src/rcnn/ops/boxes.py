@@ -1,0 +1,78 @@
+"""Boxes ``(x1, y1, x2, y2)``: measures and moves.
+
+Letters: N and M boxes, B images; ``...`` are any leading dimensions. Continuous coordinates: a
+box's width is ``x2 - x1``. Sizes are (height, width).
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
+
+
+def area(boxes: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n"]:
+    """Return width times height."""
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+
+
+def intersection(
+    a: Float[Tensor, "*batch N 4"], b: Float[Tensor, "*batch M 4"]
+) -> Float[Tensor, "*batch N M"]:
+    """Return the area that each box of ``a`` shares with each box of ``b``."""
+    top_left = torch.maximum(a[..., :, None, :2], b[..., None, :, :2])
+    bottom_right = torch.minimum(a[..., :, None, 2:], b[..., None, :, 2:])
+    sides = (bottom_right - top_left).clamp(min=0)
+    return sides[..., 0] * sides[..., 1]
+
+
+def iou(
+    a: Float[Tensor, "*batch N 4"], b: Float[Tensor, "*batch M 4"]
+) -> Float[Tensor, "*batch N M"]:
+    """Return intersection over union; 0 for two boxes without area."""
+    shared = intersection(a, b)
+    union = area(a)[..., :, None] + area(b)[..., None, :] - shared
+    return shared / union.clamp(min=torch.finfo(shared.dtype).tiny)
+
+
+def coverage(
+    a: Float[Tensor, "*batch N 4"], b: Float[Tensor, "*batch M 4"]
+) -> Float[Tensor, "*batch N M"]:
+    """Return the share of each box of ``a`` that lies inside each box of ``b``."""
+    shared = intersection(a, b)
+    return shared / area(a)[..., :, None].clamp(min=torch.finfo(shared.dtype).tiny)
+
+
+def clip(boxes: Float[Tensor, "B *n 4"], sizes: Shaped[Tensor, "B 2"]) -> Float[Tensor, "B *n 4"]:
+    """Return the parts of the boxes that lie inside their images."""
+    # (B, 2) -> (B, 1, ..., 4), as (width, height, width, height)
+    limits = sizes.to(boxes.dtype).flip(-1).repeat(1, 2)
+    limits = limits.view(len(sizes), *(1,) * (boxes.ndim - 2), 4)
+    return torch.minimum(boxes.clamp(min=0), limits)
+
+
+def inside(
+    boxes: Float[Tensor, "N 4"], sizes: Int[Tensor, "B 2"], border: float = 0.0
+) -> Bool[Tensor, "B N"]:
+    """Return whether each box lies in each image, give or take ``border`` pixels."""
+    height, width = sizes[:, 0, None], sizes[:, 1, None]
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    return (x1 >= -border) & (y1 >= -border) & (x2 <= width + border) & (y2 <= height + border)
+
+
+def at_least(boxes: Float[Tensor, "*n 4"], side: Float[Tensor, "*m"] | float) -> Bool[Tensor, "*n"]:
+    """Return whether neither side of a box is shorter than ``side``."""
+    return ((boxes[..., 2] - boxes[..., 0]) >= side) & ((boxes[..., 3] - boxes[..., 1]) >= side)
+
+
+def scale(
+    boxes: Float[Tensor, "*batch N 4"], factors: Float[Tensor, "*batch 2"]
+) -> Float[Tensor, "*batch N 4"]:
+    """Return the boxes after their image was scaled by (vertical, horizontal) ``factors``."""
+    return boxes * factors.flip(-1).repeat(*(1,) * (factors.ndim - 1), 2)[..., None, :]
+
+
+def flip(boxes: Float[Tensor, "*n 4"], width: float | int) -> Float[Tensor, "*n 4"]:
+    """Return the boxes after their image, ``width`` pixels wide, was mirrored left to right."""
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    return torch.stack([width - x2, y1, width - x1, y2], dim=-1)

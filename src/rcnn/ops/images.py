@@ -1,0 +1,92 @@
+"""Images on their way into a detector: size, padding, normalisation.
+
+Letters: B images, (h, w) of one image, (H, W) of the padded batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+
+def resized_size(size: tuple[int, int], shorter_side: int, longer_side: int) -> tuple[int, int]:
+    """Return the (height, width) at which an image of ``size`` enters the network.
+
+    The shorter side becomes ``shorter_side`` unless the longer one would then pass ``longer_side``
+    (Fast R-CNN, section 5.1: 600 and 1000). Rounded down, as torchvision does it.
+    """
+    height, width = size
+    factor = min(shorter_side / min(size), longer_side / max(size))
+    return max(int(height * factor), 1), max(int(width * factor), 1)
+
+
+def resize(
+    image: Shaped[Tensor, "3 h w"], size: tuple[int, int], antialias: bool = True
+) -> Shaped[Tensor, "3 h2 w2"]:
+    """Resize bilinearly to ``size`` (height, width), keeping the dtype.
+
+    Args:
+        image: ``uint8`` or floating point.
+        size: what it becomes.
+        antialias: low-pass filter before shrinking; torchvision's detectors do not.
+    """
+    if tuple(image.shape[-2:]) == size:
+        return image
+    source = image if image.is_floating_point() or antialias else image.float()
+    resized = F.interpolate(source[None], size=size, mode="bilinear", antialias=antialias)[0]
+    if resized.dtype == image.dtype:
+        return resized
+    return resized.round().clamp(0, 255).to(image.dtype)
+
+
+def pad(
+    images: Sequence[Shaped[Tensor, "3 _ _"]], multiple: int
+) -> tuple[Shaped[Tensor, "B 3 H W"], Int[Tensor, "B 2"]]:
+    """Stack images at the top left of one batch whose sides are multiples of ``multiple``.
+
+    Returns:
+        The pixels, zero outside the images, and the (height, width) of each image.
+    """
+    sizes = torch.tensor([tuple(image.shape[-2:]) for image in images])
+    height, width = (-(-side // multiple) * multiple for side in sizes.amax(0).tolist())
+    pixels = images[0].new_zeros(len(images), 3, height, width)
+    for place, image in zip(pixels, images, strict=True):
+        place[:, : image.shape[-2], : image.shape[-1]] = image
+    return pixels, sizes
+
+
+def normalise(
+    pixels: Shaped[Tensor, "B 3 H W"],
+    sizes: Int[Tensor, "B 2"],
+    mean: Float[Tensor, " 3"],
+    std: Float[Tensor, " 3"],
+    bgr: bool = False,
+) -> Float[Tensor, "B 3 H W"]:
+    """Return (pixels - mean) / std, with zeros in the padding.
+
+    Args:
+        pixels: RGB, ``uint8`` in 0..255 or floating point in 0..1.
+        sizes: (height, width) of each image inside the padding.
+        mean: of each channel, on the scale 0..1 and **in the order of the network's channels**.
+        std: likewise.
+        bgr: whether the network reads blue, green, red (weights from Caffe). The channels are
+            swapped before the mean is taken off, so that the two orders cannot be mixed up.
+    """
+    values = pixels if pixels.is_floating_point() else pixels.float() / 255
+    if bgr:
+        values = values.flip(1)
+    values = (values - mean[:, None, None]) / std[:, None, None]
+    return values * inside_padding(sizes, (pixels.shape[-2], pixels.shape[-1]))
+
+
+def inside_padding(
+    sizes: Int[Tensor, "B 2"], padded: tuple[int, int]
+) -> Shaped[Tensor, "B 1 {padded[0]} {padded[1]}"]:
+    """Return True where a pixel belongs to the image and False where it is padding."""
+    rows = torch.arange(padded[0], device=sizes.device) < sizes[:, 0, None]
+    columns = torch.arange(padded[1], device=sizes.device) < sizes[:, 1, None]
+    return rows[:, None, :, None] & columns[:, None, None, :]

@@ -1,0 +1,87 @@
+"""Drawing a balanced minibatch of anchors or RoIs, for all images at once and without loops.
+
+Each candidate gets a random key; taking those with the largest keys is taking a random subset
+without replacement. Letters: B images, N candidates, S places.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+
+class Sample(NamedTuple):
+    """What was drawn: positives first, then negatives, then unused places.
+
+    Attributes:
+        indices: of the candidates; 0 at unused places.
+        positive: places that hold a positive.
+        negative: places that hold a negative.
+    """
+
+    indices: Int[Tensor, "B S"]
+    positive: Bool[Tensor, "B S"]
+    negative: Bool[Tensor, "B S"]
+
+
+def sample_balanced(
+    positive: Bool[Tensor, "B N"],
+    negative: Bool[Tensor, "B N"],
+    places: int,
+    positive_fraction: float,
+    repeat: bool = False,
+    generator: torch.Generator | None = None,
+) -> Sample:
+    """Draw at most ``places`` candidates per image, at most a fraction of them positive.
+
+    Negatives fill what the positives leave (Fast R-CNN, section 2.3; Faster R-CNN, section 3.1.3).
+
+    Args:
+        positive: candidates that may be drawn as positives.
+        negative: candidates that may be drawn as negatives.
+        places: S.
+        positive_fraction: the largest share of positives.
+        repeat: where negatives are too few, draw them again until the places are full (positives,
+            where an image has no negative at all), instead of leaving places unused.
+        generator: the source of randomness.
+    """
+    batch, count = positive.shape
+    device = positive.device
+    limit = int(places * positive_fraction)
+    place = torch.arange(places, device=device).expand(batch, places)
+    if count == 0:
+        nothing = torch.zeros_like(place)
+        return Sample(nothing, nothing.bool(), nothing.bool())
+
+    positives, positive_total = _shuffle(positive, min(limit, count), generator)
+    negatives, negative_total = _shuffle(negative, min(places, count), generator)
+    positive_total = positive_total.clamp(max=limit)
+    rest = place - positive_total  # position among the negatives
+    if repeat:
+        only_positives = (negative_total == 0) & (positive_total > 0)
+        is_positive = (place < positive_total) | only_positives
+        is_negative = ~is_positive & (negative_total > 0)
+        rest = rest % negative_total.clamp(min=1, max=negatives.shape[1])
+        first = place % positive_total.clamp(min=1)
+    else:
+        is_positive = place < positive_total
+        is_negative = ~is_positive & (rest < negative_total)
+        first = place
+    # (B, limit), (B, S) -> (B, S)
+    chosen_positive = positives.gather(1, first.clamp(0, max(positives.shape[1] - 1, 0)))
+    chosen_negative = negatives.gather(1, rest.clamp(0, negatives.shape[1] - 1))
+    indices = chosen_positive.where(is_positive, chosen_negative)
+    return Sample(indices.where(is_positive | is_negative, 0), is_positive, is_negative)
+
+
+def _shuffle(
+    candidates: Bool[Tensor, "B N"], places: int, generator: torch.Generator | None
+) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B 1"]]:
+    """Return up to ``places`` random candidates, real ones first, and how many are real."""
+    places = max(places, 1)
+    keys = torch.rand(candidates.shape, device=candidates.device, generator=generator)
+    order = keys.masked_fill(~candidates, -1.0).topk(places, dim=1).indices
+    return order, candidates.sum(dim=1, keepdim=True)

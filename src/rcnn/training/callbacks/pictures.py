@@ -1,0 +1,85 @@
+"""Pictures of the same few validation images after every validation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from jaxtyping import UInt8
+from pytorch_lightning.loggers import TensorBoardLogger
+from torch import Tensor
+
+from rcnn.data import DetectionBatch, Sample, collate, resized
+from rcnn.training.datamodule import DetectionDataModule
+from rcnn.training.module import DetectionModule
+from rcnn.view import draw_comparison, draw_rois, image_of, stage_board, to_pil
+
+
+class Pictures(pl.Callback):
+    """Draws ground truth beside detections, and the RoIs that a training step would sample.
+
+    The pictures go to TensorBoard and, the latest of each, into ``folder``.
+
+    Args:
+        folder: of the picture files; null writes none.
+        images: how many validation images are drawn, always the first ones.
+        minimum_score: detections below it are not drawn.
+        seed: of the sampled RoIs.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path | None = None,
+        images: int = 4,
+        minimum_score: float = 0.5,
+        seed: int = 0,
+    ) -> None:
+        self.folder = None if folder is None else Path(folder)
+        self.images = images
+        self.minimum_score = minimum_score
+        self.seed = seed
+
+    @torch.no_grad()
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw the first images of the validation split."""
+        data = getattr(trainer, "datamodule", None)
+        if not isinstance(pl_module, DetectionModule) or not isinstance(data, DetectionDataModule):
+            return
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        dataset = data.dataset("val")
+        for number in range(min(self.images, len(dataset))):
+            sample = dataset[number]
+            batch = _batch(sample, pl_module)
+            detections = pl_module.detector.detect_batch(batch.images)[0][0].to("cpu")
+            comparison = draw_comparison(
+                sample.image, detections, sample.truth, minimum_score=self.minimum_score
+            )
+            self._show(trainer, f"detections/{number}", comparison)
+            self._show(trainer, f"sampled_rois/{number}", self._sampled_rois(pl_module, batch))
+
+    def _sampled_rois(
+        self, module: DetectionModule, batch: DetectionBatch
+    ) -> UInt8[Tensor, "3 h w"]:
+        generator = torch.Generator(module.device).manual_seed(self.seed)
+        rois = module.detector.training_pass(batch.images, batch.targets, generator).rois.to("cpu")
+        used = rois.labels[0] >= 0
+        image = image_of(batch.images, 0)
+        panel = draw_rois(image, rois.boxes[0, used], rois.labels[0, used])
+        return stage_board([("sampled RoIs", panel)], columns=1)
+
+    def _show(self, trainer: pl.Trainer, tag: str, picture: UInt8[Tensor, "3 h w"]) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image(tag, picture, trainer.global_step)
+        if self.folder is not None:
+            path = self.folder / f"{tag}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            to_pil(picture).save(path)
+
+
+def _batch(sample: Sample, module: DetectionModule) -> DetectionBatch:
+    images = module.settings.images
+    small = resized(sample, images.shorter_side, images.longer_side, images.antialias)
+    return collate([small], images.multiple).to(module.device)

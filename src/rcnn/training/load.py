@@ -1,0 +1,39 @@
+"""A trained detector from a file, whatever wrote it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from rcnn.interop import load_torchvision
+from rcnn.training.module import DetectionModule
+
+
+def load(
+    path: str | Path,
+    device: torch.device | str = "cpu",
+    torchvision_builder: str | None = None,
+    class_names: Sequence[str] | None = None,
+) -> DetectionModule:
+    """Return a module ready to :meth:`~DetectionModule.predict`.
+
+    Args:
+        path: a checkpoint of this package, or a state dict of a torchvision Faster R-CNN.
+        device: where the module shall be.
+        torchvision_builder: the torchvision function whose state dict the file is, such as
+            ``fasterrcnn_resnet50_fpn``; null for a checkpoint of this package.
+        class_names: of a torchvision state dict's classes, without background; null: COCO's.
+
+    Raises:
+        CheckpointError: the file is missing, damaged or of another kind.
+    """
+    if torchvision_builder is None:
+        module = DetectionModule.load_from_checkpoint(path, map_location=device)
+    else:
+        detector = load_torchvision(path, torchvision_builder, class_names)
+        module = DetectionModule(detector.settings, weights=str(path))
+        module.detector.load_state_dict(detector.state_dict())
+        module.to(device)
+    return module.eval()

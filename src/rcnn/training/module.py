@@ -1,0 +1,268 @@
+"""The detector as a LightningModule: losses for the loop, metrics, checkpoints, prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from rcnn.data import DetectionBatch
+from rcnn.data.pictures import Picture, as_images
+from rcnn.model.detector import FasterRCNN
+from rcnn.model.settings import DetectorSettings
+from rcnn.settings import SettingsError, from_plain, nearest, to_plain
+from rcnn.structures import Detections, Losses
+from rcnn.training.checkpoint import CHECKPOINT_FORMAT, CHECKPOINT_KEY, read_checkpoint
+from rcnn.training.optim import AdamWCosine
+from rcnn.training.scores import Scores
+
+SYSTEMS = {"faster_rcnn": FasterRCNN}
+
+
+Recipe = Callable[[torch.nn.Module, int, int], tuple[Optimizer, LRScheduler]]
+"""Called with the network, the steps of the run and the images of a step; returns the optimiser
+and a schedule that is stepped after every one of its steps."""
+
+
+class DetectionModule(pl.LightningModule):
+    """A two-stage detector that Lightning can train, validate and test.
+
+    Its checkpoints hold all that is needed to use it elsewhere, as plain numbers and strings:
+    settings, class names, weights. ``DetectionModule.load_from_checkpoint(path)`` needs no config
+    file and executes nothing from the file.
+
+    Args:
+        settings: of the detector, or their plain form.
+        system: which detector: ``faster_rcnn``.
+        recipe: makes the optimiser; by default AdamW with a cosine schedule.
+        seed: of the samplers. What a step draws depends on this, the epoch, the batch and the
+            process only, so that a resumed run draws the same.
+        plus_one: VOC's metric counts pixels inclusively.
+        weights: where the backbone's weights came from, for the record.
+    """
+
+    def __init__(
+        self,
+        settings: DetectorSettings | Mapping[str, Any],
+        *,
+        system: str = "faster_rcnn",
+        recipe: Recipe | None = None,
+        seed: int = 0,
+        plus_one: bool = False,
+        weights: str = "random",
+    ) -> None:
+        super().__init__()
+        if not isinstance(settings, DetectorSettings):
+            settings = from_plain(DetectorSettings, settings)
+        if system not in SYSTEMS:
+            raise SettingsError(
+                f"system={system!r} is not possible{nearest(system, SYSTEMS)} "
+                f"Known are {', '.join(SYSTEMS)}."
+            )
+        self.settings = settings
+        self.system = system
+        self.recipe: Recipe = recipe or AdamWCosine()
+        self.seed = seed
+        self.weights = weights
+        self.detector = SYSTEMS[system](settings)
+        self.val_scores = Scores(settings.class_names, plus_one=plus_one)
+        self.test_scores = Scores(settings.class_names, plus_one=plus_one)
+        self.per_class: dict[str, dict[str, dict[str, float]]] = {}
+        """Average precisions of each class, by split."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes 1..K."""
+        return self.settings.class_names
+
+    # --- training ---------------------------------------------------------------------------
+
+    def training_step(self, batch: DetectionBatch, batch_idx: int) -> dict[str, Any]:
+        """Return the total loss, and its terms for callbacks."""
+        generator = self._generator(self.current_epoch, batch_idx)
+        losses = self.detector.losses(batch.images, batch.targets, generator)
+        self._log_losses("train", losses, len(batch), on_step=True)
+        return {"loss": losses.total, "losses": {k: v.detach() for k, v in losses.named.items()}}
+
+    def configure_optimizers(self) -> Any:
+        """Return what the recipe makes for a run of the trainer's length."""
+        trainer = self.trainer
+        images = trainer.accumulate_grad_batches * trainer.world_size * self._batch_size()
+        optimizer, schedule = self.recipe(
+            self.detector, int(trainer.estimated_stepping_batches), images
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "learning_rate"},
+        }
+
+    # --- validation and test ----------------------------------------------------------------
+
+    def validation_step(self, batch: DetectionBatch, batch_idx: int) -> dict[str, Any]:
+        """Detect, score, and measure the losses."""
+        return self._evaluate("val", self.val_scores, batch, batch_idx)
+
+    def test_step(self, batch: DetectionBatch, batch_idx: int) -> dict[str, Any]:
+        """Detect, score, and measure the losses."""
+        return self._evaluate("test", self.test_scores, batch, batch_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics of the validation split."""
+        self._log_scores("val", self.val_scores)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the metrics of the test split."""
+        self._log_scores("test", self.test_scores)
+
+    def _evaluate(
+        self, split: str, scores: Scores, batch: DetectionBatch, batch_idx: int
+    ) -> dict[str, Any]:
+        generator = self._generator(0, batch_idx)
+        result = self.detector.evaluation_pass(batch.images, batch.targets, generator)
+        scores.update(result.detections, batch.truths, result.proposals, batch.images)
+        self._log_losses(split, result.losses, len(batch), on_step=False)
+        return {"detections": result.detections}
+
+    def _log_scores(self, split: str, scores: Scores) -> None:
+        headline, self.per_class[split] = scores.compute()
+        scores.reset()
+        # Every process has computed the same values from all images.
+        self.log_dict(
+            {f"{split}/{name}": value for name, value in headline.items()}, sync_dist=True
+        )
+
+    # --- prediction -------------------------------------------------------------------------
+
+    def predict_step(self, batch: DetectionBatch) -> list[Detections]:
+        """Return the detections of a minibatch, for ``Trainer.predict``."""
+        return self.detector.detect_batch(batch.images)[0]
+
+    def predict(
+        self, images: Picture | Sequence[Picture], batch_size: int = 2
+    ) -> Detections | list[Detections]:
+        """Return what is in one picture, or in each of a list.
+
+        Args:
+            images: paths, PIL images, ``uint8`` arrays ``(h, w, 3)``, tensors ``(3, h, w)``, or a
+                list of them.
+            batch_size: how many go through the network at once.
+
+        Returns:
+            Detections on the CPU, in pixels of each picture; one for one, a list for a list.
+        """
+        single = isinstance(images, Picture)
+        tensors = as_images([images] if isinstance(images, Picture) else images)
+        training = self.training
+        self.eval()
+        try:
+            found = [
+                detections.to("cpu")
+                for first in range(0, len(tensors), batch_size)
+                for detections in self.detector.detect(tensors[first : first + batch_size])
+            ]
+        finally:
+            self.train(training)
+        return found[0] if single else found
+
+    # --- checkpoints ------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what rebuilds the detector, as plain numbers and strings."""
+        checkpoint[CHECKPOINT_KEY] = {
+            "format": CHECKPOINT_FORMAT,
+            "system": self.system,
+            "settings": to_plain(self.settings),
+            "weights": self.weights,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls,
+        checkpoint_path: str | Path,
+        map_location: torch.device | str = "cpu",
+        recipe: Recipe | None = None,
+    ) -> DetectionModule:
+        """Rebuild a module from its checkpoint alone.
+
+        The file is read with ``weights_only=True``: nothing in it is executed.
+
+        Args:
+            checkpoint_path: a file that a training run wrote.
+            map_location: the device of the module.
+            recipe: for training on; see the class.
+
+        Raises:
+            CheckpointError: the file is missing, damaged, or none of this package's.
+        """
+        checkpoint = read_checkpoint(checkpoint_path)
+        record = checkpoint[CHECKPOINT_KEY]
+        module = cls(
+            record["settings"],
+            system=record["system"],
+            recipe=recipe,
+            seed=record["seed"],
+            weights=record["weights"],
+        )
+        module.load_state_dict(checkpoint["state_dict"])
+        return module.to(map_location)
+
+    def for_classes(self, class_names: Sequence[str], recipe: Recipe | None = None) -> DetectionModule:
+        """Return a module for other classes that starts from this one's weights.
+
+        All layers are copied but the two outputs of the box head, which start anew.
+
+        Args:
+            class_names: of the new classes 1..K.
+            recipe: for training on; by default this module's.
+        """
+        plain = {**to_plain(self.settings), "class_names": list(class_names)}
+        module = type(self)(
+            plain,
+            system=self.system,
+            recipe=recipe or self.recipe,
+            seed=self.seed,
+            weights=f"detector of {', '.join(self.class_names)}",
+        )
+        state = {
+            name: tensor
+            for name, tensor in self.state_dict().items()
+            if not name.startswith("detector.regions.head.")
+        }
+        module.load_state_dict(state, strict=False)
+        return module
+
+    # --- helpers of the loop ----------------------------------------------------------------
+
+    def _generator(self, epoch: int, batch_idx: int) -> torch.Generator:
+        """Return the randomness of one step of one process."""
+        seed = hash((self.seed, epoch, batch_idx, self.global_rank)) & 0x7FFF_FFFF_FFFF_FFFF
+        return torch.Generator(self.device).manual_seed(seed)
+
+    def _batch_size(self) -> int:
+        data = getattr(self.trainer, "datamodule", None)
+        return int(getattr(data, "batch_size", 1))
+
+    def _log_losses(self, split: str, losses: Losses, images: int, *, on_step: bool) -> None:
+        terms: dict[str, Tensor] = {f"{split}/loss_{k}": v for k, v in losses.named.items()}
+        counts = losses.counts
+        if on_step and counts is not None:
+            terms |= {f"{split}/{name}": count.float() for name, count in counts.named.items()}
+        self.log(
+            f"{split}/loss",
+            losses.total,
+            prog_bar=on_step,
+            on_step=on_step,
+            on_epoch=not on_step,
+            sync_dist=not on_step,
+            batch_size=images,
+        )
+        self.log_dict(
+            terms, on_step=on_step, on_epoch=not on_step, sync_dist=not on_step, batch_size=images
+        )

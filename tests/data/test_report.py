@@ -1,0 +1,76 @@
+"""A thorough look at a data set."""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rcnn.data import COCODataset, DataWarning, VOCDataset, check
+
+Write = Callable[..., Path]
+
+
+def test_counts_and_sizes_are_those_of_the_annotations(
+    write_voc: Write, voc_object: Callable[..., str]
+) -> None:
+    write_voc("a", voc_object("cat", (1, 1, 16, 4)) + voc_object("cat", (1, 1, 2, 32), 1))
+    write_voc("b", voc_object("dog", (1, 1, 10, 10)))
+    report = check(VOCDataset(write_voc("c"), "train", ["bird", "cat", "dog"]))
+    assert report.images == 3
+    assert report.images_without_objects == 1
+    assert report.objects == {"bird": 0, "cat": 2, "dog": 1}
+    assert (report.difficult, report.crowd) == (1, 0)
+    assert report.box_sizes == pytest.approx((8, 8, 8, 10, 10))
+    assert report.box_shapes == pytest.approx((0.25, 0.25, 1, 16, 16))
+    assert report.objects_per_image == (0, 0, 1, 2, 2)
+    assert report.is_sound
+    for words in ("3 images, 1 without objects", "cat         2", "0 left out, 0 images unread"):
+        assert words in str(report)
+
+
+def test_data_without_any_object_have_a_report(write_voc: Write) -> None:
+    report = check(VOCDataset(write_voc("a"), "train", ["dog"]))
+    assert report.objects == {"dog": 0}
+    assert report.box_sizes == ()
+    assert "there are no boxes" in str(report)
+
+
+def test_image_that_breaks_only_when_decoded_is_named(write_voc: Write, write_image: Write) -> None:
+    write_voc("a")
+    root = write_voc("b")
+    picture = root / "JPEGImages" / "b.png"
+    (root / "JPEGImages" / "b.jpg").unlink()
+    content = bytearray(write_image(picture).read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    picture.write_bytes(content)
+    report = check(VOCDataset(root, "train", ["dog"]))
+    assert not report.is_sound
+    assert len(report.unreadable) == 1
+    assert "b.png" in report.unreadable[0]
+    assert "b.png" in str(report)
+
+
+def test_what_the_reader_left_out_is_reported(
+    write_voc: Write, voc_object: Callable[..., str]
+) -> None:
+    root = write_voc("a", voc_object("dog", (9, 9, 9, 9)))
+    with pytest.warns(DataWarning):
+        dataset = VOCDataset(root, "train", on_error="skip")
+    report = check(dataset)
+    assert not report.is_sound
+    assert "a.xml, object 1 (dog): box without area" in report.left_out[0]
+
+
+def test_real_data_have_the_documented_numbers(shared_data: Path) -> None:
+    with warnings.catch_warnings(action="ignore", category=DataWarning):
+        cells = check(VOCDataset(shared_data / "bccd", "test", on_error="skip"))
+    assert cells.images == 72
+    assert cells.is_sound
+    folder = shared_data / "coco_mini"
+    photographs = check(COCODataset(folder / "annotations/instances_val.json", folder / "val"))
+    assert photographs.images == 206
+    assert photographs.images_without_objects == 2
+    assert photographs.crowd == 21
+    assert len(photographs.objects) == 80
+    assert photographs.is_sound

@@ -1,0 +1,105 @@
+"""Synthetic pictures."""
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from rcnn.data import ShapesDataset
+from rcnn.settings import SettingsError
+
+
+def coloured_extents(image: torch.Tensor, boxes: torch.Tensor) -> list[list[float]]:
+    """The extent of the colour that stands in the middle of each box, over the whole picture."""
+    extents = []
+    for x1, y1, x2, y2 in boxes.int().tolist():
+        colour = image[:, (y1 + y2) // 2, (x1 + x2) // 2]
+        rows, columns = np.nonzero((image == colour[:, None, None]).all(0).numpy())
+        extents.append([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+    return [list(map(float, extent)) for extent in extents]
+
+
+def test_boxes_are_the_exact_extents_of_the_drawn_pixels() -> None:
+    dataset = ShapesDataset(60, seed=3)
+    for index in range(60):
+        sample = dataset[index]
+        assert coloured_extents(sample.image, sample.truth.boxes) == sample.truth.boxes.tolist()
+
+
+def test_each_kind_covers_its_share_of_the_box() -> None:
+    shares: dict[int, list[float]] = {1: [], 2: [], 3: []}
+    dataset = ShapesDataset(60, seed=4)
+    for index in range(60):
+        sample = dataset[index]
+        for (x1, y1, x2, y2), label in zip(
+            sample.truth.boxes.int().tolist(), sample.truth.labels.tolist(), strict=True
+        ):
+            colour = sample.image[:, (y1 + y2) // 2, (x1 + x2) // 2]
+            window = sample.image[:, y1:y2, x1:x2]
+            shares[label].append((window == colour[:, None, None]).all(0).float().mean().item())
+    for label, expected in ((1, np.pi / 4), (2, 1.0), (3, 0.5)):
+        assert np.mean(shares[label]) == pytest.approx(expected, abs=0.03)
+        assert len(shares[label]) > 20
+
+
+def test_picture_hangs_on_seed_and_index_only() -> None:
+    dataset = ShapesDataset(5, seed=1)
+    backwards = {index: dataset[index] for index in reversed(range(5))}
+    for index in range(5):
+        again = ShapesDataset(9, seed=1)[index]
+        torch.testing.assert_close(again.image, backwards[index].image)
+        torch.testing.assert_close(again.truth.boxes, backwards[index].truth.boxes)
+        torch.testing.assert_close(dataset.truth(index).boxes, again.truth.boxes)
+        torch.testing.assert_close(dataset.truth(index).labels, again.truth.labels)
+        assert not torch.equal(again.image, ShapesDataset(9, seed=2)[index].image)
+    assert not torch.equal(backwards[0].image, backwards[1].image)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_worker_draws_the_same_picture() -> None:
+    dataset = ShapesDataset(4, seed=1, size=32)
+    loader = DataLoader(dataset, batch_size=None, num_workers=2)
+    for index, sample in enumerate(loader):
+        torch.testing.assert_close(sample.image, dataset[index].image)
+
+
+def test_number_of_objects_stays_in_its_limits() -> None:
+    dataset = ShapesDataset(200, max_objects=3)
+    assert {len(dataset.truth(index)) for index in range(200)} == {1, 2, 3}
+
+
+def test_share_of_images_without_objects() -> None:
+    dataset = ShapesDataset(300, empty_share=0.3)
+    empty = sum(len(dataset.truth(index)) == 0 for index in range(300))
+    assert 60 < empty < 120
+    every = ShapesDataset(1, empty_share=1.0)
+    assert every[0].truth.boxes.shape == (0, 4)
+
+
+def test_shapes_do_not_hide_each_other_in_a_crowd() -> None:
+    dataset = ShapesDataset(20, seed=5, max_objects=30)
+    counts = []
+    for index in range(20):
+        sample = dataset[index]
+        counts.append(len(sample.truth))
+        assert coloured_extents(sample.image, sample.truth.boxes) == sample.truth.boxes.tolist()
+    assert max(counts) > 8
+
+
+def test_size_and_names() -> None:
+    dataset = ShapesDataset(3, seed=7, size=48)
+    sample = dataset[2]
+    assert sample.image.shape == (3, 48, 48)
+    assert sample.original_size == (48, 48)
+    assert sample.image_id == dataset.image_ids[2] == "shapes-7-000002"
+    assert dataset.class_names == ("circle", "square", "triangle")
+    assert dataset.aspect_ratios.tolist() == [1, 1, 1]
+    with pytest.raises(IndexError):
+        dataset[3]
+
+
+def test_impossible_settings_are_named() -> None:
+    with pytest.raises(SettingsError, match="count=0"):
+        ShapesDataset(0)
+    with pytest.raises(SettingsError, match=r"empty_share=1\.5"):
+        ShapesDataset(1, empty_share=1.5)

@@ -1,0 +1,271 @@
+"""Folders in VOC layout."""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from rcnn.data import DataError, DataWarning, VOCDataset
+
+Write = Callable[..., Path]
+Element = Callable[..., str]
+
+
+def test_corners_become_continuous_and_zero_based(write_voc: Write, voc_object: Element) -> None:
+    root = write_voc(
+        objects=voc_object("dog", (1, 1, 60, 40)) + voc_object("dog", (11, 21, 20, 30))
+    )
+    sample = VOCDataset(root, "train")[0]
+    assert sample.truth.boxes.tolist() == [[0, 0, 60, 40], [10, 20, 20, 30]]
+    assert sample.truth.areas.tolist() == [2400, 100]
+    assert sample.image.shape == (3, 40, 60)
+    assert sample.original_size == (40, 60)
+    assert sample.image_id == "a"
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_image_with_any_number_of_objects_is_ordinary(
+    write_voc: Write, voc_object: Element, count: int
+) -> None:
+    write_voc("a", voc_object("dog", (1, 1, 9, 9)))
+    root = write_voc("b", voc_object("dog", (1, 1, 9, 9)) * count)
+    dataset = VOCDataset(root, "train")
+    assert len(dataset) == 2
+    assert len(dataset[1].truth) == count
+    assert dataset[1].truth.boxes.shape == (count, 4)
+
+
+def test_coordinates_may_have_decimals_and_difficult_may_be_missing(
+    write_voc: Write, voc_object: Element
+) -> None:
+    root = write_voc(
+        objects=voc_object("dog", (1.5, 2, 9.25, 9), difficult=None)
+        + voc_object("dog", (1, 1, 9, 9), difficult=1)
+    )
+    truth = VOCDataset(root, "train").truth(0)
+    assert truth.boxes[0].tolist() == [0.5, 1, 9.25, 9]
+    assert truth.difficult.tolist() == [False, True]
+
+
+def test_parts_of_an_object_are_no_objects(write_voc: Write, voc_object: Element) -> None:
+    person = voc_object("person", (5, 5, 30, 30))
+    head = "<part><name>head</name><bndbox><xmin>6</xmin></bndbox></part></object>"
+    dataset = VOCDataset(write_voc(objects=person.replace("</object>", head)), "train")
+    assert dataset.class_names == ("person",)
+    assert dataset.truth(0).boxes.tolist() == [[4, 4, 30, 30]]
+
+
+def test_classes_of_every_split_are_those_of_the_whole_folder(
+    write_voc: Write, voc_object: Element
+) -> None:
+    write_voc("a", voc_object("dog", (1, 1, 9, 9)))
+    root = write_voc("b", voc_object("cat", (1, 1, 9, 9)), split="test")
+    for split, label in (("train", 2), ("test", 1)):
+        dataset = VOCDataset(root, split)
+        assert dataset.class_names == ("cat", "dog")
+        assert dataset.truth(0).labels.tolist() == [label]
+
+
+def test_file_of_classes_fixes_their_order(write_voc: Write, voc_object: Element) -> None:
+    root = write_voc(objects=voc_object("cat", (1, 1, 9, 9)))
+    (root / "classes.txt").write_text("dog\n\ncat\n")
+    dataset = VOCDataset(root, "train")
+    assert dataset.class_names == ("dog", "cat")
+    assert dataset.truth(0).labels.tolist() == [2]
+
+
+def test_given_class_names_go_before_those_of_the_folder(
+    write_voc: Write, voc_object: Element
+) -> None:
+    root = write_voc(objects=voc_object("cat", (1, 1, 9, 9)))
+    (root / "classes.txt").write_text("cat\n")
+    assert VOCDataset(root, "train", ["bird", "cat"]).truth(0).labels.tolist() == [2]
+
+
+def test_unknown_class_is_an_error_that_names_the_nearest(
+    write_voc: Write, voc_object: Element
+) -> None:
+    root = write_voc(objects=voc_object("dog", (1, 1, 9, 9)) + voc_object("catt", (1, 1, 9, 9)))
+    with pytest.raises(
+        DataError, match=r"a\.xml, object 2: unknown class: 'catt'.*'cat'.*cat, dog"
+    ):
+        VOCDataset(root, "train", ["cat", "dog"])
+
+
+def test_split_all_takes_every_annotation_in_order(write_voc: Write) -> None:
+    write_voc("b", split="train")
+    root = write_voc("a", split="test")
+    assert list(VOCDataset(root, "all", ["dog"]).image_ids) == ["a", "b"]
+    assert list(VOCDataset(root, "train", ["dog"]).image_ids) == ["b"]
+
+
+def test_unknown_split_names_those_that_exist(write_voc: Write) -> None:
+    write_voc("a", split="train")
+    root = write_voc("b", split="test")
+    with pytest.raises(DataError, match=r"'tran'.*There are test, train.*data\.split=all"):
+        VOCDataset(root, "tran")
+
+
+def test_folder_without_splits_tells_of_split_all(shared_data: Path) -> None:
+    with pytest.raises(DataError, match=r"voc100 has no split 'trainval'.*data\.split=all"):
+        VOCDataset(shared_data / "voc100")
+
+
+@pytest.mark.parametrize("folder", ["Annotations", "JPEGImages"])
+def test_wrong_layout_names_the_missing_folder(tmp_path: Path, folder: str) -> None:
+    for other in {"Annotations", "JPEGImages"} - {folder}:
+        (tmp_path / other).mkdir()
+    with pytest.raises(DataError, match=f"there is no folder {folder}"):
+        VOCDataset(tmp_path)
+
+
+def test_image_listed_twice_names_both_lines(write_voc: Write) -> None:
+    write_voc("a")
+    write_voc("b")
+    root = write_voc("a")
+    with pytest.raises(DataError, match=r"train\.txt, line 3: image 'a' stands in line 1"):
+        VOCDataset(root, "train")
+
+
+def test_empty_split_is_an_error_even_under_skip(write_voc: Write) -> None:
+    root = write_voc("a")
+    (root / "ImageSets" / "Main" / "train.txt").write_text("\n \n")
+    with pytest.raises(DataError, match=r"train\.txt lists no image"):
+        VOCDataset(root, "train", on_error="skip")
+
+
+def test_split_whose_images_are_all_bad_is_an_error_even_under_skip(write_voc: Write) -> None:
+    root = write_voc("a")
+    (root / "JPEGImages" / "a.jpg").unlink()
+    with pytest.raises(DataError, match=r"no usable image.*missing image"):
+        VOCDataset(root, "train", ["dog"], on_error="skip")
+
+
+def test_picture_may_have_another_format_and_jpeg_goes_first(
+    write_voc: Write, write_image: Write
+) -> None:
+    root = write_voc("a")
+    (root / "JPEGImages" / "a.jpg").rename(root / "JPEGImages" / "a.JPG")
+    write_image(root / "JPEGImages" / "a.bmp", (9, 9))
+    (root / "JPEGImages" / "a.txt").write_text("notes")
+    assert VOCDataset(root, "train", ["dog"])[0].image.shape == (3, 40, 60)
+    (root / "JPEGImages" / "a.JPG").unlink()
+    (root / "JPEGImages" / "a.bmp").unlink()
+    write_image(root / "JPEGImages" / "a.png")
+    assert VOCDataset(root, "train", ["dog"])[0].image.shape == (3, 40, 60)
+
+
+def test_annotation_without_size_takes_that_of_the_file(write_voc: Write) -> None:
+    assert VOCDataset(write_voc(size=""), "train", ["dog"])[0].original_size == (40, 60)
+
+
+SIZE = "<size><width>{}</width><height>{}</height></size>"
+OBJECT = (
+    "<object><name>dog</name><difficult>{flag}</difficult><bndbox><xmin>{x1}</xmin>"
+    "<ymin>3</ymin><xmax>{x2}</xmax><ymax>9</ymax></bndbox></object>"
+)
+
+
+@pytest.mark.parametrize(
+    ("objects", "message"),
+    [
+        (OBJECT.format(flag=0, x1=7, x2=7), r"\(dog\): box without area: xmin=7 ymin=3 xmax=7"),
+        (OBJECT.format(flag=0, x1=9, x2=5), r"\(dog\): inverted box: xmin=9 ymin=3 xmax=5"),
+        (OBJECT.format(flag=0, x1=9, x2=62), r"\(dog\): box outside the image: .*xmax=62.*60 x 40"),
+        (OBJECT.format(flag=0, x1=65535, x2=9), r"\(dog\): wrapped-around coordinate: xmin=65535"),
+        (OBJECT.format(flag=0, x1="nan", x2=9), r"\(dog\): coordinate that is no finite.*xmin=nan"),
+        (OBJECT.format(flag=0, x1="left", x2=9), r"\(dog\): unreadable coordinate: xmin='left'"),
+        (OBJECT.format(flag=0, x1="", x2=9), r"\(dog\): unreadable coordinate: xmin=''"),
+        (OBJECT.format(flag="maybe", x1=5, x2=9), r"\(dog\): unreadable flag: .*'maybe'"),
+        ("<object><name> </name></object>", r"object without class"),
+    ],
+)
+def test_bad_object_is_named_by_file_number_and_value_or_left_out(
+    write_voc: Write, voc_object: Element, objects: str, message: str
+) -> None:
+    good = voc_object("dog", (1, 1, 9, 9))
+    root = write_voc(objects=good + objects + good)
+    with pytest.raises(DataError, match=rf"a\.xml, object 2.*{message}.*data\.on_error=skip"):
+        VOCDataset(root, "train")
+    with pytest.warns(DataWarning, match=rf"left out 1 x .*object 2.*{message}") as caught:
+        dataset = VOCDataset(root, "train", on_error="skip")
+    assert len(caught) == 1
+    assert dataset.problems.counts.total() == 1
+    assert dataset.truth(0).boxes.tolist() == [[0, 0, 9, 9]] * 2
+
+
+def cut(root: Path) -> None:
+    file = root / "JPEGImages" / "b.jpg"
+    file.write_bytes(file.read_bytes()[:-50])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda root: (root / "JPEGImages/b.jpg").unlink(), r"b\.jpg: missing image"),
+        (lambda root: (root / "JPEGImages/b.jpg").write_text("no"), r"b\.jpg: unreadable image"),
+        (cut, r"b\.jpg: unreadable image"),
+        (lambda root: (root / "Annotations/b.xml").unlink(), r"b\.xml: missing annotation"),
+        (
+            lambda root: (root / "Annotations/b.xml").write_text("<annotation>\n<object>"),
+            r"b\.xml: unreadable annotation: no element found: line 2",
+        ),
+        (
+            lambda root: (root / "Annotations/b.xml").write_text(
+                f"<annotation>{SIZE.format(640, 480)}</annotation>"
+            ),
+            r"b\.xml.*b\.jpg: wrong image size: annotated as 640 x 480.* 60 x 40",
+        ),
+        (
+            lambda root: (root / "Annotations/b.xml").write_text(
+                f"<annotation>{SIZE.format('wide', 40)}</annotation>"
+            ),
+            r"b\.xml: wrong image size: .*width 'wide'",
+        ),
+    ],
+)
+def test_bad_image_is_named_or_left_out(
+    write_voc: Write, voc_object: Element, spoil: Callable[[Path], None], message: str
+) -> None:
+    root = write_voc("a", voc_object("dog", (1, 1, 9, 9)))
+    write_voc("b")
+    write_voc("c")
+    spoil(root)
+    with pytest.raises(DataError, match=message):
+        VOCDataset(root, "train")
+    with pytest.warns(DataWarning, match=message) as caught:
+        dataset = VOCDataset(root, "train", on_error="skip")
+    assert len(caught) == 1
+    assert list(dataset.image_ids) == ["a", "c"]
+    assert dataset.problems.counts.total() == 1
+
+
+def test_blood_cells_have_their_two_known_faults_and_no_other(shared_data: Path) -> None:
+    with pytest.raises(DataError, match=r"BloodImage_00338\.xml, object 13 \(RBC\): box without"):
+        VOCDataset(shared_data / "bccd", "trainval")
+    with pytest.warns(DataWarning, match=r"2 x box without area.*00338.*00343"):
+        whole = VOCDataset(shared_data / "bccd", "all", on_error="skip")
+    assert len(whole.index.boxes) == 4888 - 2
+    for split, count in {"train": 205, "val": 87, "test": 72}.items():
+        with warnings.catch_warnings(action="ignore", category=DataWarning):
+            dataset = VOCDataset(shared_data / "bccd", split, on_error="skip")
+        assert len(dataset) == count
+        assert dataset.class_names == ("Platelets", "RBC", "WBC")
+
+
+def test_voc_photographs_read_as_documented(shared_data: Path) -> None:
+    dataset = VOCDataset(shared_data / "voc100", "all")
+    assert len(dataset) == 100
+    assert len(dataset.class_names) == 20
+    assert dataset.class_names[:2] == ("aeroplane", "bicycle")
+    assert len(dataset.index.boxes) == 273
+    assert int(dataset.index.difficult.sum()) == 38
+    sample = dataset[0]
+    assert sample.image_id == "2007_000027"
+    assert sample.image.shape == (3, 500, 486)
+    assert sample.image.dtype == torch.uint8
+    assert sample.truth.boxes.tolist() == [[173, 100, 349, 351]]
+    assert dataset.class_names[sample.truth.labels[0] - 1] == "person"
+    assert dataset.aspect_ratios[0] == pytest.approx(486 / 500)

@@ -1,0 +1,214 @@
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from rcnn.metrics import VOCAveragePrecision
+from rcnn.metrics.matching import HIT, MISS, NOT_COUNTED
+from rcnn.metrics.voc import eleven_point_ap, every_point_ap
+
+Images = list[dict[str, Tensor]]
+
+
+def ranked(*outcomes: int) -> np.ndarray:
+    return np.array(outcomes, dtype=np.int8)
+
+
+def test_every_point_ap_by_hand() -> None:
+    # Precisions 1, 1/2, 2/3, 1/2 at recalls 1/3, 1/3, 2/3, 2/3; a third object is never found.
+    assert every_point_ap(ranked(HIT, MISS, HIT, MISS), 3) == pytest.approx((1 + 2 / 3) / 3)
+
+
+def test_eleven_point_ap_by_hand() -> None:
+    # Levels 0 to 0.3 have precision 1, 0.4 to 0.6 have 2/3, the others 0.
+    expected = (4 * 1 + 3 * 2 / 3) / 11
+    assert eleven_point_ap(ranked(HIT, MISS, HIT, MISS), 3) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("average_precision", [every_point_ap, eleven_point_ap])
+def test_bounds_of_ap(average_precision: Callable[[np.ndarray, int], float]) -> None:
+    assert average_precision(ranked(HIT, HIT, MISS), 2) == pytest.approx(1.0)
+    assert average_precision(ranked(MISS, MISS), 2) == 0.0
+    assert average_precision(ranked(), 2) == 0.0
+    assert np.isnan(average_precision(ranked(), 0))
+    assert np.isnan(average_precision(ranked(MISS), 0))
+
+
+@pytest.mark.parametrize("average_precision", [every_point_ap, eleven_point_ap])
+def test_a_detection_that_is_not_counted_leaves_no_trace(
+    average_precision: Callable[[np.ndarray, int], float],
+) -> None:
+    without = average_precision(ranked(MISS, HIT, MISS, HIT), 3)
+    with_ignored = ranked(NOT_COUNTED, MISS, HIT, NOT_COUNTED, MISS, HIT, NOT_COUNTED)
+    assert average_precision(with_ignored, 3) == without
+
+
+def test_three_of_ten_objects_just_miss_recall_three_tenths_as_in_published_figures() -> None:
+    assert eleven_point_ap(ranked(HIT, HIT, HIT), 10) == pytest.approx(3 / 11)
+    assert eleven_point_ap(ranked(HIT, HIT), 10) == pytest.approx(3 / 11)
+    assert eleven_point_ap(ranked(HIT, HIT, HIT, HIT), 10) == pytest.approx(5 / 11)
+
+
+def test_the_precision_of_a_level_is_the_best_at_that_recall_or_beyond() -> None:
+    assert every_point_ap(ranked(MISS, HIT, HIT), 2) == pytest.approx(2 / 3)
+    assert eleven_point_ap(ranked(MISS, HIT, HIT), 2) == pytest.approx(2 / 3)
+
+
+def padilla(stored: Callable[[str], Any], plus_one: bool) -> tuple[dict[str, Tensor], Any]:
+    content = stored("padilla7.json")
+    metric = VOCAveragePrecision(["object"], iou_threshold=[0.1, 0.3, 0.5, 0.75], plus_one=plus_one)
+    for image in content["images"]:
+        detections, objects = torch.tensor(image["detections"]), torch.tensor(image["objects"])
+        scores = torch.tensor(image["scores"])
+        labels = torch.ones(len(detections), dtype=torch.int64)
+        metric.update(
+            [{"boxes": detections, "scores": scores, "labels": labels}],
+            [{"boxes": objects, "labels": torch.ones(len(objects), dtype=torch.int64)}],
+        )
+    return metric.compute(), content["expected_plus_one" if plus_one else "expected_continuous"]
+
+
+@pytest.mark.parametrize("plus_one", [True, False])
+@pytest.mark.parametrize(
+    ("threshold", "suffix"), [("0.1", ""), ("0.3", "_30"), ("0.5", "_50"), ("0.75", "_75")]
+)
+def test_published_example(
+    stored: Callable[[str], Any], plus_one: bool, threshold: str, suffix: str
+) -> None:
+    values, expected = padilla(stored, plus_one)
+    for name in ("voc", "voc07"):
+        assert float(values[f"{name}_map{suffix}"]) == pytest.approx(
+            expected[name][threshold], abs=1e-7
+        )
+
+
+def devkit(
+    predictions: Images, targets: Images, label: int, threshold: float, plus_one: bool
+) -> tuple[Fraction, Fraction]:
+    """AP of one class, every point and 11-point, as the devkit's loops go about it."""
+    found = [
+        (float(score), number, box.tolist())
+        for number, image in enumerate(predictions)
+        for box, score, of in zip(image["boxes"], image["scores"], image["labels"], strict=True)
+        if of == label
+    ]
+    found.sort(key=lambda detection: -detection[0])
+    extra = Fraction(int(plus_one))
+    taken: set[tuple[int, int]] = set()
+    num_objects, hits, misses = 0, 0, 0
+    for image in targets:
+        left_out = image["ignore"] | image["crowd"]
+        num_objects += int(((image["labels"] == label) & ~left_out).sum())
+    curve: list[tuple[Fraction, Fraction]] = []
+    for _, number, box in found:
+        image = targets[number]
+        best, best_place = Fraction(-1), -1
+        for place, other in enumerate(image["boxes"].tolist()):
+            if image["labels"][place] != label:
+                continue
+            x1, y1, x2, y2 = (Fraction(value) for value in box)
+            a1, b1, a2, b2 = (Fraction(value) for value in other)
+            width = min(x2, a2) - max(x1, a1) + extra
+            height = min(y2, b2) - max(y1, b1) + extra
+            if width <= 0 or height <= 0:
+                continue
+            own = (x2 - x1 + extra) * (y2 - y1 + extra)
+            its = (a2 - a1 + extra) * (b2 - b1 + extra)
+            overlap = width * height / (own + its - width * height)
+            if overlap > best:
+                best, best_place = overlap, place
+        if best >= Fraction(str(threshold)):
+            if image["ignore"][best_place] or image["crowd"][best_place]:
+                continue
+            if (number, best_place) in taken:
+                misses += 1
+            else:
+                taken.add((number, best_place))
+                hits += 1
+        else:
+            misses += 1
+        curve.append((Fraction(hits, num_objects), Fraction(hits, hits + misses)))
+
+    def best_from(recall: Fraction) -> Fraction:
+        return max((p for r, p in curve if r >= recall), default=Fraction(0))
+
+    steps = sorted({r for r, _ in curve} - {Fraction(0)})
+    area = sum(
+        (
+            best_from(r) * (r - previous)
+            for previous, r in zip([Fraction(0), *steps[:-1]], steps, strict=True)
+        ),
+        Fraction(0),
+    )
+    eleven = [
+        max((p for r, p in curve if float(r) >= level), default=Fraction(0))
+        for level in np.arange(0, 1.1, 0.1)
+    ]
+    return area, sum(eleven, Fraction(0)) / 11
+
+
+@pytest.mark.parametrize("plus_one", [False, True])
+@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.7])
+@pytest.mark.parametrize("seed", range(4))
+def test_equals_the_loops_of_the_devkit(
+    random_images: Callable[..., tuple[Images, Images]],
+    seed: int,
+    threshold: float,
+    plus_one: bool,
+) -> None:
+    predictions, targets = random_images(seed)
+    metric = VOCAveragePrecision(4, threshold, plus_one)
+    for start in range(0, len(targets), 3):
+        metric.update(predictions[start : start + 3], targets[start : start + 3])
+    values = metric.compute()
+    expected = [devkit(predictions, targets, label, threshold, plus_one) for label in (1, 2, 3)]
+    area, eleven = (
+        torch.tensor([*(float(pair[i]) for pair in expected), float("nan")]) for i in range(2)
+    )
+    assert 0 < area[0] < 1
+    torch.testing.assert_close(values["voc_ap_per_class"], area, equal_nan=True)
+    torch.testing.assert_close(values["voc07_ap_per_class"], eleven, equal_nan=True)
+    torch.testing.assert_close(values["voc_map"], area[:3].mean())
+    torch.testing.assert_close(values["voc07_map"], eleven[:3].mean())
+
+
+def test_difficult_flags_alone_change_the_figure_of_one_detector() -> None:
+    # Two objects: a large one that is found, a small one that is not.
+    boxes = torch.tensor([[0.0, 0.0, 50.0, 50.0], [80.0, 80.0, 84.0, 84.0]])
+    labels = torch.tensor([1, 1])
+    found = [{"boxes": boxes[:1], "scores": torch.tensor([0.9]), "labels": labels[:1]}]
+    figures = []
+    for difficult in (False, True):
+        metric = VOCAveragePrecision(["car"])
+        flags = torch.tensor([False, difficult])
+        metric.update(found, [{"boxes": boxes, "labels": labels, "ignore": flags}])
+        figures.append(float(metric.compute()["voc_map"]))
+    assert figures == [0.5, 1.0]
+
+
+def test_the_mean_skips_classes_without_objects() -> None:
+    boxes, labels = torch.tensor([[0.0, 0.0, 5.0, 5.0]]), torch.tensor([2])
+    metric = VOCAveragePrecision(["bird", "cat", "dog"])
+    found = {"boxes": boxes.repeat(2, 1), "scores": torch.tensor([0.5, 0.6])}
+    metric.update([found | {"labels": torch.tensor([2, 3])}], [{"boxes": boxes, "labels": labels}])
+    values = metric.compute()
+    assert values["voc_map"] == values["voc07_map"] == 1.0
+    assert values["voc_ap_per_class"].isnan().tolist() == [True, False, True]
+
+
+def test_without_any_object_everything_is_nan() -> None:
+    metric = VOCAveragePrecision(2)
+    metric.update([], [])
+    values = metric.compute()
+    assert all(value.isnan().all() for value in values.values())
+    assert set(values) == {"voc_map", "voc07_map", "voc_ap_per_class", "voc07_ap_per_class"}
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.1, [], [0.5, -0.5]])
+def test_an_impossible_threshold_is_an_error(threshold: float | list[float]) -> None:
+    with pytest.raises(ValueError, match="iou_threshold"):
+        VOCAveragePrecision(2, threshold)

@@ -1,0 +1,141 @@
+import dataclasses
+
+import pytest
+import torch
+
+from rcnn.model.backbones import SHIPPED, BackboneSettings, build_backbone
+from rcnn.settings import SettingsError
+
+PYRAMID = (4, 8, 16, 32, 64)
+LAYOUT = {
+    "vgg16": ((16,), 512, 1, 4096),
+    "vgg16_bn": ((16,), 512, 1, 4096),
+    "resnet18": ((16,), 256, 1, 512),
+    "resnet34": ((16,), 256, 1, 512),
+    "resnet50": ((16,), 1024, 1, 2048),
+    "resnet101": ((16,), 1024, 1, 2048),
+    "resnet152": ((16,), 1024, 1, 2048),
+    "resnet18_fpn": (PYRAMID, 256, 4, 1024),
+    "resnet34_fpn": (PYRAMID, 256, 4, 1024),
+    "resnet50_fpn": (PYRAMID, 256, 4, 1024),
+    "resnet101_fpn": (PYRAMID, 256, 4, 1024),
+    "resnet152_fpn": (PYRAMID, 256, 4, 1024),
+    "mobilenet_v3_large_fpn": ((32, 32, 64), 256, 2, 1024),
+}
+
+
+def test_every_shipped_backbone_has_a_layout() -> None:
+    assert set(LAYOUT) == set(SHIPPED)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_levels_and_vectors_have_the_promised_shapes(name: str) -> None:
+    strides, channels, roi_levels, width = LAYOUT[name]
+    with torch.device("meta"):  # shapes without arithmetic
+        body, tail = _parts(BackboneSettings(name=name))
+        levels = body(torch.empty(2, 3, 128, 192))
+        vectors = {rois: tail(torch.empty(rois, channels, 7, 7)) for rois in (0, 1, 3)}
+
+    assert (body.strides, body.channels, body.roi_levels) == (strides, channels, roi_levels)
+    assert [tuple(level.shape) for level in levels] == [
+        (2, channels, 128 // stride, 192 // stride) for stride in strides
+    ]
+    assert tail.channels == width
+    assert {rois: tuple(vector.shape) for rois, vector in vectors.items()} == {
+        rois: (rois, width) for rois in (0, 1, 3)
+    }
+
+
+@pytest.mark.parametrize("name", ["vgg16", "resnet18", "resnet18_fpn", "mobilenet_v3_large_fpn"])
+@pytest.mark.parametrize("pooled_size", [3, 14])
+def test_tail_takes_the_pooled_size_it_was_built_for(name: str, pooled_size: int) -> None:
+    with torch.device("meta"):
+        body, tail = _parts(BackboneSettings(name=name), pooled_size)
+        vectors = tail(torch.empty(2, body.channels, pooled_size, pooled_size))
+    assert vectors.shape == (2, tail.channels)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet18_fpn"])
+@pytest.mark.parametrize("training", [True, False])
+def test_no_rois_give_no_vectors_and_leave_the_statistics_alone(name: str, training: bool) -> None:
+    body, tail = _parts(BackboneSettings(name=name), pooled_size=4)
+    before = {key: value.clone() for key, value in tail.state_dict().items()}
+    vectors = tail.train(training)(torch.empty(0, body.channels, 4, 4))
+    vectors.sum().backward()
+    assert vectors.shape == (0, tail.channels)
+    for key, value in tail.state_dict().items():
+        if not key.endswith("num_batches_tracked"):
+            torch.testing.assert_close(value, before[key])
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet18_fpn", "mobilenet_v3_large_fpn"])
+def test_body_is_one_graph_without_decisions_and_keeps_channels_last(name: str) -> None:
+    body, _ = _parts(BackboneSettings(name=name, norm="frozen"))
+    body = body.eval().to(memory_format=torch.channels_last)
+    pixels = torch.rand(1, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        expected = body(pixels)
+        graph = torch.export.export(body, (pixels,), strict=False).module()
+        traced = graph(pixels)
+    assert expected[0].is_contiguous(memory_format=torch.channels_last)
+    for one, other in zip(traced, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("name", ["vgg16", "resnet18", "resnet18_fpn", "mobilenet_v3_large_fpn"])
+def test_auto_norm_is_built_as_batch_norm(name: str) -> None:
+    settings = BackboneSettings(name=name, norm="auto")
+    with torch.device("meta"):
+        auto = build_backbone(settings).body.state_dict()
+        batch = build_backbone(dataclasses.replace(settings, norm="batch")).body.state_dict()
+    assert list(auto) == list(batch)
+
+
+@pytest.mark.parametrize(
+    ("name", "stages"),
+    [("vgg16", 5), ("resnet18", 5), ("resnet18_fpn", 5), ("mobilenet_v3_large_fpn", 6)],
+)
+def test_more_frozen_stages_than_there_are_is_an_error(name: str, stages: int) -> None:
+    with torch.device("meta"):
+        build_backbone(BackboneSettings(name=name, frozen_stages=stages))
+        with pytest.raises(
+            SettingsError, match=rf"frozen_stages={stages + 1} .*{name} has {stages} stages"
+        ):
+            build_backbone(BackboneSettings(name=name, frozen_stages=stages + 1))
+
+
+def test_pooled_size_below_one_is_an_error() -> None:
+    with pytest.raises(SettingsError, match="pooled_size=0"):
+        build_backbone(BackboneSettings(), pooled_size=0)
+
+
+def test_own_backbone_plugs_in_by_its_dotted_path(own_backbone: BackboneSettings) -> None:
+    backbone = build_backbone(own_backbone, pooled_size=2)
+    (level,) = backbone.body(torch.rand(1, 3, 16, 24))
+    assert level.shape == (1, 5, 2, 3)
+    assert backbone.tail(torch.rand(3, 5, 2, 2)).shape == (3, 6)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("a_package_nobody_has.build", "No module named 'a_package_nobody_has'"),
+        ("someones_project.biuld", "has no attribute 'biuld'"),
+        ("someones_broken_project.build", "No module named 'a_package_nobody_has'"),
+        ("someones_project.number", "this is a int, no callable"),
+        ("someones_project.forgets_to_return", "the callable returned a NoneType"),
+        ("resnet50.fpn", "did you mean 'resnet50_fpn'"),
+    ],
+)
+def test_dotted_path_that_fails_is_an_error_with_path_and_reason(
+    own_backbone: BackboneSettings, name: str, reason: str
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        build_backbone(dataclasses.replace(own_backbone, name=name))
+    assert f"backbone.name={name!r}" in str(caught.value)
+    assert reason in str(caught.value)
+
+
+def _parts(settings: BackboneSettings, pooled_size: int = 7):
+    backbone = build_backbone(settings, pooled_size)
+    return backbone.body, backbone.tail

@@ -1,0 +1,58 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models import vgg16, vgg16_bn
+
+from rcnn.model.backbones import BackboneSettings, LoadedWeights, build_backbone
+
+Randomise = Callable[[nn.Module], dict[str, Tensor]]
+
+
+def test_vgg16_computes_what_torchvisions_does(randomise: Randomise, pixels: Tensor) -> None:
+    settings = BackboneSettings(name="vgg16")
+    with torch.device("meta"):  # spares the initialisation of 138 million weights, twice
+        theirs, ours = vgg16(), build_backbone(settings)
+    theirs.to_empty(device="cpu").eval()
+    ours.body.to_empty(device="cpu")
+    ours.tail.to_empty(device="cpu").eval()
+    LoadedWeights("test", "test", randomise(theirs)).load_into(ours)
+
+    with torch.no_grad():
+        (level,) = ours.body(pixels)
+        torch.testing.assert_close(nn.functional.max_pool2d(level, 2), theirs.features(pixels))
+        pooled = torch.rand(3, 512, 7, 7)
+        torch.testing.assert_close(ours.tail(pooled), theirs.classifier[:6](pooled.flatten(1)))
+
+
+def test_vgg16_with_batch_norm_computes_what_torchvisions_does(
+    randomise: Randomise, pixels: Tensor
+) -> None:
+    theirs = vgg16_bn(num_classes=1, init_weights=False).features.eval()
+    ours = build_backbone(BackboneSettings(name="vgg16_bn", norm="frozen"), pooled_size=1)
+    ours.body.features.load_state_dict(randomise(theirs), strict=False)
+    with torch.no_grad():
+        torch.testing.assert_close(ours.body(pixels)[0], theirs[:-1](pixels))
+
+
+def test_random_linear_layers_are_drawn_as_torchvision_draws_them() -> None:
+    tail = build_backbone(BackboneSettings(name="vgg16"), pooled_size=1).tail
+    torch.testing.assert_close(tail.fc6.weight.std().item(), 0.01, rtol=0.02, atol=0)
+    torch.testing.assert_close(tail.fc7.weight.std().item(), 0.01, rtol=0.02, atol=0)
+    assert not tail.fc6.bias.any()
+
+
+def test_dropout_of_the_settings_reaches_the_tail() -> None:
+    with torch.device("meta"):
+        tail = build_backbone(BackboneSettings(name="vgg16", dropout=0.25)).tail
+    assert tail.dropout.p == 0.25
+
+
+@pytest.mark.parametrize(("hidden", "width"), [(None, 4096), (32, 32)])
+def test_linear_layers_are_as_wide_as_pretrained_unless_told(
+    hidden: int | None, width: int
+) -> None:
+    with torch.device("meta"):
+        tail = build_backbone(BackboneSettings(name="vgg16", hidden=hidden)).tail
+    assert (tail.fc6.out_features, tail.fc7.out_features, tail.channels) == (width,) * 3

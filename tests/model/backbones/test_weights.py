@@ -1,0 +1,259 @@
+import dataclasses
+import warnings
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+from torch import Tensor
+
+from rcnn.model.backbones import (
+    Backbone,
+    BackboneSettings,
+    LoadedWeights,
+    WeightsError,
+    WeightsWarning,
+    build_backbone,
+    resolve,
+)
+from rcnn.model.backbones.imagenet import DownloadError
+from rcnn.settings import SettingsError
+
+RESNET18 = "resnet18-f37072fd.pth"
+SMALL = {"conv1.weight": torch.ones(2, 3)}
+
+
+def offline(url: str, target: Path) -> None:
+    raise DownloadError(f"{url}: no route to host")
+
+
+def never(url: str, target: Path) -> None:
+    raise AssertionError("nothing has to be downloaded")
+
+
+@pytest.mark.parametrize("weights", ["auto", "imagenet"])
+def test_cached_file_is_taken_without_a_download(
+    weights: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save(SMALL, cache / RESNET18)
+    settled, loaded = resolve(BackboneSettings(weights=weights), fetch=never)
+    assert loaded.source == "imagenet"
+    assert RESNET18 in loaded.message
+    assert loaded.tensors is not None
+    torch.testing.assert_close(dict(loaded.tensors), SMALL)
+    assert settled == BackboneSettings(weights=weights, norm="frozen", frozen_stages=2)
+
+
+def test_missing_file_is_fetched_into_the_cache(cache: Path) -> None:
+    asked = []
+
+    def fetch(url: str, target: Path) -> None:
+        asked.append((url, target))
+        torch.save(SMALL, target)
+
+    _, loaded = resolve(BackboneSettings(name="resnet18_fpn"), fetch)
+    assert asked == [(f"https://download.pytorch.org/models/{RESNET18}", cache / RESNET18)]
+    assert loaded.source == "imagenet"
+
+
+def test_auto_without_network_starts_at_random_and_says_so(cache: Path) -> None:
+    with pytest.warns(WeightsWarning, match=r"RANDOM weights.*no route to host") as caught:
+        settled, loaded = resolve(BackboneSettings(frozen_stages=3), offline)
+    assert len(caught) == 1
+    assert str(cache / RESNET18) in str(caught[0].message)
+    assert (loaded.source, loaded.tensors) == ("random", None)
+    assert "RANDOM" in loaded.message
+    assert settled == BackboneSettings(norm="batch", frozen_stages=0)
+
+
+def test_imagenet_without_network_is_an_error_that_names_the_ways_out(cache: Path) -> None:
+    with pytest.raises(WeightsError) as caught:
+        resolve(BackboneSettings(weights="imagenet"), offline)
+    for part in (
+        "backbone.weights='imagenet'",
+        "no route to host",
+        "connect to the network",
+        f"place the file of https://download.pytorch.org/models/{RESNET18} at {cache / RESNET18}",
+        "backbone.weights=<path",
+        "backbone.weights=null",
+    ):
+        assert part in str(caught.value)
+
+
+def test_weights_of_none_are_random_without_a_warning() -> None:
+    settled, loaded = resolve(BackboneSettings(weights=None), fetch=never)
+    assert (loaded.source, loaded.tensors) == ("random", None)
+    assert (settled.norm, settled.frozen_stages) == ("batch", 0)
+
+
+def test_random_weights_leave_the_backbone_alone_and_all_of_it_learns() -> None:
+    settled, loaded = resolve(BackboneSettings(weights=None), fetch=never)
+    backbone = build_backbone(settled)
+    before = backbone.body.conv1.weight.clone()
+    loaded.load_into(backbone)
+    torch.testing.assert_close(backbone.body.conv1.weight, before)
+    assert all(parameter.requires_grad for parameter in backbone.body.parameters())
+
+
+def test_frozen_norms_on_random_weights_are_an_error(cache: Path) -> None:
+    with pytest.raises(SettingsError, match=r"backbone\.norm='frozen'.*loaded statistics"):
+        resolve(BackboneSettings(weights=None, norm="frozen"), never)
+    with (
+        pytest.warns(WeightsWarning),
+        pytest.raises(SettingsError, match=r"backbone\.norm='frozen'"),
+    ):
+        resolve(BackboneSettings(norm="frozen"), offline)
+
+
+@pytest.mark.parametrize(
+    ("wished", "settled"), [("auto", "frozen"), ("frozen", "frozen"), ("batch", "batch")]
+)
+def test_norm_on_loaded_weights_is_frozen_unless_batch_is_asked_for(
+    wished: Literal["auto", "frozen", "batch"], settled: str, tmp_path: Path
+) -> None:
+    torch.save(SMALL, tmp_path / "a.pth")
+    settings = BackboneSettings(weights=str(tmp_path / "a.pth"), norm=wished, frozen_stages=4)
+    result, _ = resolve(settings, never)
+    assert result == dataclasses.replace(settings, norm=settled)
+
+
+def test_settling_twice_changes_nothing(cache: Path) -> None:
+    torch.save(SMALL, cache / RESNET18)
+    once, _ = resolve(BackboneSettings(), never)
+    assert resolve(once, never)[0] == once
+
+
+def test_own_backbone_has_no_imagenet_weights(own_backbone: BackboneSettings) -> None:
+    with pytest.raises(WeightsError, match="no ImageNet weights are known for someones_project"):
+        resolve(dataclasses.replace(own_backbone, weights="imagenet"), never)
+    with pytest.warns(WeightsWarning, match="no ImageNet weights are known"):
+        assert resolve(own_backbone, never)[1].source == "random"
+
+
+def test_own_backbone_loads_a_file_in_its_own_names(
+    own_backbone: BackboneSettings, tmp_path: Path
+) -> None:
+    path = tmp_path / "own.pth"
+    first, second = build_backbone(own_backbone, 1), build_backbone(own_backbone, 1)
+    state = {f"body.{key}": value for key, value in first.body.state_dict().items()}
+    state |= {f"tail.{key}": value for key, value in first.tail.state_dict().items()}
+    torch.save(state, path)
+    _, loaded = resolve(dataclasses.replace(own_backbone, weights=str(path)), never)
+    loaded.load_into(second)
+    torch.testing.assert_close(dict(second.tail.state_dict()), dict(first.tail.state_dict()))
+    torch.testing.assert_close(second.body.conv.weight, first.body.conv.weight)
+
+
+def test_weights_survive_a_file(tmp_path: Path) -> None:
+    first = build_backbone(BackboneSettings(weights=None))
+    state = {**first.body.state_dict(), **first.tail.state_dict(), "fc.bias": torch.zeros(9)}
+    state["bn1.running_var"].fill_(2.5)
+    torch.save(state, tmp_path / "resnet18.pth")
+
+    settled, loaded = resolve(BackboneSettings(weights=str(tmp_path / "resnet18.pth")), never)
+    second = build_backbone(settled)
+    loaded.load_into(second)
+
+    assert loaded.source == str(tmp_path / "resnet18.pth")
+    assert (second.body.bn1.running_var == 2.5).all()
+    for ours, theirs in ((second.body, first.body), (second.tail, first.tail)):
+        for key, value in ours.state_dict().items():
+            torch.testing.assert_close(value, theirs.state_dict()[key])
+    assert not second.body.layer1[0].conv1.weight.requires_grad
+    assert second.body.layer2[0].conv1.weight.requires_grad
+
+
+@pytest.mark.parametrize("wrapper", ["state_dict", "model"])
+def test_state_dict_is_taken_out_of_its_wrapper(wrapper: str, tmp_path: Path) -> None:
+    torch.save({wrapper: SMALL, "epoch": 3}, tmp_path / "a.pth")
+    _, loaded = resolve(BackboneSettings(weights=str(tmp_path / "a.pth")), never)
+    assert loaded.tensors is not None
+    torch.testing.assert_close(dict(loaded.tensors), SMALL)
+
+
+def test_path_that_leads_nowhere_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"there is no file .*imagenett\. Allowed are 'auto'"):
+        resolve(BackboneSettings(weights=str(tmp_path / "imagenett")), never)
+
+
+@pytest.mark.parametrize("contents", [b"", b"<html>please log in</html>", b"PK\x03\x04broken"])
+def test_broken_file_is_an_error_that_names_it(contents: bytes, cache: Path) -> None:
+    (cache / RESNET18).write_bytes(contents)
+    with pytest.raises(WeightsError, match=rf"{RESNET18} cannot be read: it is broken"):
+        resolve(BackboneSettings(), never)
+
+
+def test_file_with_code_in_it_is_refused(tmp_path: Path) -> None:
+    torch.save({"conv1.weight": Path("/")}, tmp_path / "a.pth")
+    with pytest.raises(WeightsError, match=r"save model\.state_dict\(\) alone"):
+        resolve(BackboneSettings(weights=str(tmp_path / "a.pth")), never)
+
+
+@pytest.mark.parametrize("content", [{}, [torch.ones(1)], {"epoch": 3}])
+def test_file_without_state_dict_is_an_error(content: object, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(WeightsError, match="holds no state dict"):
+        resolve(BackboneSettings(weights=str(tmp_path / "a.pth")), never)
+
+
+def fitting() -> dict[str, Tensor]:
+    names = ("weight", "bias", "running_mean", "running_var")
+    return {
+        "stem.weight": torch.full((4, 3, 2, 2), 2.0),
+        "stem.bias": torch.zeros(4),
+        **{f"bn.{name}": torch.full((4,), 3.0) for name in names},
+    }
+
+
+def test_keys_are_renamed_and_converted(tiny_backbone: Backbone) -> None:
+    state = {**fitting(), "stem.weight": torch.full((4, 3, 2, 2), 2.0, dtype=torch.float16)}
+    LoadedWeights("test", "test", state).load_into(tiny_backbone)
+    assert tiny_backbone.body.conv.weight.dtype == torch.float32
+    assert (tiny_backbone.body.conv.weight == 2).all()
+    assert (tiny_backbone.body.norm.running_var == 3).all()
+
+
+def test_missing_tensors_are_an_error_with_the_first_keys(tiny_backbone: Backbone) -> None:
+    state = {key: value for key, value in fitting().items() if key == "stem.weight"}
+    with pytest.raises(WeightsError, match=r"my file.*Missing: stem\.bias; bn\.weight") as caught:
+        LoadedWeights("test", "my file", state).load_into(tiny_backbone)
+    assert "and 2 more" in str(caught.value)
+    assert "The file has: stem.weight." in str(caught.value)
+
+
+def test_other_shapes_are_an_error_with_both_shapes(tiny_backbone: Backbone) -> None:
+    state = {**fitting(), "stem.weight": torch.zeros(4, 3, 5, 5)}
+    before = tiny_backbone.body.norm.weight.clone()
+    with pytest.raises(
+        WeightsError, match=r"stem\.weight is \(4, 3, 5, 5\) in the file and \(4, 3, 2, 2\) in the"
+    ):
+        LoadedWeights("test", "test", state).load_into(tiny_backbone)
+    torch.testing.assert_close(tiny_backbone.body.norm.weight, before)
+
+
+def test_names_that_cover_nothing_are_an_error(tiny_backbone: Backbone) -> None:
+    backbone = dataclasses.replace(tiny_backbone, weight_names={"stem.": "body.misspelt."})
+    with pytest.raises(WeightsError, match="do not fit"):
+        LoadedWeights("test", "test", fitting()).load_into(backbone)
+
+
+def test_vgg16_of_another_pooled_size_does_not_take_imagenet_weights() -> None:
+    with torch.device("meta"):
+        published = build_backbone(BackboneSettings(name="vgg16"))
+        other = build_backbone(BackboneSettings(name="vgg16"), pooled_size=6)
+    state = {
+        **published.body.state_dict(),
+        **{
+            key.replace("fc6", "classifier.0").replace("fc7", "classifier.3"): value
+            for key, value in published.tail.state_dict().items()
+        },
+    }
+    with pytest.raises(WeightsError, match=r"classifier\.0\.weight is \(4096, 25088\)"):
+        LoadedWeights("test", "test", state).load_into(other)
+
+
+def test_no_warning_where_weights_are_loaded(cache: Path) -> None:
+    torch.save(SMALL, cache / RESNET18)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        resolve(BackboneSettings(), never)

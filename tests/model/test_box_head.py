@@ -1,0 +1,32 @@
+"""The two outputs of the box head."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from rcnn.model.box_head import BoxHead, HeadSettings
+
+
+@pytest.mark.parametrize(("class_agnostic", "sets"), [(False, 21), (True, 1)])
+def test_shapes(class_agnostic: bool, sets: int) -> None:
+    head = BoxHead(HeadSettings(class_agnostic=class_agnostic), in_channels=32, num_classes=20)
+    for rois in (5, 1, 0):
+        output = head(torch.randn(rois, 32))
+        assert output.logits.shape == (rois, 21)
+        assert output.deltas.shape == (rois, sets, 4)
+
+
+def test_deltas_of_a_class_stand_together() -> None:
+    head = BoxHead(HeadSettings(), in_channels=3, num_classes=4)
+    features = torch.randn(2, 3)
+    raw = head.boxes(features)
+    assert torch.equal(head(features).deltas[:, 2], raw[:, 8:12])
+
+
+def test_layers_start_as_in_the_paper() -> None:
+    torch.manual_seed(0)
+    head = BoxHead(HeadSettings(), in_channels=1024, num_classes=20)
+    for layer, std in ((head.classes, 0.01), (head.boxes, 0.001)):
+        assert_close(layer.weight.std(), torch.tensor(std), atol=0.05 * std, rtol=0.0)
+        assert layer.weight.mean().abs() < 0.05 * std
+        assert not layer.bias.any()

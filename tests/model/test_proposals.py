@@ -1,0 +1,255 @@
+"""Proposals against torchvision's region proposal network."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.rpn import RegionProposalNetwork
+from torchvision.models.detection.rpn import RPNHead as OracleHead
+
+from rcnn.model.anchors import AnchorGrid, AnchorSettings
+from rcnn.model.proposals import ProposalLimits, propose
+from rcnn.model.rpn import RPNHead, RPNSettings
+from rcnn.ops.deltas import encode
+from rcnn.settings import SettingsError
+from rcnn.structures import ImageBatch, Proposals
+
+MakeBatch = Callable[..., ImageBatch]
+Boxes = Callable[..., Tensor]
+
+SIZES = ((32.0,), (64.0,))
+LIMITS = ProposalLimits(
+    before_nms_train=200,
+    after_nms_train=60,
+    before_nms_test=80,
+    after_nms_test=30,
+    min_size=4.0,
+)
+
+
+def _oracle(head: torch.nn.Module, limits: ProposalLimits) -> RegionProposalNetwork:
+    network = RegionProposalNetwork(
+        AnchorGenerator(SIZES, ((0.5, 1.0, 2.0),) * 2),
+        head,
+        *(0.7, 0.3, 256, 0.5),
+        {"training": limits.before_nms_train, "testing": limits.before_nms_test},
+        {"training": limits.after_nms_train, "testing": limits.after_nms_test},
+        limits.nms_iou,
+    )
+    network.min_size = limits.min_size
+    return network
+
+
+def _assert_same(ours: Proposals, boxes: Sequence[Tensor], scores: Sequence[Tensor]) -> None:
+    for i, (expected, score) in enumerate(zip(boxes, scores, strict=True)):
+        used = ours.valid[i]
+        assert used.sum() == len(expected)
+        assert torch.equal(used, used.sort(descending=True).values)  # first places first
+        assert_close(ours.boxes[i, used], expected, atol=1e-3, rtol=1e-5)
+        assert_close(ours.scores[i, used], score)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("levels", [1, 2])
+def test_whole_network_equals_torchvision(
+    batch_of: MakeBatch, seed: int, train: bool, levels: int
+) -> None:
+    torch.manual_seed(seed)
+    strides, grids = [8, 16][:levels], [(12, 16), (6, 8)][:levels]
+    head, oracle_head = (
+        RPNHead(RPNSettings(channels=None, objectness="sigmoid"), 6, 3),
+        OracleHead(6, 3),
+    )
+    for mine, its in [
+        (head.conv, oracle_head.conv[0][0]),
+        (head.objectness, oracle_head.cls_logits),
+        (head.deltas, oracle_head.bbox_pred),
+    ]:
+        torch.nn.init.normal_(mine.weight, std=0.15)  # boxes that move far
+        its.load_state_dict(mine.state_dict())
+    features = [torch.randn(2, 6, *grid) for grid in grids]
+    batch = batch_of((96, 128), (80, 100))
+
+    oracle = _oracle(oracle_head, LIMITS)
+    oracle.anchor_generator = AnchorGenerator(SIZES[:levels], ((0.5, 1.0, 2.0),) * levels)
+    oracle.training = train
+    images = ImageList(batch.pixels, [tuple(size) for size in batch.sizes.tolist()])
+    targets = [{"boxes": torch.tensor([[5.0, 5.0, 40.0, 40.0]])}] * 2
+    scores: list[Tensor] = []
+    filter_proposals = oracle.filter_proposals
+
+    def keep_scores(*args: Any) -> tuple[list[Tensor], list[Tensor]]:
+        boxes, objectness = filter_proposals(*args)
+        scores.extend(objectness)
+        return boxes, objectness
+
+    oracle.filter_proposals = keep_scores  # type: ignore[method-assign]
+    with torch.no_grad():
+        boxes, _ = oracle(images, dict(enumerate(features)), targets)
+        settings = AnchorSettings(sizes=SIZES[:levels], offset=0.0, rounding="nearest")
+        anchors = AnchorGrid(settings, strides)(grids, (96, 128))
+        output = head(features)
+        ours = propose(anchors, output.logits, output.deltas, batch, LIMITS, train=train)
+    assert ours.boxes.shape[1] == min(60 if train else 30, sum(h * w * 3 for h, w in grids))
+    _assert_same(ours, boxes, scores)
+
+
+def _identity(boxes: Tensor, scores: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """Anchors, logits and deltas of a network that proposes the anchors as they are."""
+    logits = torch.logit(scores)[None]
+    return boxes, [logits], [torch.zeros(1, len(boxes), 4)]
+
+
+def test_boxes_are_decoded_clipped_and_sorted(batch_of: MakeBatch) -> None:
+    anchors = torch.tensor([[10.0, 10.0, 30.0, 30.0], [80.0, 80.0, 120.0, 120.0]])
+    wanted = torch.tensor([[40.0, 20.0, 80.0, 40.0], [70.0, 60.0, 130.0, 110.0]])
+    proposals = propose(
+        anchors,
+        [torch.tensor([[0.0, 2.0]])],
+        [encode(anchors, wanted)[None]],
+        batch_of((100, 110)),
+        ProposalLimits(),
+        train=True,
+    )
+    clipped = torch.tensor([[70.0, 60.0, 110.0, 100.0], [40.0, 20.0, 80.0, 40.0]])
+    assert_close(proposals.boxes[0], clipped)
+    assert_close(proposals.scores[0], torch.tensor([2.0, 0.0]).sigmoid())
+    assert proposals.valid.all()
+
+
+@pytest.mark.parametrize(("scale", "kept"), [(1.0, [0, 1]), (2.0, [0]), (0.5, [0, 1, 2])])
+def test_smallest_side_is_16_pixels_of_the_original_image(
+    batch_of: MakeBatch, scale: float, kept: list[int]
+) -> None:
+    sides = torch.tensor([[40.0, 32.0], [16.0, 40.0], [40.0, 8.0], [7.9, 40.0]])
+    places = torch.arange(4)[:, None] * 45.0
+    boxes = torch.cat([places.expand(-1, 2), places + sides], dim=1)
+    inputs = _identity(boxes, torch.tensor([0.9, 0.8, 0.7, 0.6]))
+    proposals = propose(*inputs, batch_of((200, 200), scale=scale), ProposalLimits(), train=True)
+    assert proposals.valid.sum() == len(kept)
+    assert_close(proposals.boxes[0, : len(kept)], boxes[kept])
+    assert not proposals.boxes[0, len(kept) :].any()
+    assert not proposals.scores[0, len(kept) :].any()
+
+
+def test_each_image_has_its_own_scale() -> None:
+    boxes = torch.tensor([[0.0, 0.0, 20.0, 20.0]])
+    sizes = torch.tensor([[100, 100], [100, 100]])
+    batch = ImageBatch(torch.zeros(2, 3, 100, 100), sizes, torch.tensor([[100, 100], [50, 50]]))
+    proposals = propose(
+        boxes,
+        [torch.zeros(2, 1)],
+        [torch.zeros(2, 1, 4)],
+        batch,
+        ProposalLimits(),
+        train=True,
+    )
+    assert proposals.valid.tolist() == [[True], [False]]
+
+
+def test_limits_hold_per_level_before_and_per_image_after(
+    random_boxes: Boxes, batch_of: MakeBatch
+) -> None:
+    # all apart, so that nothing is suppressed
+    places = torch.cartesian_prod(torch.arange(10.0), torch.arange(10.0)) * 20
+    anchors = torch.cat([places, places + 18], dim=1)
+    logits = torch.linspace(3, -3, 100).expand(2, 100)
+    levels = [logits[:, :60], logits[:, 60:]]
+    deltas = [torch.zeros(2, 60, 4), torch.zeros(2, 40, 4)]
+    batch = batch_of((200, 200), (200, 200))
+    limits = ProposalLimits(
+        before_nms_train=50, after_nms_train=70, before_nms_test=30, after_nms_test=45
+    )
+    train = propose(anchors, levels, deltas, batch, limits, train=True)
+    assert train.boxes.shape == (2, 70, 4)
+    order = [*range(50), *range(60, 80)]  # 50 of the first level, then the second
+    assert torch.equal(train.boxes[1], anchors[order])
+    test = propose(anchors, levels, deltas, batch, limits, train=False)
+    assert torch.equal(test.boxes[0], anchors[[*range(30), *range(60, 75)]])
+
+
+def test_levels_do_not_suppress_each_other(batch_of: MakeBatch) -> None:
+    box = torch.tensor([[10.0, 10.0, 50.0, 50.0]])
+    anchors = torch.cat([box, box, box])
+    levels = [torch.tensor([[2.0, 1.0]]), torch.tensor([[0.0]])]
+    deltas = [torch.zeros(1, 2, 4), torch.zeros(1, 1, 4)]
+    proposals = propose(anchors, levels, deltas, batch_of((64, 64)), ProposalLimits(), train=True)
+    assert proposals.valid.tolist() == [[True, True, False]]
+    assert_close(proposals.scores[0, :2], torch.tensor([2.0, 0.0]).sigmoid())
+
+
+def test_padding_is_no_place_for_proposals(random_boxes: Boxes, batch_of: MakeBatch) -> None:
+    anchors = random_boxes(0, 200, extent=128.0)
+    logits = [torch.randn(2, 200)]
+    batch = batch_of((128, 128), (40, 60))
+    proposals = propose(
+        anchors, logits, [torch.zeros(2, 200, 4)], batch, replace(LIMITS, nms_iou=1.0), train=True
+    )
+    inside = proposals.boxes[1, proposals.valid[1]]
+    assert len(inside) > 5
+    assert inside[:, [0, 2]].max() <= 60
+    assert inside[:, [1, 3]].max() <= 40
+
+
+def test_gradients_flow_through_the_coordinates(random_boxes: Boxes, batch_of: MakeBatch) -> None:
+    """Exact joint training differentiates the box head's loss to the RPN."""
+    anchors = random_boxes(1, 50) * 0.5 + torch.tensor([10.0, 10.0, 40.0, 40.0])
+    logits, deltas = torch.randn(1, 50), torch.zeros(1, 50, 4, requires_grad=True)
+    proposals = propose(anchors, [logits], [deltas], batch_of((128, 128)), LIMITS, train=True)
+    assert proposals.boxes.requires_grad
+    (gradient,) = torch.autograd.grad(proposals.boxes.sum(), deltas)
+    moved = gradient.abs().amax(dim=-1)[0] > 0
+    assert moved.sum() == proposals.valid.sum()
+    # of a box around (x, y), sum of coordinates = 2 x + 2 y, and x = xa + tx wa
+    kept = moved.nonzero().squeeze(1)
+    widths = (anchors[:, 2] - anchors[:, 0])[kept]
+    assert_close(gradient[0, kept, 0], 2 * widths)
+
+
+def test_an_untrained_network_may_say_anything(random_boxes: Boxes, batch_of: MakeBatch) -> None:
+    deltas = torch.randn(1, 60, 4) * 1e3
+    proposals = propose(
+        random_boxes(2, 60),
+        [torch.randn(1, 60) * 1e3],
+        [deltas],
+        batch_of((96, 96)),
+        LIMITS,
+        train=False,
+    )
+    assert proposals.boxes.isfinite().all()
+    assert proposals.scores.isfinite().all()
+
+
+def test_half_precision_outputs_give_boxes_in_full(
+    random_boxes: Boxes, batch_of: MakeBatch
+) -> None:
+    anchors = random_boxes(3, 60) + 700
+    logits, deltas = torch.randn(1, 60).bfloat16(), torch.zeros(1, 60, 4).bfloat16()
+    limits = replace(LIMITS, min_size=0.0, nms_iou=1.0)
+    proposals = propose(anchors, [logits], [deltas], batch_of((900, 900)), limits, train=True)
+    assert proposals.boxes.dtype == torch.float32
+    order = logits[0].topk(60).indices
+    assert_close(proposals.boxes[0], anchors[order], atol=1e-3, rtol=0.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"before_nms_train": 0}, "before_nms_train"),
+        ({"after_nms_train": 0}, "after_nms_train"),
+        ({"before_nms_test": 0}, "before_nms_test"),
+        ({"after_nms_test": 0}, "after_nms_test"),
+        ({"nms_iou": 0.0}, "nms_iou"),
+        ({"min_size": -1.0}, "min_size"),
+    ],
+)
+def test_values_out_of_range_are_named(changes: dict[str, Any], key: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{key}="):
+        ProposalLimits(**changes)

@@ -1,0 +1,572 @@
+"""Which anchors and which RoIs are learned from, and what they are told."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.models.detection.rpn import RegionProposalNetwork
+
+from rcnn.model.anchors import AnchorGrid, AnchorSettings
+from rcnn.model.targets import AnchorSampling, RoISampling, sample_anchors, sample_rois
+from rcnn.ops.boxes import inside, iou
+from rcnn.ops.deltas import encode
+from rcnn.settings import SettingsError
+from rcnn.structures import AnchorSamples, ImageBatch, Proposals, RoISamples, Targets
+
+Boxes = Callable[..., Tensor]
+MakeBatch = Callable[..., ImageBatch]
+MakeTargets = Callable[..., Targets]
+MakeProposals = Callable[..., Proposals]
+
+A = (10.0, 10.0, 50.0, 40.0, 1)
+B = (30.0, 50.0, 90.0, 95.0, 2)
+C = (60.0, 5.0, 95.0, 30.0, 3)
+
+
+@pytest.fixture(scope="module")
+def anchors() -> Tensor:
+    """864 anchors over 96 x 128 pixels."""
+    grid = AnchorGrid(AnchorSettings(scales=(2.0, 4.0, 8.0)), strides=[8])
+    return grid([(12, 16)], (96, 128))[: 12 * 16 * 9]
+
+
+def _all_labels(
+    anchors: Tensor, targets: Targets, batch: ImageBatch, **changes: Any
+) -> tuple[Tensor, Tensor]:
+    """Labels and deltas of every anchor: a sample so large that nothing is left to chance."""
+    settings = AnchorSampling(samples=len(anchors), positive_fraction=1.0, **changes)
+    sample = sample_anchors(anchors, targets, batch, settings)
+    labels = torch.full((len(sample.labels), len(anchors)), -1)
+    deltas = torch.zeros(len(sample.labels), len(anchors), 4)
+    for i in range(len(labels)):
+        used = sample.labels[i] >= 0
+        labels[i, sample.indices[i, used]] = sample.labels[i, used]
+        deltas[i, sample.indices[i, used]] = sample.deltas[i, used]
+    return labels, deltas
+
+
+class TestAnchors:
+    def test_seed_001_golden_values(self, batch_of: MakeBatch, targets_of: MakeTargets) -> None:
+        """Re-computed independently; its order is ours: y, x, scale, ratio."""
+        anchors = AnchorGrid(AnchorSettings(), strides=[16])([(50, 50)], (800, 800))
+        assert len(anchors) == 22_500
+        first = anchors[3]  # the second scale's first ratio
+        assert_close(first[3] - first[1], torch.tensor(2 * 90.509668))
+        assert_close(anchors[0, 3] - anchors[0, 1], torch.tensor(90.509668))
+        assert_close(anchors[0, 2] - anchors[0, 0], torch.tensor(181.019336))
+        batch = batch_of((800, 800))
+        within = inside(anchors, batch.sizes)[0]
+        assert within.sum() == 8_940
+
+        # The document writes (y1, x1, y2, x2).
+        targets = targets_of([(30.0, 20.0, 500.0, 400.0, 6), (400.0, 300.0, 600.0, 500.0, 8)])
+        overlaps = iou(targets.boxes[0], anchors[within])
+        best = torch.tensor([0.68130493, 0.61035156])
+        assert_close(overlaps.amax(dim=1), best, atol=1e-6, rtol=0.0)
+
+        labels, _ = _all_labels(anchors, targets, batch)
+        assert (labels[0, ~within] == -1).all()
+        positions = (labels[0, within] == 1).nonzero().squeeze(1)
+        assert positions.tolist() == [
+            *(2264, 2271, 4097, 4105, 4113, 4121, 4371, 4379, 4387, 4395),
+            *(4645, 4653, 4661, 4669, 4919, 4927, 4935, 4943),
+        ]
+        assert (overlaps >= 0.7).sum() == 0  # all 18 are the best of their box
+        assert (labels == 0).sum() == 7_690
+        sample = sample_anchors(anchors, targets, batch, AnchorSampling())
+        assert (sample.labels == 1).sum() == 18
+        assert (sample.labels == 0).sum() == 256 - 18
+
+    @pytest.mark.parametrize("seed", range(4))
+    def test_labels_and_deltas_equal_torchvision(
+        self, anchors: Tensor, random_boxes: Boxes, batch_of: MakeBatch, seed: int
+    ) -> None:
+        boxes = random_boxes(seed, 2, 3) * 0.9 + torch.tensor([0.0, 0.0, 8.0, 8.0])
+        flags = torch.zeros(2, 3).bool()
+        targets = Targets(boxes, torch.ones(2, 3).long(), flags, flags)
+        oracle = RegionProposalNetwork(
+            *(AnchorGenerator(), torch.nn.Identity()),
+            *(0.7, 0.3, 256, 0.5),
+            *({}, {}, 0.7),
+        )
+        expected, matched = oracle.assign_targets_to_anchors(
+            [anchors, anchors], [{"boxes": image} for image in boxes]
+        )
+        labels, deltas = _all_labels(
+            anchors, targets, batch_of((96, 128), (96, 128)), inside_only=False
+        )
+        for i in range(2):
+            assert torch.equal(labels[i].float(), expected[i])
+            positive = labels[i] == 1
+            assert positive.any()
+            codes = oracle.box_coder.encode_single(matched[i], anchors)
+            assert_close(deltas[i, positive], codes[positive])
+
+    def test_labels_by_hand(self, batch_of: MakeBatch, targets_of: MakeTargets) -> None:
+        anchors = torch.tensor(
+            [
+                [10.0, 10.0, 50.0, 40.0],  # the object itself
+                [10.0, 10.0, 50.0, 34.0],  # IoU 0.8
+                [10.0, 10.0, 50.0, 25.0],  # IoU 0.5
+                [10.0, 10.0, 50.0, 19.0],  # IoU 0.3, not below
+                [10.0, 10.0, 50.0, 18.0],  # IoU 0.27
+                [60.0, 60.0, 70.0, 70.0],  # elsewhere
+                [-5.0, 60.0, 9.0, 70.0],  # across the border
+            ]
+        )
+        batch = batch_of((100, 100))
+        labels, deltas = _all_labels(anchors, targets_of([A]), batch)
+        assert labels.tolist() == [[1, 1, -1, -1, 0, 0, -1]]
+        assert deltas[0, 0].abs().max() == 0
+        assert_close(deltas[0, 1], torch.tensor([0.0, 3 / 24, 0.0, torch.tensor(30 / 24).log()]))
+        labels, _ = _all_labels(anchors, targets_of([A]), batch, inside_only=False)
+        assert labels[0, 6] == 0
+
+    def test_thresholds_are_settings(self, batch_of: MakeBatch, targets_of: MakeTargets) -> None:
+        anchors = torch.tensor([[10.0, 10.0, 50.0, y] for y in (40.0, 34.0, 25.0, 18.0)])
+        batch, targets = batch_of((100, 100)), targets_of([A])  # IoU 1, 0.8, 0.5, 0.27
+        labels, _ = _all_labels(anchors, targets, batch, positive_iou=0.5)
+        assert labels.tolist() == [[1, 1, 1, 0]]
+        labels, _ = _all_labels(anchors, targets, batch, positive_iou=0.9, negative_iou=0.2)
+        assert labels.tolist() == [[1, -1, -1, -1]]
+
+    def test_the_best_anchors_of_a_box_are_positive_ties_included(
+        self, batch_of: MakeBatch, targets_of: MakeTargets
+    ) -> None:
+        # two anchors with IoU 0.25 at opposite corners, one just below
+        anchors = torch.tensor(
+            [[10.0, 10.0, 30.0, 25.0], [30.0, 25.0, 50.0, 40.0], [30.0, 25.2, 50.0, 40.0]]
+        )
+        batch, targets = batch_of((100, 100)), targets_of([A])
+        assert _all_labels(anchors, targets, batch)[0].tolist() == [[1, 1, 0]]
+        # Seed document 003: and those within 0.01 of the best.
+        within = _all_labels(anchors, targets, batch, best_within=0.01)[0]
+        assert within.tolist() == [[1, 1, 1]]
+        assert _all_labels(anchors, targets, batch, best_within=0.003)[0].tolist() == [[1, 1, 0]]
+
+    def test_only_inside_anchors_compete_for_the_best(
+        self, batch_of: MakeBatch, targets_of: MakeTargets
+    ) -> None:
+        anchors = torch.tensor([[-1.0, 0.0, 20.0, 20.0], [0.0, 0.0, 10.0, 10.0]])
+        targets, batch = targets_of([(0.0, 0.0, 20.0, 20.0, 1)]), batch_of((50, 50))
+        assert _all_labels(anchors, targets, batch)[0].tolist() == [[-1, 1]]
+        outside_too = _all_labels(anchors, targets, batch, inside_only=False)[0]
+        assert outside_too.tolist() == [[1, 0]]
+
+    def test_an_anchor_must_lie_inside_its_own_image(
+        self, anchors: Tensor, batch_of: MakeBatch, targets_of: MakeTargets
+    ) -> None:
+        batch = batch_of((96, 128), (60, 64))  # the second one is padded
+        labels, _ = _all_labels(anchors, targets_of([], []), batch)
+        assert torch.equal(labels[1] == 0, inside(anchors, batch.sizes)[1])
+        assert (labels[1] == 0).sum() < (labels[0] == 0).sum()
+
+    def test_a_box_that_no_anchor_overlaps_makes_no_positives(
+        self, batch_of: MakeBatch, targets_of: MakeTargets
+    ) -> None:
+        anchors = torch.tensor([[0.0, 0.0, 10.0, 10.0], [20.0, 20.0, 30.0, 30.0]])
+        targets = targets_of([(60.0, 60.0, 70.0, 70.0, 1)])
+        assert _all_labels(anchors, targets, batch_of((100, 100)))[0].tolist() == [[0, 0]]
+
+    def test_image_without_objects_is_ordinary(
+        self, anchors: Tensor, batch_of: MakeBatch, targets_of: MakeTargets
+    ) -> None:
+        batch = batch_of((96, 128), (96, 128))
+        for targets in (targets_of([], []), targets_of([], [], padding=2)):
+            labels, deltas = _all_labels(anchors, targets, batch, inside_only=False)
+            assert (labels == 0).all()
+            assert deltas.isfinite().all()
+            sample = sample_anchors(anchors, targets, batch, AnchorSampling())
+            assert (sample.labels == 0).all()
+            assert sample.deltas.isfinite().all()
+
+    def test_difficult_objects_are_never_targets(
+        self, anchors: Tensor, batch_of: MakeBatch, targets_of: MakeTargets
+    ) -> None:
+        batch = batch_of((96, 128))
+        with_difficult = _all_labels(anchors, targets_of([A, B, C], difficult=[(0, 1)]), batch)
+        without = _all_labels(anchors, targets_of([A, C]), batch)
+        assert torch.equal(with_difficult[0], without[0])
+        assert torch.equal(with_difficult[1][without[0] == 1], without[1][without[0] == 1])
+        only_difficult = targets_of([A], difficult=[(0, 0)])
+        assert (_all_labels(anchors, only_difficult, batch)[0] == 1).sum() == 0
+
+    def test_anchors_in_a_crowd_region_are_ignored(
+        self, anchors: Tensor, batch_of: MakeBatch, targets_of: MakeTargets
+    ) -> None:
+        batch = batch_of((96, 128))
+        region = (50.0, 0.0, 128.0, 96.0, 1)
+        plain, _ = _all_labels(anchors, targets_of([A]), batch)
+        crowded, _ = _all_labels(anchors, targets_of([A, region], crowd=[(0, 1)]), batch)
+        x1, x2 = anchors[:, 0], anchors[:, 2]
+        in_region = (x2 - x1.clamp(min=50.0)) / (x2 - x1) >= 0.5
+        assert (crowded[0, in_region] != 0).all()
+        assert torch.equal(crowded[0, ~in_region], plain[0, ~in_region])
+        assert (plain[0, in_region] == 0).any()
+        assert torch.equal(crowded == 1, plain == 1)  # a region is no object
+
+    @pytest.mark.parametrize("padding", [1, 5])
+    def test_padded_ground_truth_does_nothing(
+        self, anchors: Tensor, batch_of: MakeBatch, targets_of: MakeTargets, padding: int
+    ) -> None:
+        batch = batch_of((96, 128), (96, 128), (96, 128))
+        images = [[A, B, C], [], [B]]
+        samples = [
+            sample_anchors(
+                anchors,
+                targets_of(*images, padding=extra),
+                batch,
+                AnchorSampling(samples=64),
+                torch.Generator().manual_seed(0),
+            )
+            for extra in (0, padding)
+        ]
+        for plain, padded in zip(vars(samples[0]).values(), vars(samples[1]).values(), strict=True):
+            assert torch.equal(plain, padded)
+
+    def test_a_batch_is_its_images_one_by_one(
+        self, anchors: Tensor, batch_of: MakeBatch, targets_of: MakeTargets
+    ) -> None:
+        sizes, images = [(96, 128), (60, 100), (80, 80)], [[A, B, C], [], [B]]
+        together = _all_labels(anchors, targets_of(*images), batch_of(*sizes))
+        for i, (size, image) in enumerate(zip(sizes, images, strict=True)):
+            alone = _all_labels(anchors, targets_of(image), batch_of(size))
+            assert torch.equal(together[0][i], alone[0][0])
+            positive = alone[0][0] == 1
+            assert torch.equal(together[1][i, positive], alone[1][0, positive])
+
+    @pytest.mark.parametrize("images", [[[A]], [[A, B, C]], [[], [A, B, C]]])
+    def test_256_anchors_of_each_image_at_most_half_of_them_positive(
+        self, anchors: Tensor, batch_of: MakeBatch, targets_of: MakeTargets, images: list[Any]
+    ) -> None:
+        batch = batch_of(*[(96, 128)] * len(images))
+        # at IoU 0.2 there are plenty of positives
+        loose = AnchorSampling(positive_iou=0.2, negative_iou=0.2, samples=64)
+        sample = sample_anchors(anchors, targets_of(*images), batch, loose)
+        for i, image in enumerate(images):
+            assert (sample.labels[i] == 1).sum() == (32 if image else 0)
+            assert (sample.labels[i] == 0).sum() == (32 if image else 64)
+        quarter = replace(loose, positive_fraction=0.25)
+        sample = sample_anchors(anchors, targets_of(*images), batch, quarter)
+        assert (sample.labels[-1] == 1).sum() == 16
+
+    def test_too_few_anchors_leave_places_unused(
+        self, batch_of: MakeBatch, targets_of: MakeTargets
+    ) -> None:
+        anchors = torch.tensor([[10.0, 10.0, 50.0, 40.0], [60.0, 60.0, 70.0, 70.0]])
+        sample = sample_anchors(anchors, targets_of([A]), batch_of((100, 100)), AnchorSampling())
+        assert sample.labels[0].tolist() == [1, 0] + [-1] * 254
+        assert sample.indices[0, :2].tolist() == [0, 1]
+
+    def test_a_generator_makes_the_draw_reproducible(
+        self, anchors: Tensor, batch_of: MakeBatch, targets_of: MakeTargets
+    ) -> None:
+        def draw(seed: int) -> AnchorSamples:
+            generator = torch.Generator().manual_seed(seed)
+            settings = AnchorSampling(samples=32)
+            return sample_anchors(
+                anchors, targets_of([A]), batch_of((96, 128)), settings, generator
+            )
+
+        assert torch.equal(draw(1).indices, draw(1).indices)
+        assert not torch.equal(draw(1).indices, draw(2).indices)
+
+
+def _unit_deltas(classes: int = 3) -> tuple[Tensor, Tensor]:
+    return torch.zeros(classes + 1, 4), torch.ones(classes + 1, 4)
+
+
+def _rois(
+    proposals: Proposals, targets: Targets, settings: RoISampling, seed: int = 0
+) -> RoISamples:
+    mean, std = _unit_deltas()
+    generator = torch.Generator().manual_seed(seed)
+    return sample_rois(proposals, targets, settings, mean, std, generator)
+
+
+class TestRoIs:
+    @pytest.mark.parametrize(("images", "each"), [(1, 128), (2, 64), (4, 32)])
+    def test_128_rois_a_minibatch_are_shared_by_its_images(
+        self,
+        random_boxes: Boxes,
+        targets_of: MakeTargets,
+        proposals_of: MakeProposals,
+        images: int,
+        each: int,
+    ) -> None:
+        proposals = proposals_of(random_boxes(0, images, 600))
+        targets = targets_of(*[[A, B, C]] * images)
+        assert _rois(proposals, targets, RoISampling()).labels.shape == (images, each)
+        per_image = RoISampling(per="image")
+        assert _rois(proposals, targets, per_image).labels.shape == (images, 128)
+
+    def test_at_most_a_quarter_is_foreground_in_every_image(
+        self, random_boxes: Boxes, targets_of: MakeTargets, proposals_of: MakeProposals
+    ) -> None:
+        near = torch.tensor(A[:4]) + random_boxes(1, 1, 100, extent=3.0) - 1.5
+        proposals = proposals_of(torch.cat([near, random_boxes(2, 1, 300)], 1).expand(2, -1, -1))
+        targets = targets_of([A, B, C], [])
+        rois = _rois(proposals, targets, RoISampling())
+        assert (rois.labels[0] > 0).sum() == 16
+        assert (rois.labels[0] == 0).sum() == 48
+        assert (rois.labels[1] == 0).sum() == 64  # the other image's quota is not taken over
+        half = _rois(proposals, targets, RoISampling(foreground_fraction=0.5))
+        assert (half.labels[0] > 0).sum() == 32
+
+    def test_labels_and_deltas_by_hand(
+        self, targets_of: MakeTargets, proposals_of: MakeProposals
+    ) -> None:
+        proposals = proposals_of(
+            torch.tensor(
+                [
+                    [
+                        [10.0, 10.0, 50.0, 34.0],  # IoU 0.8 with A
+                        [30.0, 50.0, 90.0, 72.5],  # IoU exactly 0.5 with B
+                        [10.0, 10.0, 50.0, 22.0],  # IoU 0.4 with A
+                        [0.0, 60.0, 20.0, 80.0],  # IoU 0
+                    ]
+                ]
+            )
+        )
+        settings = RoISampling(rois=4, foreground_fraction=1.0, append_truth=False)
+        rois = _rois(proposals, targets_of([A, B]), settings)
+        found = {tuple(box): k for k, box in enumerate(rois.boxes[0].tolist())}
+        order = [found[tuple(box)] for box in proposals.boxes[0].tolist()]
+        assert rois.labels[0, order].tolist() == [1, 2, 0, 0]
+        assert rois.matched_boxes[0, order[:3]].tolist() == [list(A[:4]), list(B[:4]), list(A[:4])]
+        log = torch.log(torch.tensor([30 / 24, 2.0])).tolist()
+        expected = torch.tensor([[0.0, 3 / 24, 0.0, log[0]], [0.0, 0.5, 0.0, log[1]]])
+        assert_close(rois.deltas[0, order[:2]], expected)
+
+    def test_deltas_are_normalised_by_the_class(
+        self, targets_of: MakeTargets, proposals_of: MakeProposals
+    ) -> None:
+        proposals = proposals_of(
+            torch.tensor([[[12.0, 8.0, 51.0, 43.0], [31.0, 52.0, 88.0, 99.0]]])
+        )
+        settings = RoISampling(rois=2, foreground_fraction=1.0, append_truth=False)
+        targets = targets_of([A, B])
+        raw = _rois(proposals, targets, settings)
+        assert sorted(raw.labels[0].tolist()) == [1, 2]
+        assert_close(raw.deltas, encode(raw.boxes, raw.matched_boxes))
+        mean = torch.arange(16.0).view(4, 4) / 100
+        std = torch.arange(1.0, 17.0).view(4, 4) / 10
+        generator = torch.Generator().manual_seed(0)
+        rois = sample_rois(proposals, targets, settings, mean, std, generator)
+        assert torch.equal(rois.labels, raw.labels)
+        assert_close(rois.deltas * std[rois.labels] + mean[rois.labels], raw.deltas)
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_labels_and_codes_equal_torchvision(
+        self, random_boxes: Boxes, proposals_of: MakeProposals, seed: int
+    ) -> None:
+        boxes, truth = random_boxes(seed, 2, 200), random_boxes(50 + seed, 2, 3)
+        flags, labels = torch.zeros(2, 3).bool(), torch.tensor([[1, 2, 3], [3, 3, 1]])
+        settings = RoISampling(rois=203, per="image", foreground_fraction=1.0)
+        std = torch.tensor([0.1, 0.1, 0.2, 0.2]).expand(4, 4)
+        targets = Targets(truth, labels, flags, flags)
+        rois = sample_rois(proposals_of(boxes), targets, settings, torch.zeros(4, 4), std)
+        oracle = RoIHeads(None, None, None, 0.5, 0.5, 512, 0.25, None, 0.05, 0.5, 100)
+        matched, expected = oracle.assign_targets_to_proposals(
+            list(rois.boxes), list(truth), list(labels)
+        )
+        for i in range(2):
+            assert torch.equal(rois.labels[i], expected[i])
+            foreground = expected[i] > 0
+            assert foreground.sum() >= 3  # the ground truth itself at least
+            codes = oracle.box_coder.encode_single(truth[i][matched[i]], rois.boxes[i])
+            assert_close(rois.deltas[i, foreground], codes[foreground], atol=1e-4, rtol=1e-5)
+
+    def test_background_window_includes_its_lower_end_and_excludes_its_upper(
+        self, targets_of: MakeTargets, proposals_of: MakeProposals
+    ) -> None:
+        """Seed document 001 loses the RoIs whose IoU is exactly 0."""
+        truth = (0.0, 0.0, 8.0, 8.0, 1)
+        boxes = [
+            [0.0, 0.0, 8.0, 4.0],  # IoU exactly 0.5
+            [0.0, 0.0, 8.0, 2.0],  # 0.25
+            [0.0, 0.0, 8.0, 1.0],  # 0.125
+            [0.0, 0.0, 4.0, 1.0],  # 0.0625
+            [20.0, 20.0, 30.0, 30.0],  # 0
+        ]
+
+        def background(**changes: Any) -> list[int]:
+            settings = RoISampling(rois=5, append_truth=False, foreground_fraction=0.0, **changes)
+            rois = _rois(proposals_of(torch.tensor([boxes])), targets_of([truth]), settings)
+            drawn = rois.boxes[0][rois.labels[0] == 0].tolist()
+            return sorted(boxes.index(box) for box in drawn)
+
+        assert background() == [1, 2, 3, 4]
+        assert background(background_low=0.1) == [1, 2]
+        assert background(background_low=0.125) == [1, 2]
+        assert background(background_high=0.25) == [2, 3, 4]
+        assert background(background_low=0.0625, background_high=0.25) == [2, 3]
+
+    def test_between_background_and_foreground_nothing_is_drawn(
+        self, targets_of: MakeTargets, proposals_of: MakeProposals
+    ) -> None:
+        boxes = torch.tensor([[[0.0, 0.0, 8.0, 4.0]]])  # IoU 0.5
+        settings = RoISampling(rois=1, foreground_iou=0.6, background_high=0.4, append_truth=False)
+        rois = _rois(proposals_of(boxes), targets_of([(0.0, 0.0, 8.0, 8.0, 1)]), settings)
+        assert rois.labels.tolist() == [[-1]]
+
+    @pytest.mark.parametrize("padding", [0, 2])
+    def test_image_without_objects_is_all_background_whatever_the_window(
+        self,
+        random_boxes: Boxes,
+        targets_of: MakeTargets,
+        proposals_of: MakeProposals,
+        padding: int,
+    ) -> None:
+        targets = targets_of([], [], padding=padding)
+        settings = RoISampling(background_low=0.1)
+        rois = _rois(proposals_of(random_boxes(3, 2, 100)), targets, settings)
+        assert (rois.labels == 0).all()
+        assert rois.deltas.isfinite().all()
+        # beside an image with objects too
+        mixed = _rois(proposals_of(random_boxes(3, 2, 100)), targets_of([], [A, B, C]), settings)
+        assert (mixed.labels[0] == 0).all()
+
+    def test_ground_truth_is_appended_or_not(
+        self, targets_of: MakeTargets, proposals_of: MakeProposals
+    ) -> None:
+        far = proposals_of(torch.tensor([[[0.0, 60.0, 20.0, 80.0]]]))
+        targets = targets_of([A, B, C], difficult=[(0, 1)], crowd=[(0, 2)], padding=2)
+        settings = RoISampling(rois=8, foreground_fraction=0.5)
+        rois = _rois(far, targets, settings)
+        assert sorted(rois.labels[0].tolist()) == [-1] * 6 + [0, 1]  # neither B, C nor padding
+        assert rois.boxes[0, 0].tolist() == list(A[:4])
+        rois = _rois(far, targets, replace(settings, append_truth=False))
+        assert sorted(rois.labels[0].tolist()) == [-1] * 7 + [0]
+
+    def test_padding_among_the_proposals_is_never_drawn(
+        self, random_boxes: Boxes, targets_of: MakeTargets
+    ) -> None:
+        boxes = random_boxes(4, 2, 50)
+        valid = torch.zeros(2, 50).bool()
+        valid[0, :20] = True
+        boxes[~valid] = 0.0
+        proposals = Proposals(boxes, torch.zeros(2, 50), valid)
+        settings = RoISampling(rois=64, per="image", append_truth=False)
+        rois = _rois(proposals, targets_of([A], [B]), settings)
+        assert (rois.labels[1] == -1).all()
+        used = rois.labels[0] >= 0
+        assert 0 < used.sum() <= 20
+        assert (rois.boxes[0, used].amax(dim=1) > 0).all()
+        assert rois.boxes[~(rois.labels >= 0)].abs().max() == 0
+
+    def test_no_proposals_at_all(self, targets_of: MakeTargets) -> None:
+        none = Proposals(torch.zeros(2, 0, 4), torch.zeros(2, 0), torch.zeros(2, 0).bool())
+        rois = _rois(none, targets_of([], []), RoISampling(rois=8))
+        assert rois.labels.tolist() == [[-1] * 4] * 2
+        rois = _rois(none, targets_of([], [A]), RoISampling(rois=8, append_truth=False))
+        assert rois.labels.tolist() == [[-1] * 4] * 2
+        rois = _rois(none, targets_of([], [A]), RoISampling(rois=8))
+        assert rois.labels.tolist() == [[-1] * 4, [1, -1, -1, -1]]
+
+    def test_too_little_background_is_left_short_or_repeated(
+        self, targets_of: MakeTargets, proposals_of: MakeProposals
+    ) -> None:
+        far = torch.tensor([[[0.0, 60.0, 20.0, 80.0], [0.0, 70.0, 20.0, 90.0]]])
+        targets, proposals = targets_of([A]), proposals_of(far)
+        short = _rois(proposals, targets, RoISampling(rois=12))
+        assert sorted(short.labels[0].tolist()) == [-1] * 9 + [0, 0, 1]
+        full = _rois(proposals, targets, RoISampling(rois=12, fill="repeat"))
+        assert sorted(full.labels[0].tolist()) == [0] * 11 + [1]
+        # The ground truth alone: it is repeated instead.
+        settings = RoISampling(rois=12, fill="repeat", background_low=0.1)
+        assert _rois(proposals, targets, settings).labels.tolist() == [[1] * 12]
+
+    def test_labels_are_minus_one_only_where_the_sample_is_short(
+        self, random_boxes: Boxes, targets_of: MakeTargets, proposals_of: MakeProposals
+    ) -> None:
+        rois = _rois(
+            proposals_of(random_boxes(5, 2, 300)), targets_of([A, B, C], [C]), RoISampling()
+        )
+        assert rois.labels.min() == 0
+        assert rois.labels.max() <= 3
+
+    def test_rois_in_a_crowd_region_are_no_background(
+        self, targets_of: MakeTargets, proposals_of: MakeProposals
+    ) -> None:
+        boxes = torch.tensor([[[60.0, 60.0, 70.0, 70.0], [0.0, 60.0, 20.0, 80.0]]])
+        targets = targets_of([A, (50.0, 50.0, 100.0, 100.0, 2)], crowd=[(0, 1)])
+        settings = RoISampling(rois=4, append_truth=False)
+        rois = _rois(proposals_of(boxes), targets, settings)
+        assert rois.boxes[0, rois.labels[0] == 0].tolist() == [[0.0, 60.0, 20.0, 80.0]]
+
+    def test_difficult_objects_give_no_foreground(
+        self, targets_of: MakeTargets, proposals_of: MakeProposals
+    ) -> None:
+        proposals = proposals_of(torch.tensor([[list(A[:4])]]))
+        rois = _rois(proposals, targets_of([A, B], difficult=[(0, 0)]), RoISampling(rois=4))
+        assert sorted(rois.labels[0].tolist()) == [-1, -1, 0, 2]
+
+    def test_a_batch_is_its_images_one_by_one(
+        self, random_boxes: Boxes, targets_of: MakeTargets, proposals_of: MakeProposals
+    ) -> None:
+        boxes, images = random_boxes(6, 3, 40), [[A, B, C], [], [B]]
+        everything = RoISampling(rois=50, per="image", foreground_fraction=1.0)
+
+        def labelled(rois: RoISamples, image: int) -> set[tuple[Any, ...]]:
+            used = rois.labels[image] >= 0
+            codes = rois.deltas[image] * (rois.labels[image] > 0)[:, None]
+            rows = zip(
+                rois.boxes[image, used].tolist(),
+                rois.labels[image, used].tolist(),
+                codes[used].tolist(),
+                strict=True,
+            )
+            return {(*box, label, *code) for box, label, code in rows}
+
+        together = _rois(proposals_of(boxes), targets_of(*images), everything)
+        for i, image in enumerate(images):
+            alone = _rois(proposals_of(boxes[i : i + 1]), targets_of(image), everything)
+            assert labelled(together, i) == labelled(alone, 0)
+            assert len(labelled(alone, 0)) == 40 + len(image)
+
+    def test_a_generator_makes_the_draw_reproducible(
+        self, random_boxes: Boxes, targets_of: MakeTargets, proposals_of: MakeProposals
+    ) -> None:
+        proposals, targets = proposals_of(random_boxes(7, 2, 300)), targets_of([A, B], [C])
+        first, same, other = (_rois(proposals, targets, RoISampling(), s).boxes for s in (1, 1, 2))
+        assert torch.equal(first, same)
+        assert not torch.equal(first, other)
+
+    def test_gradients_flow_through_the_boxes_that_were_drawn(
+        self, random_boxes: Boxes, targets_of: MakeTargets, proposals_of: MakeProposals
+    ) -> None:
+        boxes = random_boxes(8, 1, 40).requires_grad_()
+        settings = RoISampling(rois=10, append_truth=False)
+        rois = _rois(proposals_of(boxes), targets_of([A]), settings)
+        assert not rois.deltas.requires_grad
+        rois.boxes.sum().backward()
+        assert boxes.grad is not None
+        assert (boxes.grad.sum(dim=-1) == 4).sum() == (rois.labels >= 0).sum()
+
+
+@pytest.mark.parametrize(
+    ("settings", "changes", "key"),
+    [
+        (AnchorSampling, {"positive_iou": 0.0}, "positive_iou"),
+        (AnchorSampling, {"positive_iou": 1.1}, "positive_iou"),
+        (AnchorSampling, {"negative_iou": 0.8}, "negative_iou"),
+        (AnchorSampling, {"best_within": 1.0}, "best_within"),
+        (AnchorSampling, {"samples": 0}, "samples"),
+        (AnchorSampling, {"positive_fraction": 1.5}, "positive_fraction"),
+        (RoISampling, {"rois": 0}, "rois"),
+        (RoISampling, {"foreground_fraction": -0.1}, "foreground_fraction"),
+        (RoISampling, {"foreground_iou": 0.0}, "foreground_iou"),
+        (RoISampling, {"background_high": 0.6}, "background_high"),
+        (RoISampling, {"background_low": 0.5}, "background_low"),
+    ],
+)
+def test_values_out_of_range_are_named(settings: type, changes: dict[str, Any], key: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{key}="):
+        settings(**changes)

@@ -1,0 +1,81 @@
+"""Anchors against published tables."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch.testing import assert_close
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.image_list import ImageList
+
+from rcnn.ops.anchors import templates, tile
+
+
+def test_size_and_ratio_by_hand() -> None:
+    cell = templates([100.0], [0.25, 1.0, 4.0])
+    widths, heights = cell[:, 2] - cell[:, 0], cell[:, 3] - cell[:, 1]
+    assert_close(widths, torch.tensor([200.0, 100.0, 50.0]))
+    assert_close(heights, torch.tensor([50.0, 100.0, 200.0]))
+    assert_close(cell[:, :2], -cell[:, 2:])  # around (0, 0)
+
+
+def test_sizes_are_outer_and_ratios_inner() -> None:
+    cell = templates([10.0, 20.0], [0.5, 2.0])
+    assert_close(cell[0:2], templates([10.0], [0.5, 2.0]))
+    assert_close(cell[2:4], templates([20.0], [0.5, 2.0]))
+
+
+def test_a_template_keeps_the_area_of_its_size() -> None:
+    cell = templates([128.0, 256.0, 512.0], [0.5, 1.0, 2.0])
+    areas = (cell[:, 2] - cell[:, 0]) * (cell[:, 3] - cell[:, 1])
+    expected = torch.tensor([128.0, 256.0, 512.0]).square().repeat_interleave(3)
+    assert_close(areas, expected)
+
+
+def test_table_of_the_released_caffe_code(geometry: dict[str, Any]) -> None:
+    sizes, ratios = [128.0, 256.0, 512.0], [0.5, 1.0, 2.0]
+    cell = templates(sizes, ratios, rounding="caffe", stride=16.0)
+    ours = tile(cell, (1, 1), (16.0, 16.0), offset=0.5)
+    # Its boxes are inclusive, ours end one pixel further. It lists the ratios outer, we the sizes.
+    table = torch.tensor(geometry["legacy_anchors"]["python_output"]).float()
+    theirs = (table + torch.tensor([0, 0, 1, 1])).view(3, 3, 4).transpose(0, 1).reshape(9, 4)
+    assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(("offset", "key"), [(0.0, "expected"), (0.5, "centred_offset_0_5")])
+def test_table_of_detectron2(geometry: dict[str, Any], offset: float, key: str) -> None:
+    cell = templates([32.0, 64.0], [0.25, 1.0, 4.0])
+    ours = tile(cell, (1, 2), (4.0, 4.0), offset=offset)
+    assert_close(ours, torch.tensor(geometry["d2_anchors"][key]).float())
+
+
+def test_table_of_torchvision(geometry: dict[str, Any]) -> None:
+    case = geometry["tv_anchors"]
+    ours = tile(templates([10.0], [1.0]), (3, 3), (5.0, 5.0), offset=0.0)
+    assert torch.equal(ours, torch.tensor(case["expected"]).float())
+    # Its cell lists the ratios outer, ours the sizes.
+    cell = templates([128.0, 256.0, 512.0], [0.5, 1.0, 2.0], rounding="nearest")
+    table = torch.tensor(case["cell_anchors_128_256_512_run_here"]).float()
+    assert torch.equal(cell, table.view(3, 3, 4).transpose(0, 1).reshape(9, 4))
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (3, 5), (7, 2)])
+def test_grid_equals_torchvision(grid: tuple[int, int]) -> None:
+    sizes, ratios = (24.0, 50.0), (0.5, 1.0, 3.0)
+    # One size a cell and level, so that the two orders are the same.
+    for size in sizes:
+        generator = AnchorGenerator(((size,),), (ratios,))
+        images = ImageList(torch.zeros(1, 3, 16 * grid[0], 8 * grid[1]), [(1, 1)])
+        expected = generator(images, [torch.zeros(1, 1, *grid)])[0]
+        cell = templates([size], ratios, rounding="nearest")
+        assert torch.equal(tile(cell, grid, (16.0, 8.0), offset=0.0), expected)
+
+
+def test_order_is_rows_then_columns_then_templates() -> None:
+    cell = templates([8.0, 16.0], [1.0])
+    anchors = tile(cell, (2, 3), (10.0, 100.0), offset=0.0).view(2, 3, 2, 4)
+    centres = (anchors[..., :2] + anchors[..., 2:]) / 2
+    for y in range(2):
+        for x in range(3):
+            assert centres[y, x].tolist() == [[100.0 * x, 10.0 * y]] * 2
+    assert (anchors[..., 2] - anchors[..., 0])[0, 0].tolist() == [8.0, 16.0]

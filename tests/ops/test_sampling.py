@@ -1,0 +1,174 @@
+"""Balanced random samples, counted exactly."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.testing import assert_close
+
+from rcnn.ops.sampling import Sample, sample_balanced
+
+
+def _masks(labels: list[list[int]]) -> tuple[Tensor, Tensor]:
+    table = torch.tensor(labels)
+    return table == 1, table == 0
+
+
+def _drawn(sample: Sample, image: int) -> tuple[list[int], list[int]]:
+    """Indices drawn as positives and as negatives."""
+    indices = sample.indices[image]
+    return indices[sample.positive[image]].tolist(), indices[sample.negative[image]].tolist()
+
+
+def test_published_counts_and_places(geometry: dict[str, Any]) -> None:
+    case = geometry["sampler"]
+    labels = case["labels"]
+    positive, negative = _masks([labels, labels])
+    sample = sample_balanced(positive, negative, case["batch"], case["positive_fraction"])
+    for image in range(2):
+        positives, negatives = _drawn(sample, image)
+        assert len(positives) == len(set(positives)) == case["n_pos"]
+        assert len(negatives) == len(set(negatives)) == case["n_neg"]
+        assert all(labels[i] == 1 for i in positives)
+        assert all(labels[i] == 0 for i in negatives)
+
+
+@given(
+    st.lists(st.lists(st.integers(-1, 1), min_size=8, max_size=8), min_size=1, max_size=4),
+    st.integers(1, 12),
+    st.sampled_from([0.0, 0.25, 0.5, 1.0]),
+    st.booleans(),
+    st.integers(0, 1000),
+)
+@settings(deadline=None, max_examples=150)
+def test_counts_are_exact_for_every_mix(
+    labels: list[list[int]], places: int, fraction: float, repeat: bool, seed: int
+) -> None:
+    positive, negative = _masks(labels)
+    generator = torch.Generator().manual_seed(seed)
+    sample = sample_balanced(positive, negative, places, fraction, repeat, generator)
+    assert sample.indices.shape == (len(labels), places)
+    assert not (sample.positive & sample.negative).any()
+    unused = ~(sample.positive | sample.negative)
+    assert (sample.indices[unused] == 0).all()
+    for image, row in enumerate(labels):
+        positives, negatives = _drawn(sample, image)
+        # Only candidates are drawn.
+        assert all(row[i] == 1 for i in positives)
+        assert all(row[i] == 0 for i in negatives)
+        most = min(row.count(1), int(places * fraction))
+        rest = min(row.count(0), places - most)
+        if not repeat:
+            assert len(set(positives)) == len(positives) == most
+            assert len(set(negatives)) == len(negatives) == rest
+        elif row.count(0):
+            assert len(set(positives)) == len(positives) == most
+            assert len(negatives) == places - most  # full
+            assert len(set(negatives)) == rest  # each once before any comes twice
+        elif most:
+            assert len(positives) == places
+            assert len(set(positives)) == most
+        else:
+            assert not positives
+            assert not negatives
+        order = sample.positive[image].long() * 2 + sample.negative[image].long()
+        assert torch.equal(order, order.sort(descending=True).values)  # positives, negatives, rest
+
+
+def test_repeated_negatives_come_equally_often() -> None:
+    positive, negative = _masks([[1, 0, 0, 0, -1, -1]])
+    sample = sample_balanced(positive, negative, 10, 0.1, repeat=True)
+    positives, negatives = _drawn(sample, 0)
+    assert positives == [0]
+    assert sorted(negatives) == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+
+
+def test_every_candidate_is_equally_likely() -> None:
+    images = 4000
+    row = [1] * 10 + [0] * 30 + [-1] * 5
+    positive, negative = _masks([row])
+    sample = sample_balanced(
+        positive.expand(images, -1),
+        negative.expand(images, -1),
+        12,
+        0.25,
+        generator=torch.Generator().manual_seed(0),
+    )
+    used = (sample.positive | sample.negative).flatten()
+    counts = torch.bincount(sample.indices.flatten()[used], minlength=len(row)) / images
+    # 3 of 10 and 9 of 30 are drawn; the standard deviation of a frequency is 0.007.
+    assert_close(counts[:40], torch.full((40,), 0.3), atol=0.04, rtol=0.0)
+    assert counts[40:].max() == 0
+    # The order is random too: the first place is anyone's.
+    first = torch.bincount(sample.indices[:, 0], minlength=10) / images
+    assert_close(first[:10], torch.full((10,), 0.1), atol=0.03, rtol=0.0)
+
+
+def test_two_candidates_are_drawn_independently() -> None:
+    images = 4000
+    negative = torch.ones(images, 6).bool()
+    sample = sample_balanced(
+        ~negative, negative, 3, 0.5, generator=torch.Generator().manual_seed(1)
+    )
+    drawn = torch.zeros(images, 6).scatter_(1, sample.indices, 1.0)
+    together = (drawn.T @ drawn / images)[~torch.eye(6).bool()]
+    # 3/6 times 2/5 without replacement
+    assert_close(together, torch.full((30,), 0.2), atol=0.04, rtol=0.0)
+
+
+def test_each_image_has_its_own_quota() -> None:
+    """A peer draws from the whole batch: one image would then take the places of the other."""
+    positive, negative = _masks([[1] * 50 + [0] * 50, [0] * 98 + [1] * 2])
+    sample = sample_balanced(positive, negative, 20, 0.5)
+    assert sample.positive.sum(dim=1).tolist() == [10, 2]
+    assert sample.negative.sum(dim=1).tolist() == [10, 18]
+
+
+def test_what_one_image_draws_does_not_depend_on_the_labels_of_another() -> None:
+    row = [1, 0, 0, 1, 0, -1, 0, 0]
+    draws = []
+    for other in ([0] * 8, [-1] * 8, [1] * 8):
+        positive, negative = _masks([row, other])
+        draws.append(
+            sample_balanced(
+                positive, negative, 4, 0.25, generator=torch.Generator().manual_seed(3)
+            ).indices[0]
+        )
+    assert torch.equal(draws[0], draws[1])
+    assert torch.equal(draws[0], draws[2])
+
+
+def test_no_candidates_at_all() -> None:
+    nothing = torch.zeros(2, 0).bool()
+    sample = sample_balanced(nothing, nothing, 5, 0.5, repeat=True)
+    assert sample.indices.shape == (2, 5)
+    assert not (sample.positive | sample.negative).any()
+
+
+@pytest.mark.parametrize("repeat", [False, True])
+def test_a_generator_decides_and_the_global_state_is_left_alone(repeat: bool) -> None:
+    positive, negative = _masks([[1, 0] * 50])
+    before = torch.get_rng_state()
+    draws = [
+        sample_balanced(
+            positive, negative, 20, 0.5, repeat, torch.Generator().manual_seed(seed)
+        ).indices
+        for seed in (1, 1, 2)
+    ]
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_without_a_generator_the_global_seed_decides() -> None:
+    positive, negative = _masks([[1, 0] * 50])
+    state = torch.get_rng_state()
+    draws = []
+    for _ in range(2):
+        torch.manual_seed(5)
+        draws.append(sample_balanced(positive, negative, 20, 0.5).indices)
+    torch.set_rng_state(state)
+    assert torch.equal(draws[0], draws[1])

@@ -1,0 +1,188 @@
+"""Non-maximum suppression against torchvision, image by image and group by group."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torchvision.ops import nms
+
+from rcnn.ops.boxes import iou
+from rcnn.ops.suppression import suppress
+
+Boxes = Callable[..., Tensor]
+
+
+def _reference(
+    boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float
+) -> list[int]:
+    """What stays of one image, best first (of equal scores, the one listed first)."""
+    kept: list[int] = []
+    for group in groups.unique().tolist():
+        members = ((groups == group) & valid).nonzero().squeeze(1)
+        kept += members[nms(boxes[members], scores[members], threshold)].tolist()
+    return sorted(kept, key=lambda i: (-scores[i].item(), i))
+
+
+def _kept(result: tuple[Tensor, Tensor], image: int) -> list[int]:
+    indices, used = result
+    return indices[image][used[image]].tolist()
+
+
+def test_published_case(geometry: dict[str, Any]) -> None:
+    case = geometry["iou_tv"]
+    boxes, scores = torch.tensor([case["float_boxes"]]), torch.tensor([case["nms_scores"]])
+    groups = torch.zeros(1, 3).long()
+    result = suppress(boxes, scores, groups, groups == 0, case["nms_iou_thr"], 10)
+    assert _kept(result, 0) == case["nms_keep"]
+
+
+@given(
+    images=st.integers(1, 3),
+    count=st.integers(1, 40),
+    groups=st.integers(1, 4),
+    levels=st.sampled_from([3, 1000000]),  # few levels: many equal scores
+    threshold=st.sampled_from([0.3, 0.5, 0.7]),
+    seed=st.integers(0, 10**6),
+)
+@settings(deadline=None, max_examples=80, derandomize=True)
+def test_equals_torchvision_image_by_image_and_group_by_group(
+    images: int, count: int, groups: int, levels: int, threshold: float, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    corners = torch.rand(images, count, 2, 2, generator=generator).sort(dim=-2).values * 64
+    boxes = (corners * 4).round().flatten(-2) / 4
+    scores = torch.randint(levels, (images, count), generator=generator) / levels
+    group = torch.randint(groups, (images, count), generator=generator)
+    valid = torch.rand(images, count, generator=generator) < 0.8
+    result = suppress(boxes, scores, group, valid, threshold, count)
+    for i in range(images):
+        expected = _reference(boxes[i], scores[i], group[i], valid[i], threshold)
+        assert _kept(result, i) == expected
+
+
+@pytest.mark.parametrize("count", [120, 700])
+def test_many_classes_of_a_large_batch_do_not_blur_the_boxes(count: int) -> None:
+    """Moving each group to a place of its own costs digits: 8 images of 80 classes cost many."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = 4 + 12 * torch.rand(8, count, 2, generator=generator)
+    corners = torch.rand(8, count, 2, generator=generator) * 20 + 900
+    boxes = torch.cat([corners, corners + sizes], dim=-1)
+    scores = torch.rand(8, count, generator=generator)
+    group = 80 - torch.randint(2, (8, count), generator=generator)
+    everything = torch.ones(8, count).bool()
+    result = suppress(boxes, scores, group, everything, 0.5, count)
+    for i in range(8):
+        expected = _reference(boxes[i], scores[i], group[i], everything[i], 0.5)
+        assert _kept(result, i) == expected
+
+
+def test_an_image_keeps_the_same_boxes_whatever_stands_beside_it(random_boxes: Boxes) -> None:
+    generator = torch.Generator().manual_seed(1)
+    boxes, scores = random_boxes(2, 3, 60), torch.rand(3, 60, generator=generator)
+    group = torch.randint(3, (3, 60), generator=generator)
+    everything = torch.ones(3, 60).bool()
+    together = suppress(boxes, scores, group, everything, 0.4, 20)
+    for i in range(3):
+        one = slice(i, i + 1)
+        alone = suppress(boxes[one], scores[one], group[one], everything[one], 0.4, 20)
+        assert _kept(together, i) == _kept(alone, 0)
+
+
+@given(st.integers(0, 10**6), st.sampled_from([0.3, 0.5, 0.7]))
+@settings(deadline=None, max_examples=30)
+def test_what_stays_is_apart_and_what_goes_overlaps_something_better(
+    seed: int, threshold: float
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    boxes = torch.rand(1, 30, 2, 2, generator=generator).sort(dim=-2).values.flatten(-2) * 50
+    scores = torch.rand(1, 30, generator=generator)
+    group, everything = torch.zeros(1, 30).long(), torch.ones(1, 30).bool()
+    kept = _kept(suppress(boxes, scores, group, everything, threshold, 30), 0)
+    overlaps = iou(boxes[0], boxes[0])
+    among = overlaps[kept][:, kept] - torch.eye(len(kept))
+    assert among.max() <= threshold + 1e-6
+    for i in set(range(30)) - set(kept):
+        better = [k for k in kept if scores[0, k] >= scores[0, i]]
+        assert overlaps[i, better].max() > threshold - 1e-6
+    # Once more changes nothing.
+    again = suppress(
+        boxes[:, kept], scores[:, kept], group[:, kept], everything[:, kept], threshold, 30
+    )
+    assert _kept(again, 0) == list(range(len(kept)))
+
+
+def test_the_limit_keeps_the_best_of_each_image() -> None:
+    boxes = torch.arange(12).float()[:, None] * 20 + torch.tensor([0.0, 0.0, 10.0, 10.0])
+    boxes = boxes.view(2, 6, 4)  # all apart
+    scores = torch.tensor([[0.1, 0.6, 0.3, 0.5, 0.2, 0.4], [0.9, 0.8, 0.7, 0.6, 0.5, 0.4]])
+    group, valid = torch.tensor([[0, 1] * 3] * 2), torch.ones(2, 6).bool()
+    valid[1, 2:] = False
+    indices, used = suppress(boxes, scores, group, valid, 0.5, 3)
+    assert indices.shape == used.shape == (2, 3)
+    assert indices[0].tolist() == [1, 3, 5]
+    assert used.tolist() == [[True, True, True], [True, True, False]]
+    assert indices[1, :2].tolist() == [0, 1]
+
+
+def test_a_box_goes_only_above_the_threshold() -> None:
+    # IoU exactly 0.5
+    boxes = torch.tensor([[[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 5.0]]])
+    scores, group = torch.tensor([[0.9, 0.8]]), torch.zeros(1, 2).long()
+    assert _kept(suppress(boxes, scores, group, group == 0, 0.5, 2), 0) == [0, 1]
+    assert _kept(suppress(boxes, scores, group, group == 0, 0.49, 2), 0) == [0]
+
+
+def test_equal_boxes_of_two_groups_or_images_both_stay() -> None:
+    boxes = torch.tensor([0.0, 0.0, 10.0, 10.0]).expand(2, 3, 4)
+    scores = torch.tensor([[0.3, 0.2, 0.1]] * 2)
+    group = torch.tensor([[0, 1, 0], [0, 1, 1]])
+    result = suppress(boxes, scores, group, torch.ones(2, 3).bool(), 0.5, 3)
+    assert _kept(result, 0) == [0, 1]
+    assert _kept(result, 1) == [0, 1]
+
+
+def test_nothing_to_suppress() -> None:
+    no_boxes = suppress(
+        torch.zeros(2, 0, 4),
+        torch.zeros(2, 0),
+        torch.zeros(2, 0).long(),
+        torch.zeros(2, 0).bool(),
+        0.5,
+        7,
+    )
+    assert no_boxes[0].shape == no_boxes[1].shape == (2, 0)
+    none_valid = suppress(
+        torch.ones(2, 5, 4),
+        torch.ones(2, 5),
+        torch.zeros(2, 5).long(),
+        torch.zeros(2, 5).bool(),
+        0.5,
+        7,
+    )
+    assert none_valid[0].shape == (2, 5)
+    assert not none_valid[1].any()
+
+
+def test_invalid_boxes_suppress_nothing() -> None:
+    boxes = torch.tensor([0.0, 0.0, 10.0, 10.0]).expand(1, 2, 4)
+    result = suppress(
+        boxes,
+        torch.tensor([[0.9, 0.1]]),
+        torch.zeros(1, 2).long(),
+        torch.tensor([[False, True]]),
+        0.5,
+        2,
+    )
+    assert _kept(result, 0) == [1]
+
+
+def test_half_precision_is_compared_in_full(random_boxes: Boxes) -> None:
+    boxes, scores = random_boxes(3, 1, 30, extent=900.0), torch.linspace(0.1, 0.9, 30)[None]
+    group, everything = torch.zeros(1, 30).long(), torch.ones(1, 30).bool()
+    half = suppress(boxes.bfloat16(), scores.bfloat16(), group, everything, 0.5, 30)
+    full = suppress(boxes.bfloat16().float(), scores.bfloat16().float(), group, everything, 0.5, 30)
+    assert _kept(half, 0) == _kept(full, 0)

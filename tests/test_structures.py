@@ -1,0 +1,118 @@
+"""The tensors that travel between the stages."""
+
+from dataclasses import FrozenInstanceError
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from rcnn.structures import (
+    Detections,
+    GroundTruth,
+    ImageBatch,
+    Losses,
+    SampleCounts,
+    Targets,
+)
+
+
+def _truth(count: int, first_label: int = 1) -> GroundTruth:
+    boxes = torch.arange(4.0 * count).view(count, 4)
+    flags = torch.zeros(count).bool()
+    labels = torch.arange(first_label, first_label + count)
+    return GroundTruth(boxes, labels, flags, flags, areas=torch.ones(count))
+
+
+def _losses() -> Losses:
+    counts = SampleCounts(torch.tensor(3), torch.tensor(5))
+    return Losses(torch.tensor(1.0), torch.tensor(2.0), counts=counts)
+
+
+def test_ground_truth_of_0_1_and_3_objects_is_padded_to_3() -> None:
+    targets = Targets.pad([_truth(0), _truth(1, 7), _truth(3)])
+    assert targets.boxes.shape == (3, 3, 4)
+    assert targets.labels.tolist() == [[0, 0, 0], [7, 0, 0], [1, 2, 3]]
+    assert torch.equal(targets.boxes[2], _truth(3).boxes)
+    assert not targets.boxes[0].any()
+    assert not targets.boxes[1, 1:].any()
+    assert targets.difficult.dtype == targets.crowd.dtype == torch.bool
+    assert targets.learned.tolist() == [[False] * 3, [True, False, False], [True] * 3]
+
+
+def test_a_minibatch_without_any_object_has_no_places() -> None:
+    targets = Targets.pad([_truth(0), _truth(0)])
+    assert targets.boxes.shape == (2, 0, 4)
+    assert targets.learned.shape == (2, 0)
+
+
+def test_difficult_and_crowd_objects_are_not_learned() -> None:
+    targets = Targets(
+        boxes=torch.zeros(1, 4, 4),
+        labels=torch.tensor([[1, 2, 3, 0]]),
+        difficult=torch.tensor([[False, True, False, False]]),
+        crowd=torch.tensor([[False, False, True, False]]),
+    )
+    assert targets.learned.tolist() == [[True, False, False, False]]
+
+
+def test_flags_are_padded_with_their_boxes() -> None:
+    one = _truth(2)
+    hard = GroundTruth(one.boxes, one.labels, ~one.difficult, one.crowd, one.areas)
+    crowd = GroundTruth(one.boxes, one.labels, one.difficult, ~one.crowd, one.areas)
+    targets = Targets.pad([hard, crowd, _truth(3)])
+    assert targets.difficult.tolist() == [[True, True, False], [False] * 3, [False] * 3]
+    assert targets.crowd.tolist() == [[False] * 3, [True, True, False], [False] * 3]
+
+
+def test_scales_are_vertical_then_horizontal() -> None:
+    batch = ImageBatch(
+        pixels=torch.zeros(1, 3, 64, 96, dtype=torch.uint8),
+        sizes=torch.tensor([[60, 90]]),
+        original_sizes=torch.tensor([[30, 180]]),
+    )
+    assert_close(batch.scales, torch.tensor([[2.0, 0.5]]))
+
+
+def test_every_tensor_moves_and_the_rest_stays() -> None:
+    found = Detections(torch.zeros(2, 4), torch.zeros(2), torch.ones(2).long(), ("cat",))
+    moved = found.to("meta")
+    assert {t.device.type for t in (moved.boxes, moved.scores, moved.labels)} == {"meta"}
+    assert moved.class_names == ("cat",)
+    assert found.boxes.device.type == "cpu"
+    losses = _losses().to("meta")
+    assert losses.roi_classes.device.type == "meta"
+    assert losses.rpn_boxes is None
+    assert losses.counts is not None
+    assert losses.counts.rois_foreground.device.type == "meta"
+    assert losses.counts.anchors_positive is None
+
+
+def test_the_tensors_of_a_batch_cannot_be_exchanged_by_accident() -> None:
+    with pytest.raises(FrozenInstanceError):
+        _truth(1).boxes = torch.zeros(0, 4)  # type: ignore[misc]
+
+
+def test_detections_have_names() -> None:
+    labels = torch.tensor([2, 1, 2])
+    found = Detections(torch.zeros(3, 4), torch.zeros(3), labels, ("cat", "dog"))
+    assert len(found) == 3
+    assert found.names == ["dog", "cat", "dog"]
+    nothing = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0).long(), ("cat",))
+    assert len(nothing) == 0
+    assert nothing.names == []
+
+
+def test_the_total_is_the_sum_of_the_terms_that_there_are() -> None:
+    two = _losses()
+    assert two.named.keys() == {"roi_classes", "roi_boxes"}
+    assert two.total == 3
+    four = Losses(*(torch.tensor(float(k), requires_grad=True) for k in (1, 2, 4, 8)))
+    assert list(four.named) == ["rpn_objectness", "rpn_boxes", "roi_classes", "roi_boxes"]
+    assert four.named["rpn_objectness"] == 4
+    assert four.total == 15
+    four.total.backward()
+    assert four.roi_boxes.grad == 1
+
+
+def test_ground_truth_knows_its_length() -> None:
+    assert [len(_truth(count)) for count in (0, 1, 3)] == [0, 1, 3]

@@ -1,0 +1,220 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from rcnn.structures import Detections, GroundTruth
+from rcnn.view.boards import LegendEntry, with_legend
+from rcnn.view.detections import draw_comparison, draw_detections, draw_truth
+from rcnn.view.palette import CORRECT, IGNORED, MISSED, WRONG, Colour, class_colour
+
+Detected = Callable[..., Detections]
+Annotated = Callable[..., GroundTruth]
+HasColour = Callable[[Tensor, Colour], bool]
+
+
+def test_an_image_without_detections_stays_as_it_is(image: Tensor, detected: Detected) -> None:
+    assert torch.equal(draw_detections(image, detected()), image)
+
+
+def test_an_image_without_objects_stays_as_it_is(
+    image: Tensor, annotated: Annotated, class_names: tuple[str, ...]
+) -> None:
+    assert torch.equal(draw_truth(image, annotated(), class_names), image)
+
+
+def test_every_detection_has_the_colour_of_its_class_at_its_edge(
+    image: Tensor, detected: Detected
+) -> None:
+    before = image.clone()
+    boxes = [(20, 40, 120, 140), (150, 60, 250, 300), (280, 100, 400, 330)]
+    rows = [(*box, 0.9 - 0.1 * i, i + 1) for i, box in enumerate(boxes)]
+    picture = draw_detections(image, detected(*rows))
+    for label, (x1, y1, x2, y2) in enumerate(boxes, start=1):
+        middle = (x1 + x2) // 2, (y1 + y2) // 2
+        for x, y in ((x1, middle[1]), (x2 - 1, middle[1]), (middle[0], y2 - 1)):
+            assert tuple(picture[:, y, x].tolist()) == class_colour(label)
+        assert torch.equal(picture[:, middle[1], middle[0]], image[:, middle[1], middle[0]])
+    assert torch.equal(image, before)
+
+
+def test_the_label_stands_on_the_box(image: Tensor, detected: Detected) -> None:
+    picture = draw_detections(image, detected((100, 100, 200, 200, 0.9, 1)))
+    ground = (picture == torch.tensor(class_colour(1), dtype=torch.uint8)[:, None, None]).all(0)
+    assert ground[84:99, 100:120].float().mean() > 0.5
+    assert not torch.equal(
+        picture[:, 88:98, 102:140], picture[:, 88:98, 102:103].expand(-1, -1, 38)
+    )
+
+
+def test_detections_below_the_minimum_score_are_left_out(
+    image: Tensor, detected: Detected, has_colour: HasColour
+) -> None:
+    found = detected((20, 40, 120, 140, 0.8, 1), (150, 60, 250, 300, 0.3, 2))
+    picture = draw_detections(image, found)
+    assert has_colour(picture, class_colour(1))
+    assert not has_colour(picture, class_colour(2))
+    assert has_colour(draw_detections(image, found, minimum_score=0.3 - 1e-6), class_colour(2))
+
+
+def test_the_limit_keeps_the_best(image: Tensor, detected: Detected, has_colour: HasColour) -> None:
+    found = detected((20, 40, 120, 140, 0.8, 1), (150, 60, 250, 300, 0.9, 2))
+    picture = draw_detections(image, found, limit=1)
+    assert has_colour(picture, class_colour(2))
+    assert not has_colour(picture, class_colour(1))
+
+
+def test_a_small_box_inside_a_large_one_stays_in_sight(image: Tensor, detected: Detected) -> None:
+    found = detected((100, 100, 300, 300, 0.9, 1), (100, 150, 140, 200, 0.6, 2))
+    picture = draw_detections(image, found)
+    assert tuple(picture[:, 190, 100].tolist()) == class_colour(2)
+
+
+@pytest.mark.parametrize(
+    "box", [(0, 0, 12, 12), (388, 0, 400, 12), (0, 318, 12, 330), (388, 318, 400, 330)]
+)
+def test_labels_stay_inside_at_every_corner(
+    image: Tensor, detected: Detected, box: tuple[int, int, int, int]
+) -> None:
+    def coloured_pixels(corners: tuple[int, int, int, int]) -> int:
+        picture = draw_detections(image, detected((*corners, 0.9, 3)))
+        colour = torch.tensor(class_colour(3), dtype=torch.uint8)[:, None, None]
+        return int((picture == colour).all(0).sum())
+
+    # Its label covers as much as that of the same box in the middle, but for the frame under it.
+    frame = 2 * 4 * 12
+    assert coloured_pixels(box) >= coloured_pixels((194, 160, 206, 172)) - frame
+
+
+@pytest.mark.parametrize("label", [0, 4, -1])
+def test_a_label_without_a_name_is_an_error(
+    image: Tensor, detected: Detected, annotated: Annotated, label: int
+) -> None:
+    with pytest.raises(ValueError, match=rf"label {label} .*1\.\.3"):
+        draw_detections(image, detected((20, 40, 120, 140, 0.8, label)))
+    with pytest.raises(ValueError, match=rf"label {label} .*1\.\.2"):
+        draw_truth(image, annotated((20, 40, 120, 140, label)), ["cat", "dog"])
+
+
+def test_objects_that_do_not_count_are_grey(
+    image: Tensor, annotated: Annotated, class_names: tuple[str, ...], has_colour: HasColour
+) -> None:
+    truth = annotated((20, 40, 120, 140, 1), (150, 60, 250, 300, 2), difficult=(1,))
+    picture = draw_truth(image, truth, class_names)
+    assert has_colour(picture, class_colour(1))
+    assert has_colour(picture, IGNORED)
+    assert not has_colour(picture, class_colour(2))
+
+
+def test_a_difficult_object_is_dashed_and_a_crowd_is_hatched(
+    image: Tensor, annotated: Annotated, class_names: tuple[str, ...]
+) -> None:
+    row = (50, 60, 350, 300, 1)
+    difficult = draw_truth(image, annotated(row, difficult=(0,)), class_names)
+    crowd = draw_truth(image, annotated(row, crowd=(0,)), class_names)
+    grey = torch.tensor(IGNORED, dtype=torch.uint8)[:, None]
+    dashes = (difficult[:, 299, 50:350] == grey).all(0).float().mean()
+    assert 0.4 < dashes < 0.8
+    assert (crowd[:, 299, 50:350] == grey).all()
+    inside = slice(100, 250), slice(100, 300)
+    assert torch.equal(difficult[:, *inside], image[:, *inside])
+    assert not torch.equal(crowd[:, *inside], image[:, *inside])
+
+
+def test_thirty_objects_are_drawn(image: Tensor, detected: Detected) -> None:
+    boxes = [(60 * (i % 6) + 20, 60 * (i // 6) + 20) for i in range(30)]
+    found = detected(*[(x, y, x + 50, y + 50, 0.99 - i / 100, 1) for i, (x, y) in enumerate(boxes)])
+    picture = draw_detections(image, found)
+    for x, y in boxes:
+        assert tuple(picture[:, y + 49, x + 45].tolist()) == class_colour(1)
+
+
+def test_a_small_image_is_enlarged_for_its_labels(detected: Detected) -> None:
+    image = torch.full((3, 160, 160), 99, dtype=torch.uint8)
+    picture = draw_detections(image, detected((10, 20, 60, 90, 0.9, 2)))
+    assert picture.shape == (3, 480, 480)
+    assert tuple(picture[:, 150, 30].tolist()) == class_colour(2)
+
+
+@pytest.mark.parametrize(
+    ("found", "there", "colours"),
+    [
+        ([], [], set()),
+        ([(20, 40, 120, 140, 0.8, 1)], [(20, 40, 120, 140, 1)], {CORRECT}),
+        ([(20, 40, 120, 140, 0.8, 2)], [(20, 40, 120, 140, 1)], {WRONG, MISSED}),
+        ([(20, 40, 120, 140, 0.8, 1)], [], {WRONG}),
+        ([], [(20, 40, 120, 140, 1)], {MISSED}),
+        ([(20, 40, 120, 140, 0.4, 1)], [(20, 40, 120, 140, 1)], {MISSED}),
+        (
+            [(20, 40, 120, 140, 0.8, 1), (150, 60, 250, 300, 0.7, 2), (5, 5, 60, 60, 0.6, 3)],
+            [(20, 40, 120, 140, 1), (150, 60, 250, 300, 2), (280, 100, 400, 330, 3)],
+            {CORRECT, WRONG, MISSED},
+        ),
+    ],
+)
+def test_hits_and_misses_show_their_colours(
+    image: Tensor,
+    detected: Detected,
+    annotated: Annotated,
+    has_colour: HasColour,
+    found: list[tuple[float, ...]],
+    there: list[tuple[float, ...]],
+    colours: set[Colour],
+) -> None:
+    picture = draw_comparison(image, detected(*found), annotated(*there))
+    panels = picture[:, :365]  # without the legend, which shows every colour
+    assert {c for c in (CORRECT, WRONG, MISSED, IGNORED) if has_colour(panels, c)} == colours
+    assert picture.shape[1] > 330
+    assert picture.shape[2] > 800
+
+
+def test_what_does_not_count_is_grey_on_both_sides(
+    image: Tensor, detected: Detected, annotated: Annotated, has_colour: HasColour
+) -> None:
+    truth = annotated((20, 40, 120, 140, 1), difficult=(0,))
+    picture = draw_comparison(image, detected((20, 40, 120, 140, 0.8, 1)), truth)[:, :365]
+    middle = picture.shape[2] // 2
+    assert has_colour(picture[..., :middle], IGNORED)
+    assert has_colour(picture[..., middle:], IGNORED)
+    assert not any(has_colour(picture, colour) for colour in (CORRECT, WRONG, MISSED))
+
+
+def test_truth_is_on_the_left_and_detections_are_on_the_right(
+    image: Tensor, detected: Detected, annotated: Annotated, has_colour: HasColour
+) -> None:
+    found, truth = detected((20, 40, 120, 140, 0.8, 1)), annotated((200, 40, 300, 140, 1))
+    picture = draw_comparison(image, found, truth)[:, :365]
+    middle = picture.shape[2] // 2
+    assert has_colour(picture[..., :middle], MISSED)
+    assert not has_colour(picture[..., :middle], WRONG)
+    assert has_colour(picture[..., middle:], WRONG)
+    assert not has_colour(picture[..., middle:], MISSED)
+
+
+def test_the_smallest_iou_decides_what_is_found(
+    image: Tensor, detected: Detected, annotated: Annotated, has_colour: HasColour
+) -> None:
+    found, truth = detected((20, 40, 120, 140, 0.8, 1)), annotated((20, 40, 120, 110, 1))
+    assert has_colour(draw_comparison(image, found, truth)[:, :365], CORRECT)
+    strict = draw_comparison(image, found, truth, minimum_iou=0.75)[:, :365]
+    assert not has_colour(strict, CORRECT)
+
+
+def test_the_legend_counts(image: Tensor, detected: Detected, annotated: Annotated) -> None:
+    found = detected(
+        (20, 40, 120, 140, 0.8, 1), (20, 40, 120, 130, 0.7, 1), (150, 60, 250, 300, 0.6, 2)
+    )
+    truth = annotated(
+        (20, 40, 120, 140, 1), (150, 60, 250, 300, 2), (280, 100, 390, 320, 3), difficult=(1,)
+    )
+    picture = draw_comparison(image, found, truth)
+    entries = [
+        LegendEntry("1 correct", (CORRECT,)),
+        LegendEntry("1 wrong", (WRONG,)),
+        LegendEntry("1 missed", (MISSED,), dashed=True),
+        LegendEntry("does not count", (IGNORED,)),
+    ]
+    blank = picture[:, :10]
+    legend = with_legend(blank, entries)[:, 10:]
+    assert torch.equal(picture[:, -legend.shape[1] :], legend)

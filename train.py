@@ -1,0 +1,17 @@
+"""Train and test a detector: ``python train.py [group=choice] [key=value] ...``; see README.md."""
+
+import hydra
+from omegaconf import DictConfig
+
+from rcnn.app import explained, run
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def main(config: DictConfig) -> float:
+    """Run one job and return the validation metric that the config monitors."""
+    return run(config)
+
+
+if __name__ == "__main__":
+    with explained():
+        main()
