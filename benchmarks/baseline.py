@@ -17,7 +17,7 @@ from rcnn.data import DetectionBatch
 from rcnn.model.settings import DetectorSettings
 from rcnn.ops.boxes import scale
 from rcnn.structures import Detections
-from rcnn.training.module import Recipe
+from rcnn.training.optim import Recipe
 from rcnn.training.scores import Scores
 
 
@@ -115,8 +115,7 @@ class TorchvisionModule(pl.LightningModule):
         self.log_dict({f"test/{name}": value for name, value in headline.items()})
 
     def configure_optimizers(self) -> Any:
-        steps = int(self.trainer.estimated_stepping_batches)
-        optimizer, schedule = self.recipe(self.detector, steps, 2)
+        optimizer, schedule = self.recipe(self.detector, self.trainer.estimated_stepping_batches, 2)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},

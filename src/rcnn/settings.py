@@ -27,9 +27,9 @@ def require(condition: bool, key: str, value: object, allowed: str) -> None:
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
-    """Return ``", did you mean 'x'?"`` for the most similar of ``words``, or an empty string."""
+    """Return ``", did you mean 'x'?"`` for the most similar of ``words``, or a full stop."""
     found = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
-    return f", did you mean {found[0]!r}?" if found else ""
+    return f", did you mean {found[0]!r}?" if found else "."
 
 
 def to_plain(value: Any) -> Any:
@@ -62,7 +62,7 @@ def from_plain(cls: type[S], values: object, where: str = "") -> S:
     for key in values:
         if key not in kinds:
             raise SettingsError(
-                f"Unknown key {_join(where, key)!r}{nearest(str(key), kinds) or '.'} "
+                f"Unknown key {_join(where, key)!r}{nearest(str(key), kinds)} "
                 f"Known keys: {', '.join(sorted(kinds))}."
             )
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]

@@ -80,12 +80,17 @@ def resnet18_c4(**changes: Any) -> FasterRCNN:
     backbone = IntermediateLayerGetter(network, {"layer3": "0"})
     backbone.out_channels = 256
     predictor = FastRCNNPredictor(512, 5)
-    arguments = {**SETTINGS, **c4_parts(), "num_classes": None, "box_predictor": predictor}
+    few = {"rpn_post_nms_top_n_train": 60, "rpn_post_nms_top_n_test": 50}  # its head is slow
+    arguments = {**SETTINGS, **c4_parts(), **few, "num_classes": None, "box_predictor": predictor}
     return FasterRCNN(backbone, box_head=head, **{**arguments, **changes})
 
 
 def vgg16_c4(**changes: Any) -> FasterRCNN:
     backbone = make_layers(cfgs["D"])[:-1]  # vgg16().features[:-1] without its large classifier
+    for layer in backbone:
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out")
+            nn.init.zeros_(layer.bias)
     backbone.out_channels = 512
     arguments = {**SETTINGS, **c4_parts(), "min_size": 80, "max_size": 128}  # its body is slow
     return FasterRCNN(backbone, **{**arguments, **changes})

@@ -10,7 +10,7 @@ from torchvision.models import get_model
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.backbone_utils import mobilenet_backbone, resnet_fpn_backbone
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
-from torchvision.ops import FrozenBatchNorm2d
+from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 
 from rcnn.interop import InteropError
 from rcnn.interop.recognition import recognise_backbone
@@ -18,8 +18,10 @@ from rcnn.interop.recognition import recognise_backbone
 Assemble = Callable[..., FasterRCNN]
 
 
-def around(backbone: nn.Module, **arguments: Any) -> FasterRCNN:
-    return FasterRCNN(backbone, num_classes=3, **arguments)
+def around(backbone: nn.Module) -> FasterRCNN:
+    """A detector that pools each RoI to one cell, which makes its head small."""
+    pool = MultiScaleRoIAlign(["0", "1", "2", "3"], output_size=1, sampling_ratio=2)
+    return FasterRCNN(backbone, num_classes=3, box_roi_pool=pool)
 
 
 def pyramid(name: str, **arguments: Any) -> nn.Module:
@@ -30,7 +32,7 @@ def pyramid(name: str, **arguments: Any) -> nn.Module:
 
 @pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
 def test_resnets_with_a_pyramid(depth: int) -> None:
-    found = recognise_backbone(around(pyramid(f"resnet{depth}")), pooled_size=7)
+    found = recognise_backbone(around(pyramid(f"resnet{depth}")), pooled_size=1)
     assert found.name == f"resnet{depth}_fpn"
     assert found.norm == "frozen"
     assert found.weights is None
@@ -72,7 +74,7 @@ def test_width_and_dropout_of_the_head_and_norms_of_the_body_are_read() -> None:
 @pytest.mark.parametrize(("learning", "frozen"), [(5, 0), (4, 1), (3, 2), (1, 4), (0, 5)])
 def test_leading_stages_that_do_not_learn_are_counted(learning: int, frozen: int) -> None:
     backbone = pyramid("resnet18", trainable_layers=learning)
-    assert recognise_backbone(around(backbone), pooled_size=7).frozen_stages == frozen
+    assert recognise_backbone(around(backbone), pooled_size=1).frozen_stages == frozen
 
 
 def test_stages_of_mobilenet_and_blocks_of_vgg_are_counted(assemble: Assemble) -> None:
@@ -80,7 +82,7 @@ def test_stages_of_mobilenet_and_blocks_of_vgg_are_counted(assemble: Assemble) -
         backbone = mobilenet_backbone(
             backbone_name="mobilenet_v3_large", weights=None, fpn=True, trainable_layers=2
         )
-    assert recognise_backbone(around(backbone), pooled_size=7).frozen_stages == 4
+    assert recognise_backbone(around(backbone), pooled_size=1).frozen_stages == 4
     model = assemble("vgg16_c4")
     model.backbone[:5].requires_grad_(False)  # conv1_1 to conv1_2 and their pooling
     model.backbone[5].requires_grad_(False)  # conv2_1 alone
@@ -90,19 +92,19 @@ def test_stages_of_mobilenet_and_blocks_of_vgg_are_counted(assemble: Assemble) -
 def test_a_later_stage_alone_is_no_leading_stage() -> None:
     backbone = pyramid("resnet18", trainable_layers=5)
     backbone.body.layer2.requires_grad_(False)
-    assert recognise_backbone(around(backbone), pooled_size=7).frozen_stages == 0
+    assert recognise_backbone(around(backbone), pooled_size=1).frozen_stages == 0
 
 
 @pytest.mark.parametrize("name", ["wide_resnet50_2", "resnext50_32x4d"])
 def test_other_networks_are_refused_and_the_supported_are_named(name: str) -> None:
     with pytest.raises(InteropError, match=r"BackboneWithFPN.*Supported are vgg16.*resnet50_fpn"):
-        recognise_backbone(around(pyramid(name)), pooled_size=7)
+        recognise_backbone(around(pyramid(name)), pooled_size=1)
 
 
 def test_fewer_levels_are_refused() -> None:
     model = around(pyramid("resnet18", returned_layers=[2, 3, 4]))
     with pytest.raises(InteropError, match=r"backbone.*not supported"):
-        recognise_backbone(model, pooled_size=7)
+        recognise_backbone(model, pooled_size=1)
 
 
 def test_a_head_that_does_not_go_with_the_backbone_is_refused(assemble: Assemble) -> None:
@@ -132,7 +134,7 @@ def test_norms_that_differ_are_refused() -> None:
     with torch.device("meta"):
         backbone.body.bn1 = FrozenBatchNorm2d(64)
     with pytest.raises(InteropError, match=r"BatchNorm2d with eps=1e-05 and FrozenBatchNorm2d"):
-        recognise_backbone(around(backbone), pooled_size=7)
+        recognise_backbone(around(backbone), pooled_size=1)
     backbone = pyramid("resnet18", norm_layer=nn.SyncBatchNorm)
     with pytest.raises(InteropError, match=r"SyncBatchNorm is not supported"):
-        recognise_backbone(around(backbone), pooled_size=7)
+        recognise_backbone(around(backbone), pooled_size=1)

@@ -23,11 +23,11 @@ NAMES = ("a", "b")
 
 def model_of(**arguments: Any) -> FasterRCNN:
     """A detector without values in its tensors, but with its settings."""
-    with torch.device("meta"):
-        backbone = resnet_fpn_backbone(backbone_name="resnet18", weights=None)
     if "box_predictor" not in arguments:
         arguments["num_classes"] = 3
-    return FasterRCNN(backbone, **arguments)
+    with torch.device("meta"):
+        backbone = resnet_fpn_backbone(backbone_name="resnet18", weights=None)
+        return FasterRCNN(backbone, **arguments)
 
 
 def read(**arguments: Any) -> DetectorSettings:

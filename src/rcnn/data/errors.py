@@ -37,7 +37,7 @@ class DataError(ValueError):
             found: the offending value.
             allowed: what would be right, a sentence without full stop.
         """
-        stop = "" if found.endswith("?") else "."
+        stop = "" if found.endswith(("?", ".")) else "."
         return cls(f"{where}: {reason}: {found}{stop} {allowed}.", reason)
 
 

@@ -58,8 +58,7 @@ def pascal_voc(
     """
     if name not in YEARS:
         raise DataError(
-            f"There is no challenge {name!r}{nearest(name, YEARS) or '.'} "
-            f"Known are {', '.join(YEARS)}.",
+            f"There is no challenge {name!r}{nearest(name, YEARS)} Known are {', '.join(YEARS)}.",
             "unknown data set",
         )
     if name == "VOC2012" and split == "test":

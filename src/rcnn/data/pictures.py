@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Shaped
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
+
+from rcnn.data.decoding import read_image
 
 Picture = str | Path | Image.Image | np.ndarray | Tensor
 """A file, a PIL image, a ``uint8`` array ``(h, w, 3)`` or ``(h, w)``, or a tensor ``(3, h, w)``."""
@@ -20,7 +22,7 @@ def as_images(pictures: Sequence[Picture]) -> list[Shaped[Tensor, "3 _ _"]]:
 
     Raises:
         ValueError: a picture has a shape or type that cannot be an image; its position is named.
-        FileNotFoundError: a path leads to no file.
+        DataError: a path leads to no file, or to one that is no picture.
     """
     return [_as_image(picture, position) for position, picture in enumerate(pictures)]
 
@@ -33,9 +35,7 @@ def _as_image(picture: Picture, position: int) -> Tensor:
             )
         return picture
     if isinstance(picture, str | Path):
-        with Image.open(picture) as opened:
-            # A person sees the picture as its EXIF tag turns it; so does the detector.
-            picture = ImageOps.exif_transpose(opened).convert("RGB")
+        return read_image(Path(picture))
     if isinstance(picture, Image.Image):
         picture = np.asarray(picture.convert("RGB"))
     if not isinstance(picture, np.ndarray):

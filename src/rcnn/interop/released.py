@@ -68,7 +68,7 @@ def _build(
     """Build torchvision's model with as many classes and with the norms that the weights have."""
     if builder not in BUILDERS:
         raise InteropError(
-            f"builder={builder!r} is not supported{nearest(builder, BUILDERS) or '.'} "
+            f"builder={builder!r} is not supported{nearest(builder, BUILDERS)} "
             f"Supported are {', '.join(BUILDERS)}."
         )
     if CLASSIFIER not in state:

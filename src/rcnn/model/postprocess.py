@@ -76,6 +76,7 @@ def postprocess(
     kept, used = suppress(boxes, scores, labels, candidate, limits.nms_iou, limits.per_image)
 
     original = scale(boxes.gather(1, kept[:, :, None].expand(-1, -1, 4)), 1 / batch.scales)
+    original = clip(original, batch.original_sizes)  # what scaling rounds over the border
     scores, labels = scores.gather(1, kept), labels.gather(1, kept)
     return [
         Detections(original[i, used[i]], scores[i, used[i]], labels[i, used[i]], class_names)

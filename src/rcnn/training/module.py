@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from rcnn.data import DetectionBatch
 from rcnn.data.pictures import Picture, as_images
@@ -19,15 +17,10 @@ from rcnn.model.settings import DetectorSettings
 from rcnn.settings import SettingsError, from_plain, nearest, to_plain
 from rcnn.structures import Detections, Losses
 from rcnn.training.checkpoint import CHECKPOINT_FORMAT, CHECKPOINT_KEY, read_checkpoint
-from rcnn.training.optim import AdamWCosine
+from rcnn.training.optim import AdamWCosine, Recipe
 from rcnn.training.scores import Scores
 
 SYSTEMS = {"faster_rcnn": FasterRCNN}
-
-
-Recipe = Callable[[torch.nn.Module, int, int], tuple[Optimizer, LRScheduler]]
-"""Called with the network, the steps of the run and the images of a step; returns the optimiser
-and a schedule that is stepped after every one of its steps."""
 
 
 class DetectionModule(pl.LightningModule):
@@ -93,9 +86,14 @@ class DetectionModule(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """Return what the recipe makes for a run of the trainer's length."""
         trainer = self.trainer
-        images = trainer.accumulate_grad_batches * trainer.world_size * self._batch_size()
         optimizer, schedule = self.recipe(
-            self.detector, int(trainer.estimated_stepping_batches), images
+            self.detector,
+            total_steps=trainer.estimated_stepping_batches,
+            images_per_step=trainer.accumulate_grad_batches
+            * trainer.world_size
+            * self._batch_size(),
+            # Lightning refuses to unscale the gradients of fp16 for optimisers that do it inside.
+            fused=trainer.precision != "16-mixed",
         )
         return {
             "optimizer": optimizer,
@@ -213,7 +211,9 @@ class DetectionModule(pl.LightningModule):
         module.load_state_dict(checkpoint["state_dict"])
         return module.to(map_location)
 
-    def for_classes(self, class_names: Sequence[str], recipe: Recipe | None = None) -> DetectionModule:
+    def for_classes(
+        self, class_names: Sequence[str], recipe: Recipe | None = None
+    ) -> DetectionModule:
         """Return a module for other classes that starts from this one's weights.
 
         All layers are copied but the two outputs of the box head, which start anew.

@@ -60,7 +60,7 @@ def _imported(path: str) -> Builder:
     except Exception as error:  # a module may fail in any way while it is imported
         raise SettingsError(
             f"backbone.name={path!r} is not possible: {module_name} gives no {name} "
-            f"({type(error).__name__}: {error}){nearest(path, SHIPPED) or '.'} "
+            f"({type(error).__name__}: {error}){nearest(path, SHIPPED)} "
             "Name a callable (settings, pooled_size) -> Backbone in an importable module."
         ) from error
     require(

@@ -56,7 +56,7 @@ class BackboneSettings:
             self.name in SHIPPED or _is_dotted_path(self.name),
             "name",
             self.name,
-            f"no backbone has this name{nearest(self.name, SHIPPED) or '.'} Shipped are "
+            f"no backbone has this name{nearest(self.name, SHIPPED)} Shipped are "
             f"{', '.join(SHIPPED)}; your own is named by the dotted path of its callable",
         )
         require(

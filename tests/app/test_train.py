@@ -1,0 +1,105 @@
+"""train.py as people type it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+TINY = (
+    "data.train=4",
+    "data.val=2",
+    "data.test=2",
+    "data.size=64",
+    "images.shorter_side=64",
+    "images.longer_side=64",
+    "trainer.max_epochs=1",
+    "trainer.accelerator=cpu",
+    "loader.workers=0",
+)
+
+
+def train(
+    *words: str, folder: Path, size: tuple[str, ...] = TINY
+) -> subprocess.CompletedProcess[str]:
+    """Run train.py with its outputs in ``folder``."""
+    command = [sys.executable, str(REPOSITORY / "train.py"), *words, *size]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
+
+
+def runs(folder: Path) -> list[Path]:
+    """Return the folders of the runs, each known by its resolved config."""
+    return sorted(path.parent for path in folder.rglob("config.yaml"))
+
+
+@pytest.mark.slow
+def test_a_run_leaves_everything_in_its_folder(tmp_path: Path) -> None:
+    answer = train(folder=tmp_path)
+    assert answer.returncode == 0, answer.stderr
+    (run,) = runs(tmp_path)
+    assert run.parent == tmp_path / "outputs" / "shapes"
+    assert str(run) in answer.stdout.replace("\n", "")
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["weights"] == "random"
+    assert {"val/map", "test/map", "test/voc07_map", "test/recall_100"} <= set(metrics["metrics"])
+    environment = json.loads((run / "environment.json").read_text())
+    assert environment["packages"]["torch"]
+    assert "train/loss_rpn_boxes" in (run / "metrics.csv").read_text()
+    assert list((run / "tensorboard").glob("events*"))
+    assert list((run / "pictures" / "detections").glob("*.png"))
+    assert [path.name for path in tmp_path.iterdir()] == ["outputs"]
+
+
+@pytest.mark.slow
+def test_a_checkpoint_can_be_tested_and_resumed(tmp_path: Path) -> None:
+    assert train(folder=tmp_path).returncode == 0
+    (first,) = runs(tmp_path)
+    last = first / "checkpoints" / "last.ckpt"
+    tested = train("task=test", f"ckpt_path={last}", "name=tested", folder=tmp_path)
+    assert tested.returncode == 0, tested.stderr
+    (run,) = runs(tmp_path / "outputs" / "tested")
+    before = json.loads((first / "metrics.json").read_text())["metrics"]
+    again = json.loads((run / "metrics.json").read_text())["metrics"]
+    assert again["test/map"] == pytest.approx(before["test/map"], nan_ok=True)
+    resumed = train(f"ckpt_path={last}", "trainer.max_epochs=2", "name=on", folder=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    (on,) = runs(tmp_path / "outputs" / "on")
+    assert json.loads((on / "metrics.json").read_text())["steps"] == 4
+
+
+@pytest.mark.slow
+def test_a_sweep_over_two_processes_makes_one_folder_a_job(tmp_path: Path) -> None:
+    answer = train("-m", "anchors=paper,small", "trainer.devices=2", folder=tmp_path)
+    assert answer.returncode == 0, answer.stderr
+    jobs = runs(tmp_path)
+    assert [job.name for job in jobs] == ["0", "1"]
+    assert len({job.parent for job in jobs}) == 1
+    for job in jobs:
+        metrics = json.loads((job / "metrics.json").read_text())
+        assert metrics["steps"] == 1
+        assert len(list((job / "tensorboard").glob("events*"))) == 1
+    assert {path.name for path in jobs[0].parent.iterdir()} <= {"0", "1", "multirun.yaml"}
+    assert [path.name for path in tmp_path.iterdir()] == ["outputs"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("typo", "nearest"),
+    [
+        ("trainer.max_epoch=9", "trainer.max_epochs"),
+        ("+trainer.max_epoch=9", "trainer.max_epochs"),
+        ("tresholds.rpn_positive_iou=0.6", "thresholds.rpn_positive_iou"),
+        ("backbone=vgg61", "vgg16"),
+    ],
+)
+def test_a_typo_is_told_in_a_few_lines_before_anything_is_written(
+    typo: str, nearest: str, tmp_path: Path
+) -> None:
+    answer = train(typo, folder=tmp_path)
+    assert answer.returncode == 2
+    assert nearest in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert not runs(tmp_path)
