@@ -92,7 +92,8 @@ class TorchvisionModule(pl.LightningModule):
         self.scores = Scores(settings.class_names)
         self.per_class: dict[str, dict[str, dict[str, float]]] = {}
 
-    def training_step(self, batch: DetectionBatch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: DetectionBatch) -> Tensor:
+        """Return the sum of torchvision's four losses."""
         targets = [
             {"boxes": boxes[labels > 0], "labels": labels[labels > 0]}
             for boxes, labels in zip(batch.targets.boxes, batch.targets.labels, strict=True)
@@ -102,7 +103,8 @@ class TorchvisionModule(pl.LightningModule):
         self.log("train/loss", total, prog_bar=True)
         return total
 
-    def test_step(self, batch: DetectionBatch, batch_idx: int) -> None:
+    def test_step(self, batch: DetectionBatch) -> None:
+        """Detect and score."""
         factors = 1 / batch.images.scales
         found = [
             Detections(scale(one["boxes"], factor), one["scores"], one["labels"], self.class_names)
@@ -111,10 +113,12 @@ class TorchvisionModule(pl.LightningModule):
         self.scores.update(found, batch.truths)
 
     def on_test_epoch_end(self) -> None:
+        """Log the metrics."""
         headline, self.per_class["test"] = self.scores.compute()
         self.log_dict({f"test/{name}": value for name, value in headline.items()})
 
     def configure_optimizers(self) -> Any:
+        """Return what the recipe makes."""
         optimizer, schedule = self.recipe(self.detector, self.trainer.estimated_stepping_batches, 2)
         return {
             "optimizer": optimizer,

@@ -1,7 +1,6 @@
 """The code blocks of docs/reuse.md, run as they stand."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,7 @@ BLOCKS = re.findall(r"## ([^\n]+)\n.*?```python\n(.*?)```", PAGE.read_text(), fl
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What the page takes for granted: a checkpoint, a picture, a folder in VOC layout."""
     monkeypatch.chdir(tmp_path)
     images = ShapesDataset(4, size=64)
@@ -44,7 +43,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
     trainer.strategy.connect(DetectionModule(settings))
     trainer.save_checkpoint("best.ckpt", weights_only=True)
-    yield tmp_path
+    return tmp_path
 
 
 def write_voc(root: Path, name: str, images: ShapesDataset, index: int) -> None:

@@ -136,7 +136,7 @@ def test_an_unknown_key_names_the_nearest_and_all_known() -> None:
 
 def test_nearest_word() -> None:
     assert nearest("resnet8", ["resnet18", "vgg16"]) == ", did you mean 'resnet18'?"
-    assert nearest("something", ["resnet18", "vgg16"]) == ""
+    assert nearest("something", ["resnet18", "vgg16"]) == "."
 
 
 def test_one_of_a_few_words() -> None:

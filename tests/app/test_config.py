@@ -100,6 +100,7 @@ def test_a_mistyped_key_is_an_error_that_names_the_nearest(
         ("data.train=lots", "data.train='lots'"),
         ("data._target_=rcnn.data.ShapeSource", "rcnn.data.ShapeSource"),
         ("task=test", "ckpt_path"),
+        ("data=voc", "data.root has to be given"),
     ],
 )
 def test_an_impossible_value_is_an_error_that_names_key_and_value(

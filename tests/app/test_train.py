@@ -17,15 +17,16 @@ TINY = (
     "images.longer_side=64",
     "trainer.max_epochs=1",
     "trainer.accelerator=cpu",
+    "trainer.log_every_n_steps=1",
     "loader.workers=0",
 )
 
 
-def train(
-    *words: str, folder: Path, size: tuple[str, ...] = TINY
-) -> subprocess.CompletedProcess[str]:
+def train(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run train.py with its outputs in ``folder``."""
-    command = [sys.executable, str(REPOSITORY / "train.py"), *words, *size]
+    options = [word for word in words if word == "-m"]
+    command = [sys.executable, str(REPOSITORY / "train.py"), *options, *TINY]
+    command += [word for word in words if word != "-m"]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
 
 

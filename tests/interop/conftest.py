@@ -21,12 +21,12 @@ from torchvision.models.vgg import cfgs, make_layers
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 
 # Many detections, few enough boxes to be fast; the samples are larger than what there is to sample.
-# Some pictures are enlarged and one is shrunk; padded they are 224 pixels, of which the top of a
-# pyramid has a grid of 4 cells, 56 pixels apart although its stride is 64.
+# Some pictures are enlarged and one is shrunk; padded they are 160 pixels, on which the top of a
+# pyramid has a grid of 3 cells, 53 pixels apart although its stride is 64.
 SETTINGS: dict[str, Any] = {
     "num_classes": 5,
-    "min_size": 150,
-    "max_size": 220,
+    "min_size": 130,
+    "max_size": 160,
     "rpn_pre_nms_top_n_train": 400,
     "rpn_pre_nms_top_n_test": 300,
     "rpn_post_nms_top_n_train": 120,
@@ -71,9 +71,9 @@ def mobilenet_fpn(**changes: Any) -> FasterRCNN:
 
 def resnet18_fpn(**changes: Any) -> FasterRCNN:
     """With frozen batch norms and two stages that do not learn, as its builder has it."""
-    return FasterRCNN(
-        resnet_fpn_backbone(backbone_name="resnet18", weights=None), **{**SETTINGS, **changes}
-    )
+    backbone = resnet_fpn_backbone(backbone_name="resnet18", weights=None)
+    anchors = AnchorGenerator(((12,), (16,), (24,), (32,), (48,)), ((0.5, 1.0, 2.0),) * 5)
+    return FasterRCNN(backbone, **{**SETTINGS, "rpn_anchor_generator": anchors, **changes})
 
 
 def resnet18_c4(**changes: Any) -> FasterRCNN:

@@ -83,3 +83,8 @@ def test_the_model_stays_as_it_is(assemble: Assemble) -> None:
         assert torch.equal(tensor, before[key]), key
     detector.rpn.conv.weight.detach().zero_()
     assert model.rpn.head.conv[0][0].weight.any()
+
+
+def test_other_detectors_are_refused() -> None:
+    with pytest.raises(InteropError, match=r"detection.FasterRCNN is needed, not a Linear"):
+        from_torchvision(nn.Linear(1, 1))

@@ -43,11 +43,13 @@ def test_resnets_with_a_pyramid(depth: int) -> None:
     ("name", "found", "hidden", "norm"),
     [
         ("mobilenet_fpn", "mobilenet_v3_large_fpn", 1024, "batch"),
-        ("resnet18_c4", "resnet18", 512, "frozen"),
+        ("resnet18_c4", "resnet18", None, "frozen"),
         ("vgg16_c4", "vgg16", 1024, "batch"),
     ],
 )
-def test_other_families(assemble: Assemble, name: str, found: str, hidden: int, norm: str) -> None:
+def test_other_families(
+    assemble: Assemble, name: str, found: str, hidden: int | None, norm: str
+) -> None:
     settings = recognise_backbone(assemble(name), pooled_size=7)
     assert (settings.name, settings.hidden, settings.norm) == (found, hidden, norm)
     assert settings.frozen_stages == 0

@@ -1,5 +1,6 @@
 """Every setting of a torchvision detector, read off; what has no counterpart, refused."""
 
+import json
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from rcnn.interop import InteropError
 from rcnn.interop.settings import check_parts, pooled_size, read_settings
 from rcnn.model.backbones import BackboneSettings
 from rcnn.model.settings import DetectorSettings
+from rcnn.settings import from_plain, to_plain
 
 BACKBONE = BackboneSettings(name="resnet18_fpn", weights=None)
 NAMES = ("a", "b")
@@ -55,6 +57,11 @@ def test_defaults_are_torchvisions_and_not_the_papers() -> None:
     assert settings.pooling.aligned is False
     assert settings.losses.rpn_box_beta == settings.losses.roi_box_beta == 1 / 9
     assert settings.detections.min_size == 1e-2
+
+
+def test_settings_are_plain_numbers_that_a_checkpoint_can_hold() -> None:
+    settings = read(min_size=320, box_score_thresh=0, bbox_reg_weights=(8, 4, 5, 2))
+    assert from_plain(DetectorSettings, json.loads(json.dumps(to_plain(settings)))) == settings
 
 
 def test_images() -> None:

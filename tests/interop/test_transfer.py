@@ -39,6 +39,19 @@ def test_there_and_back_is_the_same_state_dict(assemble: Assemble, name: str) ->
     assert model.load_state_dict(state).missing_keys == []
 
 
+def test_settings_and_weights_are_all_that_a_detector_is_made_of(
+    assemble: Assemble, images: list[Tensor]
+) -> None:
+    """What a checkpoint of a converted detector holds is enough to build it again."""
+    detector = from_torchvision(assemble("resnet18_fpn").eval())
+    again = FasterRCNN(detector.settings).eval()
+    again.load_state_dict(detector.state_dict())
+    for one, other in zip(detector.detect(images), again.detect(images), strict=True):
+        assert len(one) > 0
+        assert torch.equal(one.boxes, other.boxes)
+        assert torch.equal(one.scores, other.scores)
+
+
 def test_the_state_dict_shares_no_memory_with_the_detector(assemble: Assemble) -> None:
     detector = from_torchvision(assemble("resnet18_c4"))
     before = detector.rpn.conv.weight.clone()

@@ -359,3 +359,33 @@ class TestSettings:
 
     def test_settings_survive_a_checkpoint(self, tiny: DetectorSettings) -> None:
         assert from_plain(DetectorSettings, to_plain(tiny)) == tiny
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("kind", ["roi_pool", "roi_align", "crop"])
+def test_a_gpu_computes_what_a_cpu_does(
+    tiny: DetectorSettings, targets_of: MakeTargets, kind: Any
+) -> None:
+    settings = replace(
+        tiny,
+        anchor_sampling=EVERY_ANCHOR,
+        roi_sampling=EVERY_ROI,
+        pooling=PoolingSettings(kind=kind, size=2),
+    )
+    detector = _faster(settings).eval()
+    images, targets = [torch.rand(3, 128, 192), torch.rand(3, 64, 96)], targets_of([A, B], [C])
+    losses = detector.losses(detector.images.batch(images), targets)
+    found = detector.detect(images)
+    detector.cuda()
+    # Convolutions may run in TF32.
+    on_gpu = detector.losses(
+        detector.images.batch(images), targets.to("cuda"), torch.Generator("cuda").manual_seed(0)
+    )
+    for name, term in losses.named.items():
+        assert_close(on_gpu.named[name].cpu(), term, atol=0.02, rtol=0.02)
+    for one, other in zip(detector.detect(images), found, strict=True):
+        assert one.boxes.device.type == "cuda"
+        assert abs(len(one) - len(other)) <= 3
+    whole_numbers = [(255 * image).to(torch.uint8) for image in images]
+    assert len(detector.detect(whole_numbers)) == 2

@@ -82,6 +82,7 @@ def test_bytes_and_floats_resize_alike(antialias: bool) -> None:
         exact = resize(image.float() / 255, size, antialias) * 255
         # Half a grey level from rounding, as much again from the integer kernel's own weights.
         assert_close(small.float(), exact, atol=1.01, rtol=0.0)
+        assert (small.float() - exact).mean().abs() < 0.05  # rounded, not cut off
 
 
 def test_shrinking_with_antialias_averages_and_without_picks() -> None:
@@ -144,3 +145,14 @@ def test_the_mean_goes_with_the_order_of_the_channels() -> None:
     values = normalise(red, size, torch.zeros(3), ones, bgr=True)
     assert values.flatten().tolist() == [0.0, 0.0, 1.0]
     assert normalise(red, size, torch.zeros(3), ones).flatten().tolist() == [1.0, 0.0, 0.0]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("antialias", [True, False])
+def test_bytes_are_resized_on_a_gpu_as_on_a_cpu(antialias: bool) -> None:
+    image = torch.randint(0, 256, (3, 50, 70), dtype=torch.uint8)
+    small = resize(image.cuda(), (25, 35), antialias)
+    assert small.dtype == torch.uint8
+    expected = resize(image, (25, 35), antialias).float()
+    assert_close(small.cpu().float(), expected, atol=1.01, rtol=0.0)

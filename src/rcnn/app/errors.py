@@ -7,18 +7,20 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, cast
 
-from hydra import compose
-from hydra.core.global_hydra import GlobalHydra
+from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
+from rich.markup import escape
 
 from rcnn.data import DataError
 from rcnn.model.backbones import WeightsError
 from rcnn.settings import SettingsError, nearest
+from rcnn.training.callbacks import NonFiniteLossError
 from rcnn.training.checkpoint import CheckpointError
 
 MISTAKES = (
@@ -26,6 +28,7 @@ MISTAKES = (
     DataError,
     WeightsError,
     CheckpointError,
+    NonFiniteLossError,
     HydraException,
     OmegaConfBaseException,
 )
@@ -33,11 +36,14 @@ MISTAKES = (
 
 
 @contextlib.contextmanager
-def explained() -> Iterator[None]:
+def explained(conf: Path) -> Iterator[None]:
     """Print the message of a user's mistake and exit with status 2; let other errors through.
 
     Hydra hands errors on, instead of printing its own summary, only when asked for full errors.
     Set ``HYDRA_FULL_ERROR=1`` to see the traceback of mistakes, too.
+
+    Args:
+        conf: the folder of the config groups.
     """
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         yield
@@ -46,36 +52,45 @@ def explained() -> Iterator[None]:
     try:
         yield
     except MISTAKES as error:
-        Console(stderr=True, highlight=False).print(
-            "[bold red]Error:[/]", explain(error), soft_wrap=True
-        )
+        console = Console(stderr=True, highlight=False, soft_wrap=True)
+        console.print("[bold red]Error:[/] " + escape(explain(error, conf)))
         sys.exit(2)
     finally:
         del os.environ["HYDRA_FULL_ERROR"]
 
 
-def explain(error: Exception) -> str:
-    """Return the message for people; a mistyped key of the command line gets its nearest."""
+def explain(error: Exception, conf: Path) -> str:
+    """Return the message for people; what was mistyped on the command line gets its nearest.
+
+    Args:
+        error: one of :data:`MISTAKES`.
+        conf: the folder of the config groups.
+    """
     message = str(error)
-    unknown = re.search(r"Could not override '([\w.@/]+)'", message)
-    if unknown is None:
-        return message
-    key = unknown.group(1)
-    keys = sorted(_keys(_composed_without(key)))
-    return f"Unknown key {key!r}{nearest(key, keys)} {_siblings(key, keys)}"
+    if unknown := re.search(r"Could not override '([\w.@/]+)'", message):
+        key = unknown.group(1)
+        keys = sorted(_keys(_composed_without(key, conf)))
+        return f"Unknown key {key!r}{nearest(key, keys)} {_siblings(key, keys)}".strip()
+    if missing := re.search(r"Could not find '(\w+)/(\w+)'", message):
+        group, choice = missing.groups()
+        choices = sorted(path.stem for path in (conf / group).glob("*.yaml"))
+        return (
+            f"There is no {group}={choice}{nearest(choice, choices)} "
+            f"Choices of {group}: {', '.join(choices)}."
+        )
+    return message
 
 
-def _composed_without(key: str) -> dict[str, Any]:
-    """Compose what the command line asks for, less the overrides of ``key``."""
-    words = [word for word in sys.argv[1:] if "=" in word and not word.startswith("-")]
-    groups = [word for word in words if "." not in word.partition("=")[0] and "," not in word]
-    overrides = [word for word in groups if word.partition("=")[0].lstrip("+~") != key]
-    if not GlobalHydra.instance().is_initialized():
-        return {}
-    try:
-        config = compose("config", overrides=overrides)
-    except HydraException:
-        config = compose("config")
+def _composed_without(key: str, conf: Path) -> dict[str, Any]:
+    """Compose the groups that the command line chooses, less the override of ``key``."""
+    words = [word.partition("=") for word in sys.argv[1:] if not word.startswith("-")]
+    groups = [
+        f"{name}={choice}"
+        for name, _, choice in words
+        if (conf / name / f"{choice}.yaml").is_file() and name != key
+    ]
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        config = compose("config", overrides=groups)
     return cast(dict[str, Any], OmegaConf.to_container(config))
 
 

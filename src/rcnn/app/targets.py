@@ -57,6 +57,8 @@ def _check_call(node: Mapping[str, Any], where: str) -> None:
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     given = {key: value for key, value in node.items() if key not in _HYDRA_KEYS}
     for key, value in given.items():
+        if value == "???":
+            raise SettingsError(f"{where}.{key} has to be given: {where}.{key}=...")
         if key not in parameters:
             if open_ended:
                 continue

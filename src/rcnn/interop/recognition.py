@@ -54,7 +54,7 @@ def recognise_backbone(model: FasterRCNN, pooled_size: int) -> BackboneSettings:
             dropout=0.0,
             weights=None,
             hidden=model.roi_heads.box_predictor.cls_score.in_features,
-            fpn_channels=model.backbone.out_channels,
+            fpn_channels=model.backbone.out_channels if pyramid else 256,
             norm_eps=norm_eps,
         )
         outline = _outline(settings, pooled_size)
@@ -76,6 +76,8 @@ def recognise_backbone(model: FasterRCNN, pooled_size: int) -> BackboneSettings:
         if dropout and not name.startswith("vgg"):
             raise InteropError(f"Dropout in the box head is not supported behind {name!r}.")
         settings = dataclasses.replace(settings, dropout=dropout)
+    else:
+        settings = dataclasses.replace(settings, hidden=None)  # the head has no layer of that width
     return dataclasses.replace(settings, frozen_stages=_frozen_stages(model, settings, pooled_size))
 
 

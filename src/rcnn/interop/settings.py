@@ -6,6 +6,8 @@ smallest detection) stands here as a constant.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection._utils import BoxCoder
@@ -89,29 +91,29 @@ def read_settings(
         anchors=_anchors(rpn.anchor_generator),
         rpn=RPNSettings(channels=None, branches="shared", objectness="sigmoid"),
         anchor_sampling=AnchorSampling(
-            positive_iou=rpn.proposal_matcher.high_threshold,
-            negative_iou=rpn.proposal_matcher.low_threshold,
+            positive_iou=float(rpn.proposal_matcher.high_threshold),
+            negative_iou=float(rpn.proposal_matcher.low_threshold),
             best_within=0.0,
             inside_only=False,
             samples=rpn.fg_bg_sampler.batch_size_per_image,
-            positive_fraction=rpn.fg_bg_sampler.positive_fraction,
+            positive_fraction=float(rpn.fg_bg_sampler.positive_fraction),
         ),
         proposals=ProposalLimits(
             before_nms_train=rpn._pre_nms_top_n["training"],
             after_nms_train=rpn._post_nms_top_n["training"],
             before_nms_test=rpn._pre_nms_top_n["testing"],
             after_nms_test=rpn._post_nms_top_n["testing"],
-            nms_iou=rpn.nms_thresh,
-            min_size=rpn.min_size,
-            score=rpn.score_thresh,
+            nms_iou=float(rpn.nms_thresh),
+            min_size=float(rpn.min_size),
+            score=float(rpn.score_thresh),
         ),
         roi_sampling=RoISampling(
             rois=heads.fg_bg_sampler.batch_size_per_image,
             per="image",
-            foreground_fraction=heads.fg_bg_sampler.positive_fraction,
-            foreground_iou=heads.proposal_matcher.high_threshold,
+            foreground_fraction=float(heads.fg_bg_sampler.positive_fraction),
+            foreground_iou=float(heads.proposal_matcher.high_threshold),
             background_low=0.0,
-            background_high=heads.proposal_matcher.low_threshold,
+            background_high=float(heads.proposal_matcher.low_threshold),
             append_truth=True,
             fill="short",
         ),
@@ -119,8 +121,8 @@ def read_settings(
         pooling=_pooling(heads.box_roi_pool),
         losses=LOSSES,
         detections=DetectionLimits(
-            score=heads.score_thresh,
-            nms_iou=heads.nms_thresh,
+            score=float(heads.score_thresh),
+            nms_iou=float(heads.nms_thresh),
             per_image=heads.detections_per_img,
             min_size=SMALLEST_DETECTION,
         ),
@@ -135,11 +137,16 @@ def _images(transform: GeneralizedRCNNTransform) -> ImageSettings:
         shorter_side=transform.min_size[-1],  # that of evaluation; in training one is drawn
         longer_side=transform.max_size,
         multiple=transform.size_divisible,
-        mean=tuple(transform.image_mean),
-        std=tuple(transform.image_std),
+        mean=_three(transform.image_mean),
+        std=_three(transform.image_std),
         channels="rgb",
         antialias=False,
     )
+
+
+def _three(values: Sequence[float]) -> tuple[float, float, float]:
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue
 
 
 def _anchors(generator: AnchorGenerator) -> AnchorSettings:

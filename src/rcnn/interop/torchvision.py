@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import nn
 from torchvision.models import detection
 
 from rcnn.interop.class_names import name_classes
@@ -16,9 +17,7 @@ from rcnn.model.detector import FasterRCNN
 from rcnn.settings import SettingsError
 
 
-def from_torchvision(
-    model: detection.FasterRCNN, class_names: Sequence[str] | None = None
-) -> FasterRCNN:
+def from_torchvision(model: nn.Module, class_names: Sequence[str] | None = None) -> FasterRCNN:
     """Return a detector that finds and learns what a torchvision Faster R-CNN does.
 
     All settings are read off the model and all weights are copied; it stays as it is. Supported
@@ -32,7 +31,8 @@ def from_torchvision(
     results; ``uint8`` images are rounded again after resizing.
 
     Args:
-        model: built by ``fasterrcnn_*_fpn`` or assembled from torchvision's own parts.
+        model: a ``torchvision.models.detection.FasterRCNN``, built by ``fasterrcnn_*_fpn`` or
+            assembled from torchvision's own parts.
         class_names: of the classes 1..K; None: COCO's if there are 91 rows, else "class 1" and so
             on. COCO's unused ids are called "N/A 12" and so on, by their id.
 

@@ -103,10 +103,10 @@ def _torchvision_order(anchors: AnchorSettings) -> Tensor:
 
 
 def _torchvision_key(key: str) -> str:
-    for prefix, other in (("body.features.", "backbone."), *COMPONENTS):
-        if key.startswith(prefix):
-            return other + key.removeprefix(prefix)
-    raise InteropError(f"{key} has no place in torchvision's layout.")
+    layout = (("body.features.", "backbone."), *COMPONENTS)  # VGG's layers are the backbone itself
+    return next(
+        other + key.removeprefix(prefix) for prefix, other in layout if key.startswith(prefix)
+    )
 
 
 def _check_expressible(detector: FasterRCNN) -> None:

@@ -36,7 +36,9 @@ def resize(
     """
     if tuple(image.shape[-2:]) == size:
         return image
-    source = image if image.is_floating_point() or antialias else image.float()
+    # Only the filter on a CPU reads bytes.
+    readable = image.is_floating_point() or (antialias and image.device.type == "cpu")
+    source = image if readable else image.float()
     resized = F.interpolate(source[None], size=size, mode="bilinear", antialias=antialias)[0]
     if resized.dtype == image.dtype:
         return resized

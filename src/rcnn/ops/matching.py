@@ -72,7 +72,7 @@ def near_best(ious: Float[Tensor, "B G N"], within: float = 0.0) -> Bool[Tensor,
         within: how far below a box's best IoU a candidate still counts (0: only the best).
     """
     best = ious.amax(dim=2, keepdim=True)
-    return ((ious >= best - within) & (best > 0) & (ious > 0)).any(dim=1)
+    return ((ious >= best - within) & (ious > 0)).any(dim=1)
 
 
 def gather_boxes(

@@ -106,6 +106,28 @@ def test_a_resumed_run_equals_one_that_was_not_interrupted(
         torch.testing.assert_close(tensor, whole.state_dict()[name], rtol=0, atol=0)
 
 
+def test_a_checkpoint_between_validations_holds_the_average_too(
+    toy, batches, trainer, tmp_path: Path
+) -> None:
+    checkpoint, watcher = ModelCheckpoint(tmp_path, "two", every_n_train_steps=2), Watcher()
+    trainer(WeightAverage(0.9), watcher, checkpoint, enable_checkpointing=True).fit(toy, batches(3))
+    saved = torch.load(tmp_path / "two.ckpt", weights_only=True)["state_dict"]
+    assert saved["weight"].item() == pytest.approx(averaged(watcher.after_step[:3], 0.9))
+
+
+def test_a_test_of_a_plain_checkpoint_does_not_speak_of_averages(
+    toy, batches, trainer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = trainer()
+    run.fit(toy, batches())
+    run.save_checkpoint(tmp_path / "plain.ckpt")
+    expected = toy.weight.item()
+    toy.weight.data.zero_()
+    trainer(WeightAverage()).test(toy, batches(1), ckpt_path=tmp_path / "plain.ckpt", verbose=False)
+    assert toy.tested == [expected]
+    assert "average" not in caplog.text
+
+
 def test_a_checkpoint_without_an_average_starts_one(toy, batches, trainer, tmp_path: Path) -> None:
     run = trainer()
     run.fit(toy, batches())

@@ -88,11 +88,17 @@ def test_accumulated_minibatches_count_for_their_step(
 ) -> None:
     clock = Clock()
     tick(clock, toy, training=0.5)
+
+    def slow_at_first(_, batch_idx: int) -> None:
+        clock.now += 3.0 if batch_idx % 2 == 0 else 0.0
+
+    toy.on_train_batch_start = slow_at_first
     logger = CSVLogger(tmp_path, "", "")
     run = trainer(Throughput(clock), logger=logger, log_every_n_steps=1, accumulate_grad_batches=2)
     run.fit(toy, batches(4))
     rows = logged(tmp_path)
-    assert [float(row["train/images_per_second"]) for row in rows] == [4.0, 4.0]
+    # Four images take 3.5 and 0.5 seconds.
+    assert [float(row["train/images_per_second"]) for row in rows] == [1.0, 1.0]
 
 
 def test_all_devices_count(toy, batches, trainer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,7 +44,7 @@ class WeightAverage(pl.Callback):
     """
 
     def __init__(self, decay: float = 0.999) -> None:
-        require(0 < decay < 1, "callbacks.average.decay", decay, "it lies between 0 and 1")
+        require(0 < decay < 1, "callbacks.ema.decay", decay, "it lies between 0 and 1")
         self.decay = decay
         self._average: dict[str, Tensor] = {}
         self._raw: dict[str, Tensor] = {}  # empty while the module holds the raw weights itself
@@ -60,7 +60,7 @@ class WeightAverage(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Keep what a resumed training needs; a test keeps to the average in ``state_dict``."""
-        if False:
+        if trainer.state.fn != TrainerFn.FITTING:
             return
         if CHECKPOINT_KEY not in checkpoint:
             rank_zero_info("The checkpoint holds no average of weights: it starts from its weights")
