@@ -60,11 +60,11 @@ def test_parameters_are_sorted_and_frozen_ones_left_out(network: nn.Sequential) 
         assert [id(p) for p in groups[name]] == [id(p) for p in parameters]
 
 
-def test_a_shared_layer_is_learned_once() -> None:
-    shared = nn.Linear(2, 2, bias=False)
-    assert {k: len(v) for k, v in parameter_groups(nn.Sequential(shared, shared)).items()} == {
-        "weights": 1
-    }
+def test_a_shared_weight_is_learned_once() -> None:
+    first, second = nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)
+    second.weight = first.weight
+    groups = parameter_groups(nn.Sequential(first, second))
+    assert {name: len(parameters) for name, parameters in groups.items()} == {"weights": 1}
 
 
 def test_a_frozen_network_is_an_error(network: nn.Sequential) -> None:

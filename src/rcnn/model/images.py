@@ -81,9 +81,12 @@ class ImageTransform(nn.Module):
                 raise ValueError(f"Image {position} is {image.dtype}, image 0 {images[0].dtype}.")
         device = self.mean.device
         original = [(image.shape[-2], image.shape[-1]) for image in images]
+        # A filter rounds to bytes as the training data was rounded; torchvision's detectors, which
+        # do not filter, resize in floating point.
+        exact = not self.settings.antialias and images[0].dtype == torch.uint8
         resized = [
             resize(
-                image.to(device),
+                image.to(device).float() / 255 if exact else image.to(device),
                 resized_size(size, self.settings.shorter_side, self.settings.longer_side),
                 antialias=self.settings.antialias,
             )

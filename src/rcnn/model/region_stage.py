@@ -43,17 +43,7 @@ class RegionStage(nn.Module):
     ) -> RoISamples:
         """Draw the RoIs to learn from."""
         settings = self.settings.roi_sampling
-        rois = sample_rois(proposals, targets, settings, self.delta_mean, self.delta_std, generator)
-        if settings.fill == "repeat":
-            return rois
-        # Places beyond the number of candidates stay empty, and would cost as much as others.
-        candidates = max(proposals.boxes.shape[1] + targets.boxes.shape[1], 1)
-        return RoISamples(
-            rois.boxes[:, :candidates],
-            rois.labels[:, :candidates],
-            rois.deltas[:, :candidates],
-            rois.matched_boxes[:, :candidates],
-        )
+        return sample_rois(proposals, targets, settings, self.delta_mean, self.delta_std, generator)
 
     def losses(
         self, levels: Sequence[Float[Tensor, "B C _ _"]], rois: RoISamples

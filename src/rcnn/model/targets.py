@@ -15,7 +15,7 @@ from torch import Tensor
 from rcnn.ops.boxes import inside
 from rcnn.ops.deltas import encode
 from rcnn.ops.matching import best_match, gather_boxes, masked_iou, near_best
-from rcnn.ops.sampling import sample_balanced
+from rcnn.ops.sampling import Sample, sample_balanced
 from rcnn.settings import require
 from rcnn.structures import AnchorSamples, ImageBatch, Proposals, RoISamples, Targets
 
@@ -162,8 +162,15 @@ def sample_rois(
         repeat=settings.fill == "repeat",
         generator=generator,
     )
-
-    rois = boxes.gather(1, sample.indices[:, :, None].expand(-1, -1, 4))
+    # Places beyond the number of candidates would stay empty and cost as much as others.
+    if settings.fill == "short":
+        sample = Sample(*(part[:, : boxes.shape[1]] for part in sample))
+    # An empty place holds a copy of a drawn RoI: it has no loss, but batch norms in the tail count
+    # what goes through them.
+    used = sample.positive | sample.negative
+    place = torch.arange(used.shape[1], device=boxes.device)
+    filled = sample.indices.gather(1, place % used.sum(dim=1, keepdim=True).clamp(min=1))
+    rois = boxes.gather(1, filled[:, :, None].expand(-1, -1, 4))
     owner = match.indices.gather(1, sample.indices)
     matched = gather_boxes(targets.boxes, owner)
     classes = (
@@ -171,10 +178,9 @@ def sample_rois(
     )
     labels = torch.where(sample.positive, classes, 0)
     deltas = (encode(rois.detach(), matched) - delta_mean[labels]) / delta_std[labels]
-    unused = ~sample.positive & ~sample.negative
     return RoISamples(
-        boxes=torch.where(unused[:, :, None], 0.0, rois),
-        labels=torch.where(unused, -1, labels),
+        boxes=rois,
+        labels=torch.where(used, labels, -1),
         deltas=deltas,
         matched_boxes=matched,
     )

@@ -16,6 +16,7 @@ def load(
     device: torch.device | str = "cpu",
     torchvision_builder: str | None = None,
     class_names: Sequence[str] | None = None,
+    norm_eps: float | None = None,
 ) -> DetectionModule:
     """Return a module ready to :meth:`~DetectionModule.predict`.
 
@@ -25,6 +26,7 @@ def load(
         torchvision_builder: the torchvision function whose state dict the file is, such as
             ``fasterrcnn_resnet50_fpn``; null for a checkpoint of this package.
         class_names: of a torchvision state dict's classes, without background; null: COCO's.
+        norm_eps: of its batch norms, see :func:`rcnn.interop.load_torchvision`.
 
     Raises:
         CheckpointError: the file is missing, damaged or of another kind.
@@ -32,7 +34,7 @@ def load(
     if torchvision_builder is None:
         module = DetectionModule.load_from_checkpoint(path, map_location=device)
     else:
-        detector = load_torchvision(path, torchvision_builder, class_names)
+        detector = load_torchvision(path, torchvision_builder, class_names, norm_eps)
         module = DetectionModule(detector.settings, weights=str(path))
         module.detector.load_state_dict(detector.state_dict())
         module.to(device)

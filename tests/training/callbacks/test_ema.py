@@ -11,7 +11,7 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from rcnn.settings import SettingsError
-from rcnn.training.callbacks import WeightAverage
+from rcnn.training.callbacks import EMA
 
 
 def averaged(weights: list[float], decay: float) -> float:
@@ -45,7 +45,7 @@ def test_the_average_is_validated_and_the_raw_weights_are_trained(toy, batches, 
     plain = copy.deepcopy(toy)
     trainer(max_epochs=2).fit(plain, batches())
     watcher = Watcher()
-    run = trainer(WeightAverage(decay=0.5), watcher, max_epochs=2, num_sanity_val_steps=0)
+    run = trainer(EMA(decay=0.5), watcher, max_epochs=2, num_sanity_val_steps=0)
     run.fit(toy, batches(), batches(1))
     assert toy.trained_on == pytest.approx(plain.trained_on)
     steps = watcher.after_step
@@ -62,13 +62,13 @@ def test_a_long_run_keeps_the_share_that_was_asked_for() -> None:
 
 def test_after_training_the_module_holds_the_average(toy, batches, trainer) -> None:
     watcher = Watcher()
-    trainer(WeightAverage(0.9), watcher).fit(toy, batches())
+    trainer(EMA(0.9), watcher).fit(toy, batches())
     assert toy.weight.item() == pytest.approx(averaged(watcher.after_step, 0.9))
 
 
 def test_saved_and_tested_is_what_was_validated(toy, batches, trainer, tmp_path: Path) -> None:
     checkpoint = best(tmp_path, mode="min")
-    run = trainer(WeightAverage(0.9), checkpoint, max_epochs=2, enable_checkpointing=True)
+    run = trainer(EMA(0.9), checkpoint, max_epochs=2, enable_checkpointing=True)
     run.fit(toy, batches(), batches(1))
     saved = torch.load(checkpoint.best_model_path, weights_only=True)["state_dict"]
     assert saved["weight"].item() == min(toy.validated) == checkpoint.best_model_score.item()
@@ -83,22 +83,23 @@ def test_weights_saved_alone_after_a_validation_are_the_validated_ones(
     toy, batches, trainer, tmp_path: Path
 ) -> None:
     checkpoint = best(tmp_path, mode="min", save_weights_only=True)
-    run = trainer(WeightAverage(0.9), checkpoint, enable_checkpointing=True)
+    run = trainer(EMA(0.9), checkpoint, enable_checkpointing=True)
     run.fit(toy, batches(), batches(1))
     saved = torch.load(checkpoint.best_model_path, weights_only=True)["state_dict"]
     assert saved["weight"].item() == toy.validated[-1]
 
 
-@pytest.mark.parametrize("at_epoch_end", [True, False])
+@pytest.mark.parametrize("accumulated", [1, 2])
 def test_a_resumed_run_equals_one_that_was_not_interrupted(
-    toy, batches, trainer, tmp_path: Path, at_epoch_end: bool
+    toy, batches, trainer, tmp_path: Path, accumulated: int
 ) -> None:
     whole, first, second = (copy.deepcopy(toy) for _ in range(3))
-    trainer(WeightAverage(0.9), max_epochs=4).fit(whole, batches(), batches(1))
-    run = trainer(WeightAverage(0.9), max_epochs=2)
-    run.fit(first, batches(), batches(1) if at_epoch_end else None)
+    options = {"accumulate_grad_batches": accumulated}
+    trainer(EMA(0.9), max_epochs=4, **options).fit(whole, batches(), batches(1))
+    run = trainer(EMA(0.9), max_epochs=2, **options)
+    run.fit(first, batches(), batches(1))
     run.save_checkpoint(tmp_path / "half.ckpt")
-    resumed = trainer(WeightAverage(0.9), max_epochs=4)
+    resumed = trainer(EMA(0.9), max_epochs=4, **options)
     resumed.fit(second, batches(), batches(1), ckpt_path=tmp_path / "half.ckpt")
     assert first.trained_on + second.trained_on == whole.trained_on
     assert second.validated == [first.weight.item(), *whole.validated[-2:]]  # sanity check first
@@ -110,7 +111,7 @@ def test_a_checkpoint_between_validations_holds_the_average_too(
     toy, batches, trainer, tmp_path: Path
 ) -> None:
     checkpoint, watcher = ModelCheckpoint(tmp_path, "two", every_n_train_steps=2), Watcher()
-    trainer(WeightAverage(0.9), watcher, checkpoint, enable_checkpointing=True).fit(toy, batches(3))
+    trainer(EMA(0.9), watcher, checkpoint, enable_checkpointing=True).fit(toy, batches(3))
     saved = torch.load(tmp_path / "two.ckpt", weights_only=True)["state_dict"]
     assert saved["weight"].item() == pytest.approx(averaged(watcher.after_step[:3], 0.9))
 
@@ -123,7 +124,7 @@ def test_a_test_of_a_plain_checkpoint_does_not_speak_of_averages(
     run.save_checkpoint(tmp_path / "plain.ckpt")
     expected = toy.weight.item()
     toy.weight.data.zero_()
-    trainer(WeightAverage()).test(toy, batches(1), ckpt_path=tmp_path / "plain.ckpt", verbose=False)
+    trainer(EMA()).test(toy, batches(1), ckpt_path=tmp_path / "plain.ckpt", verbose=False)
     assert toy.tested == [expected]
     assert "average" not in caplog.text
 
@@ -133,7 +134,7 @@ def test_a_checkpoint_without_an_average_starts_one(toy, batches, trainer, tmp_p
     run.fit(toy, batches())
     run.save_checkpoint(tmp_path / "plain.ckpt")
     watcher, start = Watcher(), toy.weight.item()
-    resumed = trainer(WeightAverage(0.9), watcher, max_epochs=2)
+    resumed = trainer(EMA(0.9), watcher, max_epochs=2)
     resumed.fit(toy, batches(), ckpt_path=tmp_path / "plain.ckpt")
     expected = averaged([start, *watcher.after_step[1:]], 0.9)
     assert toy.weight.item() == pytest.approx(expected)
@@ -141,13 +142,13 @@ def test_a_checkpoint_without_an_average_starts_one(toy, batches, trainer, tmp_p
 
 def test_an_accumulated_step_counts_once(toy, batches, trainer) -> None:
     watcher = Watcher()
-    trainer(WeightAverage(0.9), watcher, accumulate_grad_batches=2).fit(toy, batches(4))
+    trainer(EMA(0.9), watcher, accumulate_grad_batches=2).fit(toy, batches(4))
     expected = averaged([watcher.after_step[k] for k in (0, 2, 4)], 0.9)
     assert toy.weight.item() == pytest.approx(expected)
 
 
 def test_running_statistics_are_averaged_and_counters_are_not(toy, batches, trainer) -> None:
-    trainer(WeightAverage(0.9)).fit(toy, batches(1))
+    trainer(EMA(0.9)).fit(toy, batches(1))
     # The batch 1, 2 has mean 1.5; batch norm moves by 0.1 of it, the average by 0.9 of that.
     assert toy.norm.running_mean.item() == pytest.approx(0.9 * 0.15)
     assert toy.norm.num_batches_tracked.item() == 1
@@ -155,12 +156,12 @@ def test_running_statistics_are_averaged_and_counters_are_not(toy, batches, trai
 
 def test_the_average_of_half_precision_weights_moves(toy, batches, trainer) -> None:
     toy.weight.data = toy.weight.data.bfloat16()
-    average = WeightAverage(0.999)
+    average = EMA(0.999)
     run = trainer(average)
     run.fit(toy, batches(1))
     average._average["weight"].fill_(1.0)
     average._updates = 10**6  # from here on the share that is kept is 0.999
-    average._raw = {}
+    average.on_train_start(run, toy)
     toy.weight.data.fill_(2.0)
     for average._step in range(-3, 0):
         average.on_train_batch_end(run, toy, None, None, 0)
@@ -169,4 +170,4 @@ def test_the_average_of_half_precision_weights_moves(toy, batches, trainer) -> N
 
 def test_an_impossible_decay_is_an_error() -> None:
     with pytest.raises(SettingsError, match=r"decay=1\.0"):
-        WeightAverage(1.0)
+        EMA(1.0)

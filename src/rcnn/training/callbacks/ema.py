@@ -23,7 +23,7 @@ CHECKPOINT_KEY = "weight_average"
 """Where a checkpoint holds the raw weights, from which training goes on."""
 
 
-class WeightAverage(pl.Callback):
+class EMA(pl.Callback):
     """Trains one set of weights and uses their running average for everything else.
 
     After every optimiser step ``average = d * average + (1 - d) * weights`` with
@@ -44,10 +44,11 @@ class WeightAverage(pl.Callback):
     """
 
     def __init__(self, decay: float = 0.999) -> None:
-        require(0 < decay < 1, "callbacks.ema.decay", decay, "it lies between 0 and 1")
+        require(0 < decay < 1, "callbacks.average.decay", decay, "it lies between 0 and 1")
         self.decay = decay
         self._average: dict[str, Tensor] = {}
         self._raw: dict[str, Tensor] = {}  # empty while the module holds the raw weights itself
+        self._trained: list[Tensor] = []  # of the module, in the average's order; looked up once
         self._loaded: dict[str, Any] = {}
         self._updates = 0
         self._step = 0
@@ -78,8 +79,9 @@ class WeightAverage(pl.Callback):
             self._loaded = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Note how far a resumed run has come."""
+        """Note how far a resumed run has come, and where the weights lie from here on."""
         self._step = trainer.global_step
+        self._trained = list(_weights(pl_module).values())
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, batch_idx: int
@@ -102,10 +104,9 @@ class WeightAverage(pl.Callback):
             return
         self._step = trainer.global_step
         decay = min(self.decay, (1 + self._updates) / (10 + self._updates))
-        weights = _weights(pl_module)
         averages = list(self._average.values())
-        current = [weights[name].to(tensor.dtype) for name, tensor in self._average.items()]
-        torch._foreach_lerp_(averages, current, 1.0 - decay)
+        pairs = zip(self._trained, averages, strict=True)
+        torch._foreach_lerp_(averages, [tensor.to(a.dtype) for tensor, a in pairs], 1.0 - decay)
         self._updates += 1
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -115,6 +116,7 @@ class WeightAverage(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leave the average in the module."""
         self._show_average(pl_module)
+        self._trained = []
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
