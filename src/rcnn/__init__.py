@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rcnn import interop, metrics, ops
-    from rcnn.model.detector import FasterRCNN, FastRCNN
+    from rcnn.model.detector import FasterRCNN
+    from rcnn.model.fast_rcnn import FastRCNN
     from rcnn.model.settings import DetectorSettings
     from rcnn.training.datamodule import DetectionDataModule, LoaderSettings
     from rcnn.training.load import load
@@ -22,7 +23,7 @@ _HOMES = {
     "DetectionDataModule": "rcnn.training.datamodule",
     "DetectionModule": "rcnn.training.module",
     "DetectorSettings": "rcnn.model.settings",
-    "FastRCNN": "rcnn.model.detector",
+    "FastRCNN": "rcnn.model.fast_rcnn",
     "FasterRCNN": "rcnn.model.detector",
     "LoaderSettings": "rcnn.training.datamodule",
     "load": "rcnn.training.load",

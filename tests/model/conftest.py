@@ -11,7 +11,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from rcnn.model.anchors import AnchorSettings
 from rcnn.model.backbones import Backbone, BackboneSettings, Body, Tail
+from rcnn.model.images import ImageSettings
+from rcnn.model.postprocess import DetectionLimits
+from rcnn.model.proposals import ProposalLimits
+from rcnn.model.roi_pooling import PoolingSettings
+from rcnn.model.rpn import RPNSettings
+from rcnn.model.settings import DetectorSettings
+from rcnn.model.targets import AnchorSampling, RoISampling
 from rcnn.structures import ImageBatch, Proposals, Targets
 
 Object = tuple[float, float, float, float, int]
@@ -126,3 +134,20 @@ def tiny_backbone(monkeypatch: pytest.MonkeyPatch) -> BackboneSettings:
     module.build = build  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "tiny_network", module)
     return BackboneSettings(name="tiny_network.build")
+
+
+@pytest.fixture
+def tiny(tiny_backbone: BackboneSettings) -> DetectorSettings:
+    """A detector that takes milliseconds: 4 x 6 cells, 9 anchors each."""
+    return DetectorSettings(
+        class_names=("cat", "dog", "hen"),
+        backbone=tiny_backbone,
+        images=ImageSettings(shorter_side=64, longer_side=96, multiple=16),
+        anchors=AnchorSettings(scales=(1.0, 2.0, 3.0)),
+        rpn=RPNSettings(channels=16),
+        anchor_sampling=AnchorSampling(samples=32),
+        proposals=ProposalLimits(100, 40, 60, 20, min_size=4.0),
+        roi_sampling=RoISampling(rois=16),
+        pooling=PoolingSettings(size=2),
+        detections=DetectionLimits(score=0.01),
+    )

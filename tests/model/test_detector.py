@@ -12,9 +12,8 @@ from torch.testing import assert_close
 from rcnn.model.anchors import AnchorSettings
 from rcnn.model.backbones import BackboneSettings
 from rcnn.model.box_head import HeadSettings
-from rcnn.model.detector import FasterRCNN, FastRCNN
+from rcnn.model.detector import FasterRCNN
 from rcnn.model.images import ImageSettings
-from rcnn.model.postprocess import DetectionLimits
 from rcnn.model.proposals import ProposalLimits
 from rcnn.model.roi_pooling import PoolingSettings
 from rcnn.model.rpn import RPNSettings
@@ -22,7 +21,7 @@ from rcnn.model.settings import DeltaSettings, DetectorSettings
 from rcnn.model.targets import AnchorSampling, RoISampling
 from rcnn.ops.boxes import iou
 from rcnn.settings import SettingsError, from_plain, to_plain
-from rcnn.structures import Detections, ImageBatch, Losses, Proposals, Targets
+from rcnn.structures import Detections, ImageBatch, Losses, Targets
 
 MakeBatch = Callable[..., ImageBatch]
 MakeTargets = Callable[..., Targets]
@@ -35,23 +34,6 @@ C = (60.0, 5.0, 85.0, 30.0, 3)
 # so large that nothing is left to chance
 EVERY_ANCHOR = AnchorSampling(samples=5000, positive_fraction=1.0)
 EVERY_ROI = RoISampling(rois=1000, per="image", foreground_fraction=1.0)
-
-
-@pytest.fixture
-def tiny(tiny_backbone: BackboneSettings) -> DetectorSettings:
-    """A detector that takes milliseconds: 4 x 6 cells, 9 anchors each."""
-    return DetectorSettings(
-        class_names=NAMES,
-        backbone=tiny_backbone,
-        images=ImageSettings(shorter_side=64, longer_side=96, multiple=16),
-        anchors=AnchorSettings(scales=(1.0, 2.0, 3.0)),
-        rpn=RPNSettings(channels=16),
-        anchor_sampling=AnchorSampling(samples=32),
-        proposals=ProposalLimits(100, 40, 60, 20, min_size=4.0),
-        roi_sampling=RoISampling(rois=16),
-        pooling=PoolingSettings(size=2),
-        detections=DetectionLimits(score=0.01),
-    )
 
 
 def _real(name: str, **changes: Any) -> DetectorSettings:
@@ -216,15 +198,17 @@ def test_counts_say_what_was_drawn(
 def test_a_small_network_learns_one_picture_by_heart(
     tiny: DetectorSettings, targets_of: MakeTargets
 ) -> None:
-    detector = _faster(tiny)
+    detector = _faster(
+        replace(tiny, roi_sampling=RoISampling(rois=64), pooling=PoolingSettings(size=4))
+    )
     picture = torch.zeros(3, 64, 96)
     picture[0, 16:48, 32:64] = 1.0
     batch = detector.images.batch([picture])
     targets = targets_of([(32.0, 16.0, 64.0, 48.0, 2)])
-    optimiser = torch.optim.Adam(detector.parameters(), lr=0.01)
-    schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, [60])
+    optimiser = torch.optim.Adam(detector.parameters(), lr=0.005)
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, [80])
     generator = torch.Generator().manual_seed(0)
-    for _ in range(100):
+    for _ in range(120):
         optimiser.zero_grad()
         detector.losses(batch, targets, generator).total.backward()
         optimiser.step()
@@ -317,30 +301,11 @@ def test_proposals_are_constants_of_approximate_joint_training(
     assert all(p.grad is None or not p.grad.any() for p in detector.rpn.parameters())
 
 
-def test_fast_rcnn_learns_and_detects_on_given_proposals(
-    tiny: DetectorSettings, batch_of: MakeBatch, targets_of: MakeTargets, random_boxes: Boxes
-) -> None:
-    torch.manual_seed(0)
-    detector, batch = FastRCNN(tiny), _noise(batch_of((64, 96), (64, 96)))
-    boxes = random_boxes(0, 2, 50, extent=64.0)
-    proposals = Proposals(boxes, torch.ones(2, 50), torch.ones(2, 50).bool())
-    losses = detector.losses(batch, targets_of([A], [B, C]), proposals)
-    assert set(losses.named) == {"roi_classes", "roi_boxes"}
-    gradients = _gradients(detector, losses)
-    assert all(gradient is not None and gradient.any() for gradient in gradients.values())
-    found = detector.eval().detect_batch(batch, proposals)
-    assert [len(detections) > 0 for detections in found] == [True, True]
-    none = Proposals(torch.zeros(2, 0, 4), torch.zeros(2, 0), torch.zeros(2, 0).bool())
-    assert detector.losses(batch, targets_of([], []), none).total == 0
-    assert [len(found) for found in detector.detect_batch(batch, none)] == [0, 0]
-
-
 class TestSettings:
     def test_padding_must_suit_the_stride(self, tiny: DetectorSettings) -> None:
         settings = replace(tiny, images=replace(tiny.images, multiple=24))
-        for detector in (FasterRCNN, FastRCNN):
-            with pytest.raises(SettingsError, match=r"images\.multiple=24.*stride 16"):
-                detector(settings)
+        with pytest.raises(SettingsError, match=r"images\.multiple=24.*stride 16"):
+            FasterRCNN(settings)
 
     def test_sizes_must_suit_the_levels(self, tiny: DetectorSettings) -> None:
         settings = replace(tiny, anchors=AnchorSettings(sizes=((32.0,), (64.0,))))

@@ -82,7 +82,7 @@ def test_bytes_and_floats_resize_alike(antialias: bool) -> None:
         exact = resize(image.float() / 255, size, antialias) * 255
         # Half a grey level from rounding, as much again from the integer kernel's own weights.
         assert_close(small.float(), exact, atol=1.01, rtol=0.0)
-        assert (small.float() - exact).mean().abs() < 0.05  # rounded, not cut off
+        assert (small.float() - exact).mean().abs() < 0.2  # rounded, not cut off
 
 
 def test_shrinking_with_antialias_averages_and_without_picks() -> None:

@@ -10,12 +10,15 @@ _NO_NEWS = (
     ".*isinstance\\(treespec, LeafSpec\\).* is deprecated",  # between Lightning and torch
     ".*does not have many workers.*",  # loader.workers is the user's choice
     "The number of training batches .* is smaller than the logging interval",
+    ".*DistributedSampler.*",  # ours gives each process its share, without padding
     "Found .* module\\(s\\) in eval mode at the start of training",  # frozen batch norms
 )
 
 
 def quieten() -> None:
     """Let Lightning speak up only for warnings, and not for those that are no news."""
+    # Hydra has set up logging in the first process; processes that it does not know need it, too.
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in _NO_NEWS:

@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_only
 
 from rcnn.app.build import build_data, build_module, build_trainer
 from rcnn.app.config import Config, parse
@@ -39,15 +40,15 @@ def run(composed: DictConfig) -> float:
         trainer.get("strategy", "auto"),
         trainer.get("num_nodes", 1),
     )
-    write_start(folder, config.plain)
+    rank_zero_only(write_start)(folder, config.plain)
     note = _settle_weights(config)
     if processes > 1:
         results = run_in_processes(run_job, (config.plain,), processes)
     else:
         results = run_job(config.plain)
     results = replace(results, notes=[*results.notes, *note])
-    write_json(folder / "metrics.json", results.plain())
-    print_results(results, config.run.run_dir)
+    rank_zero_only(write_json)(folder / "metrics.json", results.plain())
+    rank_zero_only(print_results)(results, config.run.run_dir)
     return float("nan") if results.monitored is None else results.monitored
 
 

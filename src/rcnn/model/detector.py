@@ -1,4 +1,4 @@
-"""The detectors, put together from their stages.
+"""Faster R-CNN, put together from its stages.
 
 Letters: B images, A anchors, P proposals.
 """
@@ -14,7 +14,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from rcnn.model.anchors import AnchorGrid
-from rcnn.model.backbones import Backbone, Body, build_backbone
+from rcnn.model.backbones import Backbone, build_backbone
 from rcnn.model.images import ImageTransform
 from rcnn.model.losses import rpn_losses
 from rcnn.model.proposals import propose
@@ -22,7 +22,6 @@ from rcnn.model.region_stage import RegionStage
 from rcnn.model.rpn import RPNHead, RPNOutput
 from rcnn.model.settings import DetectorSettings
 from rcnn.model.targets import sample_anchors
-from rcnn.settings import SettingsError
 from rcnn.structures import (
     AnchorSamples,
     Detections,
@@ -91,7 +90,6 @@ class FasterRCNN(nn.Module):
         super().__init__()
         self.settings = settings
         backbone = build_backbone(settings.backbone, settings.pooling.size)
-        _check_padding(settings, backbone.body)
         self.images = ImageTransform(settings.images)
         self.body = backbone.body
         self.anchors = AnchorGrid(settings.anchors, self.body.strides)
@@ -197,57 +195,3 @@ class FasterRCNN(nn.Module):
         )
         losses = Losses(class_loss, box_loss, objectness_loss, rpn_box_loss, counts)
         return TrainingPass(losses, proposals, rois, anchors, anchor_samples)
-
-
-class FastRCNN(nn.Module):
-    """Fast R-CNN: the region stage on proposals that come from outside.
-
-    Args:
-        settings: of all stages; those of anchors, RPN and proposal limits are not used.
-    """
-
-    def __init__(self, settings: DetectorSettings) -> None:
-        super().__init__()
-        self.settings = settings
-        backbone = build_backbone(settings.backbone, settings.pooling.size)
-        _check_padding(settings, backbone.body)
-        self.images = ImageTransform(settings.images)
-        self.body = backbone.body
-        self.regions = RegionStage(settings, backbone)
-
-    def losses(
-        self,
-        batch: ImageBatch,
-        targets: Targets,
-        proposals: Proposals,
-        generator: torch.Generator | None = None,
-    ) -> Losses:
-        """Return the class and the box loss of a minibatch.
-
-        Args:
-            batch: resized, padded images.
-            targets: their ground truth, in pixels of the resized images.
-            proposals: in pixels of the resized images.
-            generator: the source of randomness of the sampler.
-        """
-        rois = self.regions.sample(proposals, targets, generator)
-        levels = self.body(self.images.normalise(batch))
-        class_loss, box_loss = self.regions.losses(levels, rois)
-        counts = SampleCounts((rois.labels > 0).sum(), (rois.labels == 0).sum())
-        return Losses(class_loss, box_loss, counts=counts)
-
-    @torch.no_grad()
-    def detect_batch(self, batch: ImageBatch, proposals: Proposals) -> list[Detections]:
-        """Return the detections of resized images among given proposals, in original pixels."""
-        levels = self.body(self.images.normalise(batch))
-        return self.regions.detect(levels, proposals, batch)
-
-
-def _check_padding(settings: DetectorSettings, body: Body) -> None:
-    """Refuse a padding that would leave part of a cell at the border of a pooled level."""
-    stride = body.strides[body.roi_levels - 1]
-    if settings.images.multiple % stride:
-        raise SettingsError(
-            f"images.multiple={settings.images.multiple} is not possible: backbone "
-            f"{settings.backbone.name!r} needs a multiple of its stride {stride}."
-        )

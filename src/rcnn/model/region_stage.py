@@ -11,13 +11,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rcnn.model.backbones import Backbone
+from rcnn.model.backbones import Backbone, Body
 from rcnn.model.box_head import BoxHead, HeadOutput
 from rcnn.model.losses import roi_losses
 from rcnn.model.postprocess import postprocess
 from rcnn.model.roi_pooling import pool_rois
 from rcnn.model.settings import DetectorSettings
 from rcnn.model.targets import sample_rois
+from rcnn.settings import SettingsError
 from rcnn.structures import Detections, ImageBatch, Proposals, RoISamples, Targets
 
 
@@ -29,6 +30,7 @@ class RegionStage(nn.Module):
 
     def __init__(self, settings: DetectorSettings, backbone: Backbone) -> None:
         super().__init__()
+        _check_padding(settings, backbone.body)
         self.settings = settings
         self.strides = backbone.body.strides[: backbone.body.roi_levels]
         self.tail = backbone.tail
@@ -77,3 +79,13 @@ class RegionStage(nn.Module):
         # (B R, ...) -> (B, R, ...)
         places = rois.shape[:2]
         return HeadOutput(output.logits.unflatten(0, places), output.deltas.unflatten(0, places))
+
+
+def _check_padding(settings: DetectorSettings, body: Body) -> None:
+    """Refuse a padding that would leave part of a cell at the border of a pooled level."""
+    stride = body.strides[body.roi_levels - 1]
+    if settings.images.multiple % stride:
+        raise SettingsError(
+            f"images.multiple={settings.images.multiple} is not possible: backbone "
+            f"{settings.backbone.name!r} needs a multiple of its stride {stride}."
+        )

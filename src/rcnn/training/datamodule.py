@@ -158,6 +158,11 @@ class DetectionDataModule(pl.LightningDataModule):
         images = self._image_settings()
         dataset = self.dataset(split)
         rank, world_size = self._process()
+        if len(dataset) < world_size:
+            raise ValueError(
+                f"The {split} split has {len(dataset)} images for {world_size} processes; every "
+                "process needs one. Use fewer devices or more images."
+            )
         sampler = EvaluationBatchSampler(
             dataset.aspect_ratios,
             self.loader.eval_batch_size,

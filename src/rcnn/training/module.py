@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from rcnn.data import DetectionBatch
-from rcnn.data.pictures import Picture, as_images
+from rcnn.data.pictures import Picture
 from rcnn.model.detector import FasterRCNN
 from rcnn.model.settings import DetectorSettings
 from rcnn.settings import SettingsError, from_plain, nearest, to_plain
 from rcnn.structures import Detections, Losses
 from rcnn.training.checkpoint import CHECKPOINT_FORMAT, CHECKPOINT_KEY, read_checkpoint
 from rcnn.training.optim import AdamWCosine, Recipe
+from rcnn.training.prediction import predict
 from rcnn.training.scores import Scores
 
 SYSTEMS = {"faster_rcnn": FasterRCNN}
@@ -154,19 +155,7 @@ class DetectionModule(pl.LightningModule):
         Returns:
             Detections on the CPU, in pixels of each picture; one for one, a list for a list.
         """
-        single = isinstance(images, Picture)
-        tensors = as_images([images] if isinstance(images, Picture) else images)
-        training = self.training
-        self.eval()
-        try:
-            found = [
-                detections.to("cpu")
-                for first in range(0, len(tensors), batch_size)
-                for detections in self.detector.detect(tensors[first : first + batch_size])
-            ]
-        finally:
-            self.train(training)
-        return found[0] if single else found
+        return predict(self.detector, images, batch_size)
 
     # --- checkpoints ------------------------------------------------------------------------
 

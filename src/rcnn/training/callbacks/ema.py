@@ -14,10 +14,10 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.trainer.states import TrainerFn
-from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
 from rcnn.settings import require
+from rcnn.training.announcing import announce
 
 CHECKPOINT_KEY = "weight_average"
 """Where a checkpoint holds the raw weights, from which training goes on."""
@@ -64,7 +64,7 @@ class EMA(pl.Callback):
         if trainer.state.fn != TrainerFn.FITTING:
             return
         if CHECKPOINT_KEY not in checkpoint:
-            rank_zero_info("The checkpoint holds no average of weights: it starts from its weights")
+            announce("The checkpoint holds no average of weights: it starts from its weights")
             return
         self._loaded = {**checkpoint[CHECKPOINT_KEY], "average": checkpoint["state_dict"]}
 

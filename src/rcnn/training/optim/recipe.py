@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from pytorch_lightning.utilities import rank_zero_info
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from rcnn.settings import require
+from rcnn.training.announcing import announce
 
 
 class OptimizerAndSchedule(NamedTuple):
@@ -56,7 +56,7 @@ def announced_lr(lr: float, base_batch: int, batch: int, scale: bool) -> float:
     if not scale:
         return lr
     scaled = scaled_lr(lr, base_batch, batch)
-    rank_zero_info(f"Learning rate {lr:g} x {batch}/{base_batch} images = {scaled:g}")
+    announce(f"Learning rate {lr:g} x {batch}/{base_batch} images = {scaled:g}")
     return scaled
 
 

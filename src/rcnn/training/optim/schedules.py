@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import math
 
-from pytorch_lightning.utilities import rank_zero_info
-
 from rcnn.settings import SettingsError
+from rcnn.training.announcing import announce
 
 
 def constant(_: int) -> float:
@@ -62,5 +61,5 @@ def shortened_warm_up(steps: int, total_steps: int | float) -> int:
     if total_steps < 0 or 2 * steps <= total_steps:
         return steps
     half = int(total_steps) // 2
-    rank_zero_info(f"Warm-up of {steps} steps cut to {half}, half of the run")
+    announce(f"Warm-up of {steps} steps cut to {half}, half of the run")
     return half
