@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-HEADLINES = {
-    "map": "mAP@[.5:.95]",
-    "map_50": "mAP@.5",
-    "map_75": "mAP@.75",
-    "voc_map": "VOC mAP (area)",
-    "voc07_map": "VOC07 mAP (11-point)",
-    "recall_100": "proposal recall, 100",
-    "recall_300": "proposal recall, 300",
-    "recall_1000": "proposal recall, 1000",
+COLUMNS = {
+    "map": ("mAP@[.5:.95]", "map"),
+    "map_50": ("mAP@.5", "map_50"),
+    "voc_map": ("VOC mAP", "voc_ap"),
+    "voc07_map": ("VOC07 mAP", "voc07_ap"),
 }
+"""Of the table: the metric's name, its title, and its name among a class's figures."""
+
+RECALLS = ("recall_100", "recall_300", "recall_1000")
 
 
 @dataclass(frozen=True)
@@ -50,30 +51,29 @@ class Results:
 
 
 def print_results(results: Results, run_dir: str, console: Console | None = None) -> None:
-    """Print one table: a row for all classes and one for each, then the run's folder."""
+    """Print one table, a row for all classes and one for each, then the run's folder."""
     console = console or Console()
     split = "test" if any(tag.startswith("test/") for tag in results.metrics) else "val"
     table = Table(title=f"{split} split", title_justify="left")
-    table.add_column("metric")
-    table.add_column("all classes", justify="right", style="bold")
-    classes = results.per_class.get(split, {})
-    for name in classes:
-        table.add_column(name, justify="right")
-    columns = {"map": "map", "map_50": "map_50", "voc_map": "voc_ap", "voc07_map": "voc07_ap"}
-    for key, title in HEADLINES.items():
-        value = results.metrics.get(f"{split}/{key}")
-        if value is not None:
-            cells = [
-                _figure(row[columns[key]]) if key in columns else "" for row in classes.values()
-            ]
-            table.add_row(title, _figure(value), *cells)
+    table.add_column("class")
+    for title, _ in COLUMNS.values():
+        table.add_column(title, justify="right")
+    overall = [_figure(results.metrics.get(f"{split}/{name}", math.nan)) for name in COLUMNS]
+    table.add_row("all", *overall, style="bold", end_section=True)
+    for name, figures in results.per_class.get(split, {}).items():
+        table.add_row(name, *(_figure(figures[key]) for _, key in COLUMNS.values()))
     console.print(table)
+
+    recalls = [results.metrics.get(f"{split}/{name}", math.nan) for name in RECALLS]
+    console.print(
+        f"proposal recall at 100, 300, 1000: {', '.join(map(_figure, recalls))}", highlight=False
+    )
     if results.steps:
-        console.print(f"{results.steps} steps in {results.seconds:.0f} s")
+        console.print(f"{results.steps} steps in {results.seconds:.0f} s", highlight=False)
     for note in results.notes:
-        console.print(f"[yellow]{note}[/]")
+        console.print(f"[yellow]{escape(note)}[/]", soft_wrap=True, highlight=False)
     console.print(f"Run folder: {run_dir}", soft_wrap=True, highlight=False)
 
 
 def _figure(value: float) -> str:
-    return "-" if value != value else f"{value:.3f}"
+    return "-" if math.isnan(value) else f"{value:.3f}"

@@ -86,6 +86,9 @@ def _train(config: Config, trainer: pl.Trainer, data: DetectionDataModule) -> Re
     metrics, steps = _metrics(trainer), trainer.global_step
     checkpoint = trainer.checkpoint_callback
     best = getattr(checkpoint, "best_model_path", "") or None
+    if best is None:  # the run ended before its first validation
+        last = Path(config.run.run_dir, "checkpoints", "last.ckpt")
+        trainer.save_checkpoint(last)
     monitored = None if config.run.monitor is None else metrics.get(config.run.monitor)
     score = getattr(checkpoint, "best_model_score", None)
     trainer.test(module, data, ckpt_path=best, verbose=False)

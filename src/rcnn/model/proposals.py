@@ -60,6 +60,9 @@ def propose(
 ) -> Proposals:
     """Decode, clip, filter and suppress the RPN's boxes.
 
+    Only the best of each level are decoded, so what is too small is dropped after that choice, as
+    torchvision does it; the released code of the paper drops first.
+
     Gradients flow through what is returned; a scheme that treats proposals as constants
     (approximate joint training) detaches its inputs.
 

@@ -93,8 +93,8 @@ class DetectionModule(pl.LightningModule):
             images_per_step=trainer.accumulate_grad_batches
             * trainer.world_size
             * self._batch_size(),
-            # Lightning refuses to unscale the gradients of fp16 for optimisers that do it inside.
-            fused=trainer.precision != "16-mixed",
+            # Lightning refuses to clip under mixed precision for optimisers that unscale inside.
+            fused="mixed" not in trainer.precision or trainer.gradient_clip_val is None,
         )
         return {
             "optimizer": optimizer,
