@@ -16,6 +16,7 @@ from torch import Tensor
 from torchvision.ops import roi_align, roi_pool
 
 from rcnn.ops.boxes import area
+from rcnn.ops.roi_align import align_rois
 from rcnn.settings import require
 
 
@@ -67,6 +68,13 @@ def pool_rois(
         rois: in pixels of the resized images.
         settings: how.
     """
+    if len(levels) == 1 and settings.kind == "roi_align":
+        ratio, aligned = settings.sampling_ratio, settings.aligned
+        precise = _in_full(levels[0], rois)
+        pooled = align_rois(
+            precise, rois.to(precise.dtype), settings.size, 1.0 / strides[0], ratio, aligned
+        )
+        return pooled.to(levels[0].dtype)
     flat = rois.flatten(0, 1)
     images = torch.arange(len(rois), device=rois.device).repeat_interleave(rois.shape[1])
     if len(levels) == 1:
@@ -102,8 +110,7 @@ def _pool(
     settings: PoolingSettings,
 ) -> Float[Tensor, "N C S S"]:
     """Pool RoIs, each from its own image, from one level."""
-    # Half precision features are pooled in full: half precision RoIs would be off by pixels.
-    precise = features.to(torch.promote_types(features.dtype, rois.dtype))
+    precise = _in_full(features, rois)
     pooled: Tensor
     if settings.kind == "crop":
         pooled = crop(precise, rois / stride, images, settings.size, pool_max=settings.crop_max)
@@ -118,6 +125,11 @@ def _pool(
             precise, listed, side, scale, sampling_ratio=ratio, aligned=settings.aligned
         )
     return pooled.to(features.dtype)
+
+
+def _in_full(features: Float[Tensor, "B C h w"], rois: Tensor) -> Float[Tensor, "B C h w"]:
+    """Half precision features are pooled in full: half precision RoIs would be off by pixels."""
+    return features.to(torch.promote_types(features.dtype, rois.dtype))
 
 
 def crop(
