@@ -36,7 +36,7 @@ def test_the_default_config_states_every_threshold(composed: Compose) -> None:
 
 
 def test_the_default_thresholds_are_those_of_the_settings(composed: Compose) -> None:
-    config = parse(composed())
+    config = parse(composed("data=voc", "data.root=x"))
     for stage, cls in THRESHOLDS.values():
         assert config.detector[stage] == cls()
 
