@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import cast
 
 import pytorch_lightning as pl
-import torch
 from hydra.utils import instantiate
 
 from rcnn.app.config import Config
@@ -37,10 +36,6 @@ def build_module(config: Config, data: DetectionDataModule) -> DetectionModule:
         weights=weights.source,
     )
     weights.load_into(module.detector.backbone)
-    if config.run.channels_last:
-        module = module.to(memory_format=torch.channels_last)
-    if config.run.compile:
-        module.detector.body.compile(dynamic=True)
     return module
 
 

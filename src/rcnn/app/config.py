@@ -68,8 +68,6 @@ class RunConfig:
         monitor: the validation metric that chooses the best checkpoint, and that a sweep gets;
             null where there is no validation split.
         plus_one: VOC's metric counts pixels inclusively, as its development kit does.
-        channels_last: memory format of the network's tensors.
-        compile: compile the backbone with torch.compile.
     """
 
     name: str
@@ -79,8 +77,6 @@ class RunConfig:
     seed: int = 0
     monitor: str | None = "val/map"
     plus_one: bool = False
-    channels_last: bool = False
-    compile: bool = False
 
     def __post_init__(self) -> None:
         usable = self.task == "train" or self.ckpt_path is not None
