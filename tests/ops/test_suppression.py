@@ -186,3 +186,17 @@ def test_half_precision_is_compared_in_full(random_boxes: Boxes) -> None:
     half = suppress(boxes.bfloat16(), scores.bfloat16(), group, everything, 0.5, 30)
     full = suppress(boxes.bfloat16().float(), scores.bfloat16().float(), group, everything, 0.5, 30)
     assert _kept(half, 0) == _kept(full, 0)
+
+
+@pytest.mark.parametrize("limit", [1, 5, 40])
+def test_stopping_early_gives_the_first_of_all_that_are_kept(
+    limit: int, random_boxes: Boxes
+) -> None:
+    boxes = random_boxes(3, 2, 400, extent=120.0)
+    scores = torch.rand(2, 400, generator=torch.Generator().manual_seed(1))
+    groups, valid = torch.zeros(2, 400).long(), torch.ones(2, 400).bool()
+    everything = suppress(boxes, scores, groups, valid, 0.5, 400)
+    first = suppress(boxes, scores, groups, valid, 0.5, limit)
+    for image in range(2):
+        assert len(_kept(everything, image)) > limit
+        assert _kept(first, image) == _kept(everything, image)[:limit]

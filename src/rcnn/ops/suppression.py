@@ -79,7 +79,7 @@ def best_apart(
         iou_threshold: a box goes if its IoU with a better kept one is above this.
         limit: the most that are kept.
     """
-    # Where most candidates are needed, looking at the kept ones again would cost more than it saves.
+    # Where most candidates are needed, looking at the kept ones again costs more than it saves.
     stretch = 4 * limit if len(order) > 6 * limit else max(len(order), 1)
     kept, start = order[:0], 0
     while start < len(order) and len(kept) < limit:
