@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from hydra.utils import instantiate
 
 from rcnn.app.config import THRESHOLDS, parse, threshold_keys
 from rcnn.model.backbones import SHIPPED
@@ -124,4 +126,24 @@ def test_a_class_of_the_users_own_is_held_against_its_signature(composed: Compos
     plain = composed()
     plain["data"] = {"_target_": "rcnn.data.VOCSource"}
     with pytest.raises(SettingsError, match=r"data lacks root"):
+        parse(plain)
+
+
+def test_any_optimiser_of_pytorchs_kind_plugs_in(composed: Compose) -> None:
+    plain = composed()
+    plain["optimizer"] = {
+        "_target_": "rcnn.training.optim.OptimizerFactory",
+        "optimizer": {"_target_": "torch.optim.RMSprop", "_partial_": True, "lr": 1e-4},
+        "scheduler": {
+            "_target_": "torch.optim.lr_scheduler.CosineAnnealingLR",
+            "_partial_": True,
+        },
+        "length_argument": "T_max",
+    }
+    recipe = instantiate(parse(plain).plain["optimizer"], _convert_="all")
+    optimizer, schedule = recipe(torch.nn.Linear(2, 2), total_steps=10, images_per_step=2)
+    assert isinstance(optimizer, torch.optim.RMSprop)
+    assert schedule.T_max == 10
+    plain["optimizer"]["optimizer"]["learning_rate"] = 1.0
+    with pytest.raises(SettingsError, match=r"Unknown key 'optimizer.optimizer.learning_rate'"):
         parse(plain)
