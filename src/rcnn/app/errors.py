@@ -17,22 +17,29 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.markup import escape
 
-from rcnn.data import DataError
-from rcnn.model.backbones import WeightsError
-from rcnn.settings import SettingsError, nearest
-from rcnn.training.callbacks import NonFiniteLossError
-from rcnn.training.checkpoint import CheckpointError
+from rcnn.settings import nearest
 
-MISTAKES = (
-    SettingsError,
-    DataError,
-    WeightsError,
-    CheckpointError,
-    NonFiniteLossError,
-    HydraException,
-    OmegaConfBaseException,
-)
-"""Errors that tell what the user can mend; their message is all that is needed."""
+
+def mistakes() -> tuple[type[Exception], ...]:
+    """Return the errors that tell what the user can mend; their message is all that is needed.
+
+    They are imported only once something has gone wrong: ``train.py --help`` answers at once.
+    """
+    from rcnn.data import DataError
+    from rcnn.model.backbones import WeightsError
+    from rcnn.settings import SettingsError
+    from rcnn.training.callbacks import NonFiniteLossError
+    from rcnn.training.checkpoint import CheckpointError
+
+    return (
+        SettingsError,
+        DataError,
+        WeightsError,
+        CheckpointError,
+        NonFiniteLossError,
+        HydraException,
+        OmegaConfBaseException,
+    )
 
 
 @contextlib.contextmanager
@@ -51,7 +58,9 @@ def explained(conf: Path) -> Iterator[None]:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         yield
-    except MISTAKES as error:
+    except Exception as error:
+        if not isinstance(error, mistakes()):
+            raise
         console = Console(stderr=True, highlight=False, soft_wrap=True)
         console.print("[bold red]Error:[/] " + escape(explain(error, conf)))
         sys.exit(2)
@@ -63,7 +72,7 @@ def explain(error: Exception, conf: Path) -> str:
     """Return the message for people; what was mistyped on the command line gets its nearest.
 
     Args:
-        error: one of :data:`MISTAKES`.
+        error: one of :func:`mistakes`.
         conf: the folder of the config groups.
     """
     message = str(error)

@@ -111,14 +111,16 @@ def resolve(
         "backbone.norm",
         settings.norm,
         "frozen batch norms need loaded statistics, and the backbone starts from random weights "
-        f"({loaded.message}); choose 'auto' or 'batch'",
+        f"({loaded.message.rstrip('.')}); choose 'auto' or 'batch'",
     )
     return dataclasses.replace(settings, norm="batch", frozen_stages=0), loaded
 
 
 def _find(settings: BackboneSettings, fetch: Download) -> LoadedWeights:
     if settings.weights is None:
-        return LoadedWeights("random", "random weights, as backbone.weights=null asks for")
+        wish = "as backbone.weights=null asks for"
+        message = f"The backbone {settings.name} starts from random weights, {wish}."
+        return LoadedWeights("random", message)
     if settings.weights not in ("auto", "imagenet"):
         path = Path(settings.weights).expanduser()
         return LoadedWeights(str(path), f"weights of {path}", _read(path))
