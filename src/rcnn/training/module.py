@@ -8,7 +8,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
 
 from rcnn.data import DetectionBatch
 from rcnn.data.pictures import Picture
@@ -239,19 +238,14 @@ class DetectionModule(pl.LightningModule):
         return int(getattr(data, "batch_size", 1))
 
     def _log_losses(self, split: str, losses: Losses, images: int, *, on_step: bool) -> None:
-        terms: dict[str, Tensor] = {f"{split}/loss_{k}": v for k, v in losses.named.items()}
-        counts = losses.counts
-        if on_step and counts is not None:
-            terms |= {f"{split}/{name}": count.float() for name, count in counts.named.items()}
-        self.log(
-            f"{split}/loss",
-            losses.total,
-            prog_bar=on_step,
-            on_step=on_step,
-            on_epoch=not on_step,
-            sync_dist=not on_step,
-            batch_size=images,
-        )
-        self.log_dict(
-            terms, on_step=on_step, on_epoch=not on_step, sync_dist=not on_step, batch_size=images
-        )
+        counts = {} if losses.counts is None or not on_step else losses.counts.named
+        how: dict[str, Any] = {
+            "on_step": on_step,
+            "on_epoch": not on_step,
+            "sync_dist": not on_step,
+            "batch_size": images,
+        }
+        self.log(f"{split}/loss", losses.total, prog_bar=on_step, **how)
+        terms = {f"{split}/loss_{name}": term for name, term in losses.named.items()}
+        self.log_dict(terms, prog_bar=on_step, **how)
+        self.log_dict({f"{split}/{name}": n.float() for name, n in counts.items()}, **how)
