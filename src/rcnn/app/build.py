@@ -31,6 +31,7 @@ def build_module(config: Config, data: DetectionDataModule) -> DetectionModule:
         config.settings(data.class_names, backbone),
         system=config.system,
         recipe=instantiate(config.plain["optimizer"], _convert_="all"),
+        scheme=config.scheme,
         seed=config.run.seed,
         plus_one=config.run.plus_one,
         weights=weights.source,

@@ -24,6 +24,7 @@ from rcnn.model.settings import DeltaSettings, DetectorSettings
 from rcnn.model.targets import AnchorSampling, RoISampling
 from rcnn.settings import SettingsError, from_plain, nearest, require
 from rcnn.training.datamodule import LoaderSettings
+from rcnn.training.schemes import Scheme
 
 THRESHOLDS = {
     "rpn": ("anchor_sampling", AnchorSampling),
@@ -52,7 +53,7 @@ class ModelConfig:
 class SchemeConfig:
     """The group ``scheme``: in what order the parts of the detector learn."""
 
-    name: Literal["joint"] = "joint"
+    name: Scheme = "joint"
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ class Config:
     Attributes:
         run: what to do.
         system: which detector.
+        scheme: in what order its parts learn.
         detector: its settings, but for the class names, which the data gives.
         loader: how minibatches are made.
         plain: the whole config as it was composed, resolved, for instantiation and the record.
@@ -97,6 +99,7 @@ class Config:
 
     run: RunConfig
     system: str
+    scheme: Scheme
     detector: dict[str, Any]
     loader: LoaderSettings
     plain: dict[str, Any]
@@ -140,9 +143,9 @@ def parse(plain: dict[str, Any]) -> Config:
     for group in TARGETS:
         check_targets(plain[group], group)
     model, loader = parts.pop("model"), parts.pop("loader")
-    del parts["scheme"]
+    scheme = parts.pop("scheme").name
     parts |= {key: getattr(model, key) for key in ("rpn", "head", "deltas", "losses")}
-    return Config(run, model.system, parts | thresholds, loader, plain)
+    return Config(run, model.system, scheme, parts | thresholds, loader, plain)
 
 
 def threshold_keys() -> dict[str, tuple[str, str]]:

@@ -102,7 +102,12 @@ class FasterRCNN(nn.Module):
         return Backbone(self.body, self.regions.tail)
 
     def losses(
-        self, batch: ImageBatch, targets: Targets, generator: torch.Generator | None = None
+        self,
+        batch: ImageBatch,
+        targets: Targets,
+        generator: torch.Generator | None = None,
+        *,
+        exact: bool = False,
     ) -> Losses:
         """Return the four losses of a minibatch.
 
@@ -110,14 +115,21 @@ class FasterRCNN(nn.Module):
             batch: resized, padded images.
             targets: their ground truth, in pixels of the resized images.
             generator: the source of randomness of both samplers.
+            exact: let gradients flow through the coordinates of the RoIs into the RPN, instead of
+                taking proposals for constants (Faster R-CNN, section 3.2, iii).
         """
-        return self.training_pass(batch, targets, generator).losses
+        return self.training_pass(batch, targets, generator, exact=exact).losses
 
     def training_pass(
-        self, batch: ImageBatch, targets: Targets, generator: torch.Generator | None = None
+        self,
+        batch: ImageBatch,
+        targets: Targets,
+        generator: torch.Generator | None = None,
+        *,
+        exact: bool = False,
     ) -> TrainingPass:
         """Run all stages as :meth:`losses` does, and return their products too."""
-        return self._learn(self.look(batch), batch, targets, generator)
+        return self._learn(self.look(batch), batch, targets, generator, exact=exact)
 
     @torch.no_grad()
     def evaluation_pass(
@@ -158,9 +170,7 @@ class FasterRCNN(nn.Module):
         anchors = self.anchors(grids, (batch.pixels.shape[-2], batch.pixels.shape[-1]))
         return FirstStage(levels, anchors, self.rpn(levels))
 
-    @torch.no_grad()
     def _propose(self, first: FirstStage, batch: ImageBatch, *, train: bool) -> Proposals:
-        """Approximate joint training: proposals are constants to the box head (section 3.2)."""
         limits = self.settings.proposals
         return propose(
             first.anchors, first.rpn.logits, first.rpn.deltas, batch, limits, train=train
@@ -172,6 +182,8 @@ class FasterRCNN(nn.Module):
         batch: ImageBatch,
         targets: Targets,
         generator: torch.Generator | None,
+        *,
+        exact: bool = False,
     ) -> TrainingPass:
         anchors, rpn = first.anchors, first.rpn
         anchor_samples = sample_anchors(
@@ -184,7 +196,9 @@ class FasterRCNN(nn.Module):
             locations=len(anchors) // self.settings.anchors.per_cell,
             settings=self.settings.losses,
         )
-        proposals = self._propose(first, batch, train=True)
+        # Approximate joint training takes proposals for constants (section 3.2, ii).
+        with torch.set_grad_enabled(exact and torch.is_grad_enabled()):
+            proposals = self._propose(first, batch, train=True)
         rois = self.regions.sample(proposals, targets, generator)
         class_loss, box_loss = self.regions.losses(first.levels, rois)
         counts = SampleCounts(

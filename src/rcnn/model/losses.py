@@ -18,6 +18,7 @@ from rcnn.ops.losses import (
     masked_box_loss,
     objectness_loss,
 )
+from rcnn.ops.precision import in_full
 from rcnn.settings import require
 from rcnn.structures import AnchorSamples, RoISamples
 
@@ -64,8 +65,8 @@ def rpn_losses(
         locations: the number of cells of an image.
         settings: weights and divisors.
     """
-    sampled_logits = logits.gather(1, samples.indices).float()
-    sampled_deltas = deltas.gather(1, samples.indices[:, :, None].expand(-1, -1, 4)).float()
+    sampled_logits = in_full(logits.gather(1, samples.indices))
+    sampled_deltas = in_full(deltas.gather(1, samples.indices[:, :, None].expand(-1, -1, 4)))
     divisor = (samples.labels >= 0).sum()
     if settings.rpn_box_divisor == "locations":
         divisor = torch.full_like(divisor, locations * len(logits))
@@ -83,10 +84,10 @@ def roi_losses(
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Return the class and the box term (Fast R-CNN, equation 1)."""
     boxes = masked_box_loss(
-        deltas_of_class(deltas.float(), rois.labels),
+        deltas_of_class(in_full(deltas), rois.labels),
         rois.deltas,
         rois.labels,
         settings.roi_box_beta,
         (rois.labels >= 0).sum(),
     )
-    return classification_loss(logits.float(), rois.labels), settings.roi_box_weight * boxes
+    return classification_loss(in_full(logits), rois.labels), settings.roi_box_weight * boxes

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rcnn.ops.boxes import at_least, clip, scale
 from rcnn.ops.deltas import decode
+from rcnn.ops.precision import in_full
 from rcnn.ops.suppression import suppress
 from rcnn.settings import require
 from rcnn.structures import Detections, ImageBatch, Proposals
@@ -63,9 +64,9 @@ def postprocess(
         One set per image, best first, in pixels of the original images.
     """
     rois, classes = proposals.boxes.shape[1], logits.shape[2] - 1
-    scores = logits.float().softmax(dim=-1)[:, :, 1:]
+    scores = in_full(logits).softmax(dim=-1)[:, :, 1:]
     deltas = deltas[:, :, 1:] if deltas.shape[2] > 1 else deltas
-    boxes = decode(proposals.boxes[:, :, None, :], deltas.float())
+    boxes = decode(proposals.boxes[:, :, None, :], in_full(deltas))
     boxes = clip(boxes, batch.sizes).expand(-1, -1, classes, -1)
     labels = torch.arange(1, classes + 1, device=scores.device).expand(len(scores), rois, -1)
 

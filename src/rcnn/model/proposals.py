@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rcnn.ops.boxes import at_least, clip
 from rcnn.ops.deltas import decode
+from rcnn.ops.precision import in_full
 from rcnn.ops.suppression import suppress
 from rcnn.settings import require
 from rcnn.structures import ImageBatch, Proposals
@@ -83,8 +84,8 @@ def propose(
     for number, (cells, logit, delta) in enumerate(zip(per_level, logits, deltas, strict=True)):
         top = logit.topk(min(before, logit.shape[1]), dim=1)
         chosen = delta.gather(1, top.indices[:, :, None].expand(-1, -1, 4))
-        boxes.append(decode(cells[top.indices], chosen.float()))
-        scores.append(top.values.float().sigmoid())
+        boxes.append(decode(cells[top.indices], in_full(chosen)))
+        scores.append(in_full(top.values).sigmoid())
         groups.append(torch.full_like(top.indices, number))
     candidates = torch.cat(boxes, dim=1)  # (B, N, 4)
     objectness, group = torch.cat(scores, dim=1), torch.cat(groups, dim=1)

@@ -177,7 +177,7 @@ def sample_rois(
         targets.labels.gather(1, owner) if targets.labels.shape[1] else torch.zeros_like(owner)
     )
     labels = torch.where(sample.positive, classes, 0)
-    deltas = (encode(rois.detach(), matched) - delta_mean[labels]) / delta_std[labels]
+    deltas = (encode(rois, matched) - delta_mean[labels]) / delta_std[labels]
     return RoISamples(
         boxes=rois,
         labels=torch.where(used, labels, -1),

@@ -32,7 +32,7 @@ def objectness_loss(logits: Float[Tensor, "B S"], labels: Int[Tensor, "B S"]) ->
         labels: 1, 0, or -1 for unused places.
     """
     terms = F.binary_cross_entropy_with_logits(
-        logits, labels.clamp(min=0).float(), reduction="none"
+        logits, labels.clamp(min=0).to(logits.dtype), reduction="none"
     )
     used = labels >= 0
     return (terms * used).sum() / used.sum().clamp(min=1)

@@ -18,6 +18,7 @@ from rcnn.structures import Detections, Losses
 from rcnn.training.checkpoint import CHECKPOINT_FORMAT, CHECKPOINT_KEY, read_checkpoint
 from rcnn.training.optim import AdamWCosine, Recipe
 from rcnn.training.prediction import predict
+from rcnn.training.schemes import Scheme, check_scheme
 from rcnn.training.scores import Scores
 
 SYSTEMS = {"faster_rcnn": FasterRCNN}
@@ -34,6 +35,7 @@ class DetectionModule(pl.LightningModule):
         settings: of the detector, or their plain form.
         system: which detector: ``faster_rcnn``.
         recipe: makes the optimiser; by default AdamW with a cosine schedule.
+        scheme: how the stages learn together, see :mod:`rcnn.training.schemes`.
         seed: of the samplers. What a step draws depends on this, the epoch, the batch and the
             process only, so that a resumed run draws the same.
         plus_one: VOC's metric counts pixels inclusively.
@@ -46,6 +48,7 @@ class DetectionModule(pl.LightningModule):
         *,
         system: str = "faster_rcnn",
         recipe: Recipe | None = None,
+        scheme: Scheme = "joint",
         seed: int = 0,
         plus_one: bool = False,
         weights: str = "random",
@@ -64,6 +67,8 @@ class DetectionModule(pl.LightningModule):
         self.seed = seed
         self.weights = weights
         self.detector = SYSTEMS[system](settings)
+        self.scheme = scheme
+        check_scheme(scheme, self.detector)
         self.val_scores = Scores(settings.class_names, plus_one=plus_one)
         self.test_scores = Scores(settings.class_names, plus_one=plus_one)
         self.per_class: dict[str, dict[str, dict[str, float]]] = {}
@@ -79,7 +84,8 @@ class DetectionModule(pl.LightningModule):
     def training_step(self, batch: DetectionBatch, batch_idx: int) -> dict[str, Any]:
         """Return the total loss, and its terms for callbacks."""
         generator = self._generator(self.current_epoch, batch_idx)
-        losses = self.detector.losses(batch.images, batch.targets, generator)
+        exact = self.scheme == "exact"
+        losses = self.detector.losses(batch.images, batch.targets, generator, exact=exact)
         self._log_losses("train", losses, len(batch), on_step=True)
         return {"loss": losses.total, "losses": {k: v.detach() for k, v in losses.named.items()}}
 
