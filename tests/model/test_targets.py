@@ -547,7 +547,8 @@ class TestRoIs:
         boxes = random_boxes(8, 1, 40).requires_grad_()
         settings = RoISampling(rois=10, append_truth=False)
         rois = _rois(proposals_of(boxes), targets_of([A]), settings)
-        assert not rois.deltas.requires_grad
+        assert rois.deltas.requires_grad  # the target depends on where the RoI is, too
+        assert not rois.matched_boxes.requires_grad
         rois.boxes.sum().backward()
         assert boxes.grad is not None
         assert (boxes.grad.sum(dim=-1) == 4).sum() == (rois.labels >= 0).sum()
