@@ -94,7 +94,7 @@ def _config(root: str, seed: int, epochs: int) -> Config:
 
 def _append(path: Path, row: dict[str, Any]) -> None:
     runs = json.loads(path.read_text())["runs"] if path.is_file() else []
-    write_json(path, {"environment": environment(), "runs": [*runs, row]})
+    write_json(path, {"runs": [*runs, {**row, "environment": environment()}]})
 
 
 if __name__ == "__main__":
