@@ -65,6 +65,7 @@ def trainer(tmp_path: Path) -> Callable[..., pl.Trainer]:
             max_epochs=epochs,
             callbacks=callbacks,
             logger=False,
+            enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             use_distributed_sampler=False,
