@@ -158,7 +158,7 @@ def _read_layout(path: Path) -> tuple[Layout, int]:
                     "no stored-proposal file",
                     where=str(path),
                     found=f"it begins with {prefix[: len(MARK)]!r}",
-                    allowed=f"Such a file begins with {MARK!r}; rcnn propose makes one, "
+                    allowed=f"Such a file begins with {MARK!r}; ProposalWriter makes one, "
                     "import_mat and import_json make one of other formats",
                 )
             length = stream.seek(0, 2)
