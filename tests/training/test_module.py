@@ -126,6 +126,7 @@ def test_fine_tuning_on_other_classes_keeps_all_layers_but_the_outputs(
     module = DetectionModule.load_from_checkpoint(checkpoint)
     tuned = module.for_classes(["cell", "crystal"])
     assert tuned.class_names == ("cell", "crystal")
+    assert DetectionModule(module.settings, scheme="exact").for_classes(["a"]).scheme == "exact"
     before, after = module.state_dict(), tuned.state_dict()
     same = {name for name in after if torch.equal(after[name], before[name])}
     outputs = {name for name in after if ".regions.head." in name}

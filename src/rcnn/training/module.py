@@ -221,6 +221,7 @@ class DetectionModule(pl.LightningModule):
             plain,
             system=self.system,
             recipe=recipe or self.recipe,
+            scheme=self.scheme,
             seed=self.seed,
             weights=f"detector of {', '.join(self.class_names)}",
         )
