@@ -115,9 +115,9 @@ class TinyBody(Body):
 class TinyTail(Tail):
     """One linear layer on all pooled cells."""
 
-    def __init__(self, pooled_size: int) -> None:
+    def __init__(self, cells: int) -> None:
         super().__init__(channels=16)
-        self.linear = nn.Linear(8 * pooled_size**2, 16)
+        self.linear = nn.Linear(8 * cells, 16)
 
     def forward(self, pooled: Tensor) -> Tensor:
         return self.linear(pooled.flatten(1)).relu()
@@ -127,8 +127,8 @@ class TinyTail(Tail):
 def tiny_backbone(monkeypatch: pytest.MonkeyPatch) -> BackboneSettings:
     """A user's own backbone, named by its dotted path."""
 
-    def build(settings: BackboneSettings, pooled_size: int) -> Backbone:
-        return Backbone(TinyBody(), TinyTail(pooled_size))
+    def build(settings: BackboneSettings, cells: int) -> Backbone:
+        return Backbone(TinyBody(), TinyTail(cells))
 
     module = types.ModuleType("tiny_network")
     module.build = build  # type: ignore[attr-defined]

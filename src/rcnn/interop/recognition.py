@@ -84,7 +84,7 @@ def recognise_backbone(model: FasterRCNN, pooled_size: int) -> BackboneSettings:
 def _outline(settings: BackboneSettings, pooled_size: int) -> Backbone:
     """Return a backbone whose tensors have shapes but no values."""
     with torch.device("meta"):
-        return build_backbone(settings, pooled_size)
+        return build_backbone(settings, pooled_size**2)
 
 
 def _read_norms(model: FasterRCNN) -> tuple[Literal["batch", "frozen"], float]:

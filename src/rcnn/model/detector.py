@@ -89,7 +89,7 @@ class FasterRCNN(nn.Module):
     def __init__(self, settings: DetectorSettings) -> None:
         super().__init__()
         self.settings = settings
-        backbone = build_backbone(settings.backbone, settings.pooling.size)
+        backbone = build_backbone(settings.backbone, settings.pooling.cells)
         self.images = ImageTransform(settings.images)
         self.body = backbone.body
         self.anchors = AnchorGrid(settings.anchors, self.body.strides)

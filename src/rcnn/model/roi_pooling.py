@@ -53,6 +53,11 @@ class PoolingSettings:
         require(ratio >= 0, "sampling_ratio", ratio, "it is 0 (adaptive) or more")
         require(self.canonical_size > 0, "canonical_size", self.canonical_size, "it is above 0")
 
+    @property
+    def cells(self) -> int:
+        """Number of pooled cells of a RoI."""
+        return self.size**2
+
 
 def pool_rois(
     levels: Sequence[Float[Tensor, "B C _ _"]],

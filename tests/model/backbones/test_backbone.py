@@ -16,7 +16,7 @@ def test_body_may_pool_from_all_levels() -> None:
 
 
 def test_fully_connected_tail_is_two_layers_with_relu() -> None:
-    tail = FullyConnectedTail(in_channels=1, pooled_size=1, hidden=1, dropout=0.0)
+    tail = FullyConnectedTail(in_channels=1, cells=1, hidden=1, dropout=0.0)
     for layer, weight, bias in ((tail.fc6, 2.0, 1.0), (tail.fc7, -1.0, 5.0)):
         nn.init.constant_(layer.weight, weight)
         nn.init.constant_(layer.bias, bias)
@@ -26,7 +26,7 @@ def test_fully_connected_tail_is_two_layers_with_relu() -> None:
 
 
 def test_dropout_acts_in_training_alone() -> None:
-    tail = FullyConnectedTail(in_channels=2, pooled_size=2, hidden=64, dropout=0.5)
+    tail = FullyConnectedTail(in_channels=2, cells=4, hidden=64, dropout=0.5)
     pooled = torch.rand(3, 2, 2, 2)
     nn.init.ones_(tail.fc7.bias)
     trained, evaluated = tail.train()(pooled), tail.eval()(pooled)
@@ -36,7 +36,7 @@ def test_dropout_acts_in_training_alone() -> None:
 
 
 def test_dropout_follows_both_layers() -> None:
-    tail = FullyConnectedTail(in_channels=1, pooled_size=1, hidden=64, dropout=0.5).train()
+    tail = FullyConnectedTail(in_channels=1, cells=1, hidden=64, dropout=0.5).train()
     for layer in (tail.fc6, tail.fc7):
         nn.init.zeros_(layer.weight)
         nn.init.zeros_(layer.bias)
@@ -48,6 +48,6 @@ def test_dropout_follows_both_layers() -> None:
 
 @pytest.mark.parametrize("rois", [0, 1, 3])
 def test_fully_connected_tail_gives_one_vector_per_roi(rois: int) -> None:
-    tail = FullyConnectedTail(in_channels=3, pooled_size=2, hidden=5, dropout=0.5)
+    tail = FullyConnectedTail(in_channels=3, cells=4, hidden=5, dropout=0.5)
     assert tail(torch.rand(rois, 3, 2, 2)).shape == (rois, 5)
     assert tail.channels == 5

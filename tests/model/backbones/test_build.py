@@ -50,7 +50,7 @@ def test_levels_and_vectors_have_the_promised_shapes(name: str) -> None:
 @pytest.mark.parametrize("pooled_size", [3, 14])
 def test_tail_takes_the_pooled_size_it_was_built_for(name: str, pooled_size: int) -> None:
     with torch.device("meta"):
-        body, tail = _parts(BackboneSettings(name=name), pooled_size)
+        body, tail = _parts(BackboneSettings(name=name), pooled_size**2)
         vectors = tail(torch.empty(2, body.channels, pooled_size, pooled_size))
     assert vectors.shape == (2, tail.channels)
 
@@ -58,7 +58,7 @@ def test_tail_takes_the_pooled_size_it_was_built_for(name: str, pooled_size: int
 @pytest.mark.parametrize("name", ["resnet18", "resnet18_fpn"])
 @pytest.mark.parametrize("training", [True, False])
 def test_no_rois_give_no_vectors_and_leave_the_statistics_alone(name: str, training: bool) -> None:
-    body, tail = _parts(BackboneSettings(name=name), pooled_size=4)
+    body, tail = _parts(BackboneSettings(name=name), cells=16)
     before = {key: value.clone() for key, value in tail.state_dict().items()}
     vectors = tail.train(training)(torch.empty(0, body.channels, 4, 4))
     vectors.sum().backward()
@@ -104,13 +104,13 @@ def test_more_frozen_stages_than_there_are_is_an_error(name: str, stages: int) -
             build_backbone(BackboneSettings(name=name, frozen_stages=stages + 1))
 
 
-def test_pooled_size_below_one_is_an_error() -> None:
-    with pytest.raises(SettingsError, match="pooled_size=0"):
-        build_backbone(BackboneSettings(), pooled_size=0)
+def test_a_number_of_cells_below_one_is_an_error() -> None:
+    with pytest.raises(SettingsError, match="cells=0"):
+        build_backbone(BackboneSettings(), cells=0)
 
 
 def test_own_backbone_plugs_in_by_its_dotted_path(own_backbone: BackboneSettings) -> None:
-    backbone = build_backbone(own_backbone, pooled_size=2)
+    backbone = build_backbone(own_backbone, cells=4)
     (level,) = backbone.body(torch.rand(1, 3, 16, 24))
     assert level.shape == (1, 5, 2, 3)
     assert backbone.tail(torch.rand(3, 5, 2, 2)).shape == (3, 6)
@@ -136,6 +136,6 @@ def test_dotted_path_that_fails_is_an_error_with_path_and_reason(
     assert reason in str(caught.value)
 
 
-def _parts(settings: BackboneSettings, pooled_size: int = 7):
-    backbone = build_backbone(settings, pooled_size)
+def _parts(settings: BackboneSettings, cells: int = 49):
+    backbone = build_backbone(settings, cells)
     return backbone.body, backbone.tail

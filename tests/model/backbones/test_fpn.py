@@ -69,7 +69,7 @@ def test_statistics_of_mobilenet_move_as_fast_as_in_torchvisions_detector() -> N
 def test_widths_of_the_settings_reach_pyramid_and_tail() -> None:
     settings = BackboneSettings(name="resnet18_fpn", fpn_channels=32, hidden=48)
     with torch.device("meta"):
-        backbone = build_backbone(settings, pooled_size=2)
+        backbone = build_backbone(settings, cells=4)
         levels = backbone.body(torch.empty(1, 3, 64, 64))
         vectors = backbone.tail(torch.empty(3, 32, 2, 2))
     assert {level.shape[1] for level in levels} == {backbone.body.channels} == {32}

@@ -30,14 +30,14 @@ def test_vgg16_with_batch_norm_computes_what_torchvisions_does(
     randomise: Randomise, pixels: Tensor
 ) -> None:
     theirs = vgg16_bn(num_classes=1, init_weights=False).features.eval()
-    ours = build_backbone(BackboneSettings(name="vgg16_bn", norm="frozen"), pooled_size=1)
+    ours = build_backbone(BackboneSettings(name="vgg16_bn", norm="frozen"), cells=1)
     ours.body.features.load_state_dict(randomise(theirs), strict=False)
     with torch.no_grad():
         torch.testing.assert_close(ours.body(pixels)[0], theirs[:-1](pixels))
 
 
 def test_random_linear_layers_are_drawn_as_torchvision_draws_them() -> None:
-    tail = build_backbone(BackboneSettings(name="vgg16"), pooled_size=1).tail
+    tail = build_backbone(BackboneSettings(name="vgg16"), cells=1).tail
     torch.testing.assert_close(tail.fc6.weight.std().item(), 0.01, rtol=0.02, atol=0)
     torch.testing.assert_close(tail.fc7.weight.std().item(), 0.01, rtol=0.02, atol=0)
     assert not tail.fc6.bias.any()

@@ -237,10 +237,10 @@ def test_names_that_cover_nothing_are_an_error(tiny_backbone: Backbone) -> None:
         LoadedWeights("test", "test", fitting()).load_into(backbone)
 
 
-def test_vgg16_of_another_pooled_size_does_not_take_imagenet_weights() -> None:
+def test_vgg16_of_another_number_of_cells_does_not_take_imagenet_weights() -> None:
     with torch.device("meta"):
         published = build_backbone(BackboneSettings(name="vgg16"))
-        other = build_backbone(BackboneSettings(name="vgg16"), pooled_size=6)
+        other = build_backbone(BackboneSettings(name="vgg16"), cells=36)
     state = {
         **published.body.state_dict(),
         **{

@@ -63,14 +63,14 @@ class FullyConnectedTail(Tail):
 
     Args:
         in_channels: C.
-        pooled_size: S.
+        cells: of the pooled features, 49 for 7 x 7.
         hidden: D.
         dropout: probability that an activation is dropped in training.
     """
 
-    def __init__(self, *, in_channels: int, pooled_size: int, hidden: int, dropout: float) -> None:
+    def __init__(self, *, in_channels: int, cells: int, hidden: int, dropout: float) -> None:
         super().__init__(channels=hidden)
-        self.fc6 = nn.Linear(in_channels * pooled_size**2, hidden)
+        self.fc6 = nn.Linear(in_channels * cells, hidden)
         self.fc7 = nn.Linear(hidden, hidden)
         self.dropout = nn.Dropout(dropout)
 

@@ -29,21 +29,21 @@ _BUILDERS: dict[str, Builder] = {
 }
 
 
-def build_backbone(settings: BackboneSettings, pooled_size: int = 7) -> Backbone:
+def build_backbone(settings: BackboneSettings, cells: int = 49) -> Backbone:
     """Build a backbone with random weights; nothing is read or downloaded.
 
     Args:
         settings: built as they stand: ``norm="auto"`` counts as ``"batch"``, and ``frozen_stages``
             are frozen. Let :func:`rcnn.model.backbones.weights.resolve` settle them before.
-        pooled_size: side of the grid of cells that each RoI is pooled to.
+        cells: of the pooled features of a RoI, 49 for 7 x 7.
 
     Raises:
         SettingsError: a dotted path leads to no callable, or to one that returns no
             :class:`Backbone`; more stages shall be frozen than there are.
     """
-    require(pooled_size >= 1, "pooled_size", pooled_size, "1 or more")
+    require(cells >= 1, "cells", cells, "1 or more")
     builder = _BUILDERS.get(settings.name) or _imported(settings.name)
-    backbone = builder(settings, pooled_size)
+    backbone = builder(settings, cells)
     require(
         isinstance(backbone, Backbone),
         "backbone.name",
@@ -61,7 +61,7 @@ def _imported(path: str) -> Builder:
         raise SettingsError(
             f"backbone.name={path!r} is not possible: {module_name} gives no {name} "
             f"({type(error).__name__}: {error}){nearest(path, SHIPPED)} "
-            "Name a callable (settings, pooled_size) -> Backbone in an importable module."
+            "Name a callable (settings, cells) -> Backbone in an importable module."
         ) from error
     require(
         callable(builder), "backbone.name", path, f"this is a {type(builder).__name__}, no callable"

@@ -64,7 +64,7 @@ class PyramidBody(Body):
         return list(self.fpn(self.body(pixels)).values())
 
 
-def build_resnet_pyramid(settings: BackboneSettings, pooled_size: int) -> Backbone:
+def build_resnet_pyramid(settings: BackboneSettings, cells: int) -> Backbone:
     """Build a ResNet with levels P2 to P5 and the extra one (strides 4 to 64)."""
     network = classification_resnet(settings)
     layers = dict(network.named_children())
@@ -76,10 +76,10 @@ def build_resnet_pyramid(settings: BackboneSettings, pooled_size: int) -> Backbo
         strides=(4, 8, 16, 32),
         channels=settings.fpn_channels,
     )
-    return Backbone(body, _tail(settings, pooled_size), {"": "body.body."})
+    return Backbone(body, _tail(settings, cells), {"": "body.body."})
 
 
-def build_mobilenet_pyramid(settings: BackboneSettings, pooled_size: int) -> Backbone:
+def build_mobilenet_pyramid(settings: BackboneSettings, cells: int) -> Backbone:
     """Build MobileNetV3-Large with a pyramid on its last two stages, both of stride 32.
 
     Torchvision's detector has it so, with norms whose epsilon is 1e-5.
@@ -96,7 +96,7 @@ def build_mobilenet_pyramid(settings: BackboneSettings, pooled_size: int) -> Bac
         strides=(32, 32),
         channels=settings.fpn_channels,
     )
-    return Backbone(body, _tail(settings, pooled_size), {"features.": "body.body."})
+    return Backbone(body, _tail(settings, cells), {"features.": "body.body."})
 
 
 def _strided_stages(features: nn.Sequential) -> list[list[str]]:
@@ -111,10 +111,10 @@ def _strided_stages(features: nn.Sequential) -> list[list[str]]:
     return stages
 
 
-def _tail(settings: BackboneSettings, pooled_size: int) -> FullyConnectedTail:
+def _tail(settings: BackboneSettings, cells: int) -> FullyConnectedTail:
     return FullyConnectedTail(
         in_channels=settings.fpn_channels,
-        pooled_size=pooled_size,
+        cells=cells,
         hidden=settings.hidden or 1024,
         dropout=0.0,
     )

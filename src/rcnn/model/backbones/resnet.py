@@ -56,8 +56,8 @@ class ResNetTail(Tail):
         return cells.mean(dim=(2, 3))
 
 
-def build_resnet(settings: BackboneSettings, pooled_size: int) -> Backbone:  # noqa: ARG001
-    """Build a C4 ResNet with random weights; the tail takes any ``pooled_size``."""
+def build_resnet(settings: BackboneSettings, cells: int) -> Backbone:  # noqa: ARG001
+    """Build a C4 ResNet with random weights; the tail takes pooled features of any size."""
     network = classification_resnet(settings)
     names = {f"{name}.": f"body.{name}." for stage in STAGES[:4] for name in stage}
     names["layer4."] = "tail.layer4."

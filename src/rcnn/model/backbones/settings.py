@@ -25,7 +25,7 @@ class BackboneSettings:
 
     Attributes:
         name: a shipped backbone, or the dotted path of a callable
-            ``(settings: BackboneSettings, pooled_size: int) -> Backbone``.
+            ``(settings: BackboneSettings, cells: int) -> Backbone``.
         norm: ``"batch"`` learns and counts statistics, ``"frozen"`` keeps both as loaded,
             ``"auto"`` is frozen on top of loaded weights and batch otherwise.
         frozen_stages: the number of leading stages that do not learn. A ResNet has 5 (the stem

@@ -34,10 +34,10 @@ class VGGBody(Body):
         return [self.features(pixels)]
 
 
-def build_vgg(settings: BackboneSettings, pooled_size: int) -> Backbone:
+def build_vgg(settings: BackboneSettings, cells: int) -> Backbone:
     """Build ``vgg16`` or ``vgg16_bn`` with random weights.
 
-    ImageNet weights fit only a ``pooled_size`` of 7 (fc6 sees all pooled cells) and 4096 units.
+    ImageNet weights fit only 7 x 7 pooled cells (fc6 sees all of them) and 4096 units.
     """
     layers = make_layers(cfgs["D"], batch_norm=settings.name == "vgg16_bn")
     features: nn.Sequential = layers[:-1]
@@ -45,7 +45,7 @@ def build_vgg(settings: BackboneSettings, pooled_size: int) -> Backbone:
     body = VGGBody(features)
     tail = FullyConnectedTail(
         in_channels=body.channels,
-        pooled_size=pooled_size,
+        cells=cells,
         hidden=settings.hidden or 4096,
         dropout=settings.dropout,
     )
