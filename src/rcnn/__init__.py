@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rcnn import interop, metrics, ops
-    from rcnn.model.detector import FasterRCNN
     from rcnn.model.fast_rcnn import FastRCNN
+    from rcnn.model.faster_rcnn import FasterRCNN
     from rcnn.model.settings import DetectorSettings
     from rcnn.training.datamodule import DetectionDataModule, LoaderSettings
     from rcnn.training.load import load
@@ -24,7 +24,7 @@ _HOMES = {
     "DetectionModule": "rcnn.training.module",
     "DetectorSettings": "rcnn.model.settings",
     "FastRCNN": "rcnn.model.fast_rcnn",
-    "FasterRCNN": "rcnn.model.detector",
+    "FasterRCNN": "rcnn.model.faster_rcnn",
     "LoaderSettings": "rcnn.training.datamodule",
     "load": "rcnn.training.load",
 }

@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -47,6 +48,29 @@ class TensorFields:
 
 
 @dataclass(frozen=True)
+class Proposals(TensorFields):
+    """Class-agnostic boxes that may hold an object, best first, padded to P per image."""
+
+    boxes: Float[Tensor, "B P 4"]
+    scores: Float[Tensor, "B P"]
+    valid: Bool[Tensor, "B P"]
+
+    @classmethod
+    def pad(cls, given: Sequence[Float[Tensor, "_ 4"]], scales: Float[Tensor, "B 2"]) -> Proposals:
+        """Stack boxes of each image that carry no score but their order; all score 1.
+
+        Args:
+            given: in original pixels, best first.
+            scales: resized over original size, as (vertical, horizontal) factors.
+        """
+        stack = partial(torch.nn.utils.rnn.pad_sequence, batch_first=True)
+        moved = [boxes.to(scales.device) for boxes in given]
+        boxes = stack(moved) * scales.flip(-1).repeat(1, 2)[:, None, :]
+        scores = stack([one.new_ones(len(one)) for one in moved])
+        return cls(boxes, scores, scores > 0)
+
+
+@dataclass(frozen=True)
 class ImageBatch(TensorFields):
     """Images of one minibatch, resized and padded at the right and bottom, not yet normalised.
 
@@ -54,11 +78,16 @@ class ImageBatch(TensorFields):
         pixels: RGB, ``uint8`` in 0..255 or floating point in 0..1.
         sizes: (height, width) of each image inside the padding.
         original_sizes: (height, width) of each image before it was resized.
+        proposals: regions for a detector that makes none itself, in pixels of the resized images.
+        originals: the pixels before the images were resized, padded to one shape, for a detector
+            that looks at other scales, too.
     """
 
     pixels: Shaped[Tensor, "B 3 H W"]
     sizes: Int[Tensor, "B 2"]
     original_sizes: Int[Tensor, "B 2"]
+    proposals: Proposals | None = None
+    originals: Shaped[Tensor, "B 3 _ _"] | None = None
 
     @property
     def scales(self) -> Float[Tensor, "B 2"]:
@@ -126,27 +155,22 @@ class GroundTruth(TensorFields):
 
 
 @dataclass(frozen=True)
-class Proposals(TensorFields):
-    """Class-agnostic boxes that may hold an object, best first, padded to P per image."""
-
-    boxes: Float[Tensor, "B P 4"]
-    scores: Float[Tensor, "B P"]
-    valid: Bool[Tensor, "B P"]
-
-
-@dataclass(frozen=True)
 class AnchorSamples(TensorFields):
     """The anchors that the RPN learns from, S per image.
 
     Attributes:
         indices: positions in the list of anchors.
+        boxes: the anchors at these positions.
         labels: 1 object, 0 background, -1 unused place.
         deltas: regression targets, meaningful where the label is 1.
+        matched_boxes: the ground-truth box that each anchor is matched with.
     """
 
     indices: Int[Tensor, "B S"]
+    boxes: Float[Tensor, "B S 4"]
     labels: Int[Tensor, "B S"]
     deltas: Float[Tensor, "B S 4"]
+    matched_boxes: Float[Tensor, "B S 4"]
 
 
 @dataclass(frozen=True)
@@ -195,31 +219,34 @@ class Detections(TensorFields):
 class SampleCounts(TensorFields):
     """How many anchors and RoIs took part in a step, over the whole minibatch."""
 
-    rois_foreground: Int[Tensor, ""]
-    rois_background: Int[Tensor, ""]
+    rois_foreground: Int[Tensor, ""] | None = None
+    rois_background: Int[Tensor, ""] | None = None
     anchors_positive: Int[Tensor, ""] | None = None
     anchors_negative: Int[Tensor, ""] | None = None
 
     @property
     def named(self) -> dict[str, Int[Tensor, ""]]:
-        """The counts that this detector has, by name."""
+        """The counts that there are, by name."""
         counts = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {name: count for name, count in counts.items() if count is not None}
 
 
 @dataclass(frozen=True)
 class Losses(TensorFields):
-    """The terms of the multi-task loss, weighted; a detector without RPN has only the last two."""
+    """The terms of the multi-task loss, weighted: two of the RPN, two of the region stage.
 
-    roi_classes: Float[Tensor, ""]
-    roi_boxes: Float[Tensor, ""]
+    A detector without RPN, and a step in which only a part learns, has those of that part.
+    """
+
     rpn_objectness: Float[Tensor, ""] | None = None
     rpn_boxes: Float[Tensor, ""] | None = None
-    counts: SampleCounts | None = None
+    roi_classes: Float[Tensor, ""] | None = None
+    roi_boxes: Float[Tensor, ""] | None = None
+    counts: SampleCounts = dataclasses.field(default_factory=SampleCounts)
 
     @property
     def named(self) -> dict[str, Float[Tensor, ""]]:
-        """The terms that this detector has, by name."""
+        """The terms that there are, by name."""
         terms = {
             "rpn_objectness": self.rpn_objectness,
             "rpn_boxes": self.rpn_boxes,
@@ -232,3 +259,8 @@ class Losses(TensorFields):
     def total(self) -> Float[Tensor, ""]:
         """The sum that is differentiated."""
         return torch.stack(list(self.named.values())).sum()
+
+    def __or__(self, other: Losses) -> Losses:
+        """Return the terms and counts of both; no term may stand in both."""
+        counts = SampleCounts(**(self.counts.named | other.counts.named))
+        return Losses(**self.named, **other.named, counts=counts)

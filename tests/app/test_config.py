@@ -10,6 +10,7 @@ from hydra.utils import instantiate
 
 from rcnn.app.config import THRESHOLDS, parse, threshold_keys
 from rcnn.model.backbones import SHIPPED
+from rcnn.model.systems import needs_proposals
 from rcnn.settings import SettingsError
 
 Compose = Callable[..., dict[str, Any]]
@@ -23,8 +24,11 @@ CHOICES = sorted(
 
 def overrides(choice: str) -> list[str]:
     """Return what a choice needs beside itself."""
-    asks_for_root = choice in ("data=voc", "data=coco") or choice.startswith("experiment=")
-    return [choice, "data.root=/somewhere"] if asks_for_root else [choice]
+    if choice in ("data=voc", "data=coco") or choice.startswith("experiment="):
+        return [choice, "data.root=/somewhere", "proposals.folder=/somewhere"]
+    group, _, name = choice.partition("=")
+    needs_folder = group == "model" and needs_proposals(name)
+    return [choice, "proposals.folder=/somewhere"] if needs_folder else [choice]
 
 
 @pytest.mark.parametrize("choice", CHOICES)

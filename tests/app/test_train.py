@@ -6,6 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from rcnn.data import ShapesSource
+from rcnn.data.stored import ProposalWriter
 
 REPOSITORY = Path(__file__).parents[2]
 TINY = (
@@ -103,5 +107,66 @@ def test_a_typo_is_told_in_a_few_lines_before_anything_is_written(
     answer = train(typo, folder=tmp_path)
     assert answer.returncode == 2
     assert nearest in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert not runs(tmp_path)
+
+
+def propose(folder: Path) -> None:
+    """Write proposals of all splits of the pictures of ``TINY``: the objects, moved a little."""
+    source = ShapesSource(train=4, val=2, test=2, size=64)
+    folder.mkdir()
+    for split in ("train", "val", "test"):
+        dataset = source.dataset(split)
+        with ProposalWriter(folder / f"{split}.proposals", dataset, "by hand") as writer:
+            for index, image_id in enumerate(dataset.image_ids):
+                objects = dataset.truth(index).boxes
+                near = (objects + torch.tensor([2.0, -3.0, 4.0, 1.0])).clamp(0, 64)
+                writer.add(image_id, torch.cat([near, torch.tensor([[0.0, 0.0, 64.0, 64.0]])]))
+            writer.finish()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("system", "more"),
+    [
+        ("rcnn", ["model.warp.size=112", "model.warp.context=8"]),
+        ("sppnet", ["backbone.hidden=32"]),
+        ("fast_rcnn", []),
+        ("rpn", []),
+    ],
+)
+def test_every_system_is_trained_and_tested(system: str, more: list[str], tmp_path: Path) -> None:
+    propose(tmp_path / "proposals")
+    answer = train(f"model={system}", "proposals.folder=proposals", *more, folder=tmp_path)
+    assert answer.returncode == 0, answer.stderr
+    (run,) = runs(tmp_path)
+    record = json.loads((run / "metrics.json").read_text())
+    assert record["steps"] == 2
+    finds = system != "rpn"
+    assert ("test/map" in record["metrics"]) == finds
+    assert "test/recall_100" in record["metrics"]
+    assert record["monitored"] is not None
+    columns = (run / "metrics.csv").read_text().splitlines()[0]
+    assert ("train/loss_roi_classes" in columns) == finds
+    assert ("train/loss_rpn_objectness" in columns) == (not finds)
+    assert "Warning" not in answer.stderr
+    tested = train(
+        *(f"model={system}", "proposals.folder=proposals", *more, "name=again", "task=test"),
+        f"ckpt_path={run / 'checkpoints' / 'best.ckpt'}",
+        folder=tmp_path,
+    )
+    assert tested.returncode == 0, tested.stderr
+    (again,) = runs(tmp_path / "outputs" / "again")
+    metrics = json.loads((again / "metrics.json").read_text())["metrics"]
+    assert metrics["test/recall_100"] == pytest.approx(record["metrics"]["test/recall_100"])
+
+
+@pytest.mark.slow
+def test_a_system_without_its_proposals_is_told_so_before_anything_is_written(
+    tmp_path: Path,
+) -> None:
+    answer = train("model=fast_rcnn", folder=tmp_path)
+    assert answer.returncode == 2
+    assert "proposals.folder" in answer.stderr
     assert "Traceback" not in answer.stderr
     assert not runs(tmp_path)

@@ -73,9 +73,24 @@ def test_proposals_are_scaled_padded_and_marked(make_sample: Make) -> None:
             make_sample((40, 60), proposals=[]),
         ]
     )
-    assert batch.proposals is not None
-    assert batch.proposals.boxes[0].tolist() == [[0, 0, 12, 8], [4, 4, 6, 6]]
-    assert batch.proposals.valid.tolist() == [[True, True], [False, False]]
+    proposals = batch.images.proposals
+    assert proposals is not None
+    assert proposals.boxes[0].tolist() == [[0, 0, 12, 8], [4, 4, 6, 6]]
+    assert proposals.valid.tolist() == [[True, True], [False, False]]
+    assert proposals.scores.tolist() == [[1, 1], [0, 0]]
+
+
+def test_samples_without_proposals_make_a_batch_without(make_sample: Make) -> None:
+    assert collate([make_sample()]).images.proposals is None
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_any_number_of_proposals_may_be_all_there_are(make_sample: Make, count: int) -> None:
+    boxes = [[0, 0, 6, 4], [2, 2, 3, 3], [0, 0, 60, 40]][:count]
+    proposals = collate([make_sample((40, 60), proposals=boxes)]).images.proposals
+    assert proposals is not None
+    assert proposals.boxes.shape == (1, count, 4)
+    assert proposals.valid.all()
 
 
 def test_proposals_for_some_images_only_are_refused_by_name(make_sample: Make) -> None:
@@ -87,8 +102,8 @@ def test_moving_a_batch_leaves_the_truths_where_they_are(make_sample: Make) -> N
     batch = collate([make_sample(boxes=[[0, 0, 1, 1]], proposals=[[0, 0, 1, 1]])])
     moved = batch.to("meta")
     assert isinstance(moved, DetectionBatch)
-    assert moved.proposals is not None
-    for tensor in (moved.images.pixels, moved.targets.boxes, moved.proposals.boxes):
+    assert moved.images.proposals is not None
+    for tensor in (moved.images.pixels, moved.targets.boxes, moved.images.proposals.boxes):
         assert tensor.device.type == "meta"
     assert moved.truths[0].boxes.device.type == "cpu"
     assert moved.image_ids == ("a",)

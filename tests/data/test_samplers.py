@@ -22,7 +22,8 @@ def images(batches: list[list[Pick]]) -> list[list[int]]:
 
 def epoch(number: int, wide: int = 21, high: int = 12, batch_size: int = 2) -> list[list[Pick]]:
     sampler = AspectGroupedBatchSampler(ratios(wide, high), batch_size, seed=3)
-    sampler.set_epoch(number)
+    for _ in range(number):
+        iter(sampler)
     return list(sampler)
 
 
@@ -121,12 +122,11 @@ def test_same_seed_and_epoch_give_the_same_batches() -> None:
     assert epoch(4) == epoch(4)
 
 
-def test_each_pass_is_the_next_epoch_even_if_nobody_says_so() -> None:
+def test_each_pass_is_the_next_epoch() -> None:
     sampler = AspectGroupedBatchSampler(ratios(21, 12), 2, seed=3)
     assert list(sampler) == epoch(0)
     assert list(sampler) == epoch(1)
-    sampler.set_epoch(0)
-    assert list(sampler) == epoch(0)
+    assert epoch(0) != epoch(1)
 
 
 def test_seeds_of_images_differ_between_images_and_epochs() -> None:
@@ -145,12 +145,24 @@ def test_seed_of_an_image_does_not_hang_on_the_number_of_processes() -> None:
                 assert pick.seed == alone[pick.image]
 
 
-def test_pass_can_begin_in_the_middle_of_an_epoch() -> None:
-    sampler = AspectGroupedBatchSampler(ratios(21, 12), 2, seed=3)
-    sampler.set_epoch(1)
-    sampler.start_at(5)
+def test_what_is_done_decides_where_a_pass_begins() -> None:
+    done = [0]
+    sampler = AspectGroupedBatchSampler(ratios(21, 12), 2, seed=3, batches_done=lambda: done[0])
+    assert list(sampler) == epoch(0)
+    assert list(sampler) == epoch(0)  # nobody has trained on them
+    done[0] = len(sampler) + 5
     assert list(sampler) == epoch(1)[5:]
+    done[0] = 2 * len(sampler)
     assert list(sampler) == epoch(2)
+
+
+def test_where_a_pass_begins_is_asked_when_it_begins() -> None:
+    """A loader draws batches ahead; what is done changes in the meantime."""
+    done = [5]
+    sampler = AspectGroupedBatchSampler(ratios(21, 12), 2, seed=3, batches_done=lambda: done[0])
+    batches = iter(sampler)
+    done[0] = 9
+    assert list(batches) == epoch(0)[5:]
 
 
 def test_fewer_images_than_places_are_drawn_again() -> None:

@@ -13,7 +13,7 @@ from rcnn.interop import InteropError, from_torchvision, to_torchvision_state_di
 from rcnn.model.anchors import AnchorSettings
 from rcnn.model.backbones import BackboneSettings
 from rcnn.model.box_head import HeadSettings
-from rcnn.model.detector import FasterRCNN
+from rcnn.model.faster_rcnn import FasterRCNN
 from rcnn.model.rpn import RPNSettings
 from rcnn.model.settings import DeltaSettings, DetectorSettings
 from rcnn.settings import SettingsError

@@ -23,6 +23,28 @@ def test_deltas_of_a_class_stand_together() -> None:
     assert torch.equal(head(features).deltas[:, 2], raw[:, 8:12])
 
 
+@pytest.mark.parametrize("class_agnostic", [False, True])
+def test_without_box_regression_there_is_no_layer_and_no_deltas(class_agnostic: bool) -> None:
+    settings = HeadSettings(class_agnostic=class_agnostic, box_regression=False)
+    head = BoxHead(settings, in_channels=3, num_classes=4)
+    assert {name for name, _ in head.named_parameters()} == {"classes.weight", "classes.bias"}
+    output = head(torch.randn(2, 3))
+    assert output.logits.shape == (2, 5)
+    assert output.deltas is None
+
+
+def test_both_classifiers_have_the_same_layers() -> None:
+    """One checkpoint fits both; background's logit is there in both."""
+    shapes = [
+        {key: tensor.shape for key, tensor in head.state_dict().items()}
+        for head in (
+            BoxHead(HeadSettings(), in_channels=3, num_classes=4),
+            BoxHead(HeadSettings(classifier="one_vs_rest"), in_channels=3, num_classes=4),
+        )
+    ]
+    assert shapes[0] == shapes[1]
+
+
 def test_layers_start_as_in_the_paper() -> None:
     torch.manual_seed(0)
     head = BoxHead(HeadSettings(), in_channels=1024, num_classes=20)

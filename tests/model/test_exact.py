@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rcnn.model.detector import FasterRCNN
+from rcnn.model.faster_rcnn import FasterRCNN
 from rcnn.model.roi_pooling import PoolingSettings
 from rcnn.model.settings import DetectorSettings
 from rcnn.ops.roi_align import align_rois

@@ -216,6 +216,117 @@ def test_small_detections_can_be_left_out(
     assert len(found) == kept
 
 
+def test_proposals_are_moved_or_stay_where_they_are(
+    random_boxes: Boxes, batch_of: MakeBatch, proposals_of: MakeProposals
+) -> None:
+    """Without deltas, or told not to use them (Fast R-CNN, table 6)."""
+    generator = torch.Generator().manual_seed(2)
+    boxes, batch = random_boxes(2, 2, 20), batch_of((100, 100), (100, 100))
+    logits = torch.randn(2, 20, 4, generator=generator) * 3
+    deltas = torch.randn(2, 20, 4, 4, generator=generator) * 0.3
+    proposals, limits = proposals_of(boxes), DetectionLimits(nms_iou=1.0)
+    moved = postprocess(proposals, logits, deltas, batch, limits, NAMES)
+    stay = postprocess(proposals, logits, deltas, batch, replace(limits, refine=False), NAMES)
+    none = postprocess(proposals, logits, None, batch, limits, NAMES)
+    for i in range(2):
+        assert torch.equal(stay[i].boxes, none[i].boxes)
+        assert torch.equal(stay[i].scores, moved[i].scores)  # the classes are the same
+        given = {tuple(box) for box in boxes[i].tolist()}
+        assert {tuple(box) for box in stay[i].boxes.tolist()} <= given
+        assert not {tuple(box) for box in moved[i].boxes.tolist()} & given
+
+
+def test_one_against_the_rest_has_the_scores_of_logistics(
+    batch_of: MakeBatch, proposals_of: MakeProposals
+) -> None:
+    boxes = torch.tensor([[[10.0, 10.0, 30.0, 50.0]]])
+    logits = torch.tensor([[[9.0, 2.0, 0.0, -4.0]]])
+    inputs = (proposals_of(boxes), logits, None, batch_of((64, 64)), DetectionLimits(), NAMES)
+    (found,) = postprocess(*inputs, "one_vs_rest")
+    assert found.names == ["cat", "dog"]
+    assert_close(found.scores, torch.tensor([2.0, 0.0]).sigmoid())
+    assert len(postprocess(*inputs)[0]) == 0  # as one choice, it is background
+
+
+class TestSoftSuppression:
+    BOXES = torch.tensor([[[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 6.0], [50.0, 0.0, 60.0, 10.0]]])
+
+    def _found(
+        self, batch: ImageBatch, proposals: Proposals, classes: Any = (1, 1, 1), **changes: Any
+    ) -> Any:
+        chances = torch.tensor([0.9, 0.8, 0.7])
+        logits = torch.full((1, 3, 4), -30.0)
+        for i, label in enumerate(classes):
+            logits[0, i, label] = torch.logit(chances[i])
+        limits = DetectionLimits(**changes)
+        inputs = (proposals, logits, None, batch, limits, NAMES)
+        return postprocess(*inputs, "one_vs_rest")[0]
+
+    def test_an_overlapping_box_loses_score(
+        self, batch_of: MakeBatch, proposals_of: MakeProposals
+    ) -> None:
+        inputs = batch_of((64, 64)), proposals_of(self.BOXES)  # IoU 0.6
+        assert_close(self._found(*inputs).scores, torch.tensor([0.9, 0.7]))
+        linear = self._found(*inputs, suppression="linear")
+        assert_close(linear.scores, torch.tensor([0.9, 0.7, 0.32]))
+        assert torch.equal(linear.boxes, self.BOXES[0, [0, 2, 1]])
+        linear = self._found(*inputs, suppression="linear", nms_iou=0.7)
+        assert_close(linear.scores, torch.tensor([0.9, 0.8, 0.7]))
+        factor = torch.tensor(-(0.6**2) / 0.25).exp().item()
+        gaussian = self._found(*inputs, suppression="gaussian", soft_sigma=0.25)
+        assert_close(gaussian.scores, torch.tensor([0.9, 0.7, 0.8 * factor]))
+
+    def test_the_limits_hold_for_the_scores_after_decay(
+        self, batch_of: MakeBatch, proposals_of: MakeProposals
+    ) -> None:
+        inputs = batch_of((64, 64)), proposals_of(self.BOXES)
+        linear = self._found(*inputs, suppression="linear", score=0.33)
+        assert_close(linear.scores, torch.tensor([0.9, 0.7]))
+        linear = self._found(*inputs, suppression="linear", per_image=2)
+        assert_close(linear.scores, torch.tensor([0.9, 0.7]))
+        linear = self._found(*inputs, suppression="linear", min_size=7.0)
+        assert_close(linear.scores, torch.tensor([0.9, 0.7]))
+
+    def test_classes_do_not_touch_each_other(
+        self, batch_of: MakeBatch, proposals_of: MakeProposals
+    ) -> None:
+        inputs = batch_of((64, 64)), proposals_of(self.BOXES)
+        linear = self._found(*inputs, classes=(1, 2, 1), suppression="linear")
+        assert_close(linear.scores, torch.tensor([0.9, 0.8, 0.7]))
+        assert linear.labels.tolist() == [1, 2, 1]
+
+    @pytest.mark.parametrize("rule", ["linear", "gaussian"])
+    def test_padding_and_images_without_proposals(self, batch_of: MakeBatch, rule: Any) -> None:
+        batch, limits = batch_of((64, 64), (64, 64)), DetectionLimits(suppression=rule)
+        for count in (0, 1, 3):
+            boxes, valid = torch.ones(2, count, 4) * 9, torch.zeros(2, count).bool()
+            valid[0] = True
+            boxes[..., 2:] = 30.0
+            found = postprocess(
+                *(Proposals(boxes, torch.ones(2, count), valid), torch.zeros(2, count, 4)),
+                *(torch.zeros(2, count, 4, 4), batch, limits, NAMES),
+            )
+            assert [len(found[0]) > 0, len(found[1]) > 0] == [count > 0, False]
+
+    def test_boxes_apart_are_detected_as_by_hard_suppression(
+        self, batch_of: MakeBatch, proposals_of: MakeProposals
+    ) -> None:
+        batch = batch_of((100, 100), (100, 100))
+        logits = torch.randn(2, 8, 4, generator=torch.Generator().manual_seed(0)) * 2
+        places = torch.arange(8)[:, None] * 12 + torch.tensor([0.0, 0.0, 10.0, 10.0])
+        inputs = (proposals_of(places.expand(2, 8, 4)), logits, None, batch)
+        found = [
+            postprocess(*inputs, DetectionLimits(suppression=rule, per_image=9), NAMES)
+            for rule in ("hard", "linear", "gaussian")
+        ]
+        for hard, *soft in zip(*found, strict=True):
+            assert len(hard) == 9
+            for one in soft:
+                assert torch.equal(one.boxes, hard.boxes)
+                assert torch.equal(one.labels, hard.labels)
+                assert_close(one.scores, hard.scores)
+
+
 @pytest.mark.parametrize(
     ("changes", "key"),
     [
@@ -224,6 +335,7 @@ def test_small_detections_can_be_left_out(
         ({"nms_iou": 0.0}, "nms_iou"),
         ({"per_image": 0}, "per_image"),
         ({"min_size": -1.0}, "min_size"),
+        ({"soft_sigma": 0.0}, "soft_sigma"),
     ],
 )
 def test_values_out_of_range_are_named(changes: dict[str, Any], key: str) -> None:

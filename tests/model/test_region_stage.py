@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from rcnn.model.backbones import BackboneSettings, build_backbone
 from rcnn.model.box_head import HeadSettings
 from rcnn.model.postprocess import DetectionLimits
-from rcnn.model.region_stage import RegionStage
+from rcnn.model.region_stage import Pool, RegionStage, pool_from
 from rcnn.model.roi_pooling import PoolingSettings
 from rcnn.model.settings import DeltaSettings, DetectorSettings
 from rcnn.model.targets import RoISampling
@@ -40,7 +40,13 @@ def settings(tiny_backbone: BackboneSettings) -> DetectorSettings:
 
 def _stage(settings: DetectorSettings) -> RegionStage:
     torch.manual_seed(0)
-    return RegionStage(settings, build_backbone(settings.backbone, settings.pooling.size))
+    backbone = build_backbone(settings.backbone, settings.pooling.cells)
+    return RegionStage(settings, backbone.tail)
+
+
+def _pool(settings: DetectorSettings, features: Tensor) -> Pool:
+    backbone = build_backbone(settings.backbone, settings.pooling.cells)
+    return pool_from([features], backbone.body, settings.pooling)
 
 
 @pytest.mark.parametrize("class_agnostic", [False, True])
@@ -69,7 +75,8 @@ def test_a_perfect_answer_to_the_targets_is_detected_as_the_truth(
     with torch.no_grad():
         stage.head.classes.bias[2] = 9.0
         stage.head.boxes.bias.view(-1, 4)[0 if class_agnostic else 2] = rois.deltas[0, 0]
-    (found,) = stage.detect([torch.zeros(1, 8, 6, 6)], proposals, batch_of((96, 96)))
+    pool = _pool(settings, torch.zeros(1, 8, 6, 6))
+    (found,) = stage.detect(pool, proposals, batch_of((96, 96)))
     assert found.labels[0] == 2
     assert_close(found.boxes[0], torch.tensor(truth[:4]), atol=1e-3, rtol=0.0)
     assert_close(decode(proposals.boxes, raw)[0], found.boxes[:1], atol=1e-3, rtol=0.0)
@@ -84,17 +91,20 @@ def test_losses_are_finite_and_reach_every_parameter(
     images: list[list[tuple[float, float, float, float, int]]],
 ) -> None:
     stage = _stage(settings)
-    levels = [torch.randn(2, 8, 6, 6, requires_grad=True)]
-    rois = stage.sample(proposals_of(random_boxes(0, 2, 30)), targets_of(*images), None)
-    class_loss, box_loss = stage.losses(levels, rois)
-    assert class_loss > 0
-    assert (box_loss > 0) == bool(images[0])
-    (class_loss + box_loss).backward()
+    features = torch.randn(2, 8, 6, 6, requires_grad=True)
+    proposals = proposals_of(random_boxes(0, 2, 30))
+    losses, rois = stage.learn(_pool(settings, features), proposals, targets_of(*images))
+    assert losses.named.keys() == {"roi_classes", "roi_boxes"}
+    assert losses.roi_classes > 0
+    assert (losses.roi_boxes > 0) == bool(images[0])
+    assert losses.counts.rois_foreground == (rois.labels > 0).sum()
+    assert losses.counts.rois_background == (rois.labels == 0).sum()
+    losses.total.backward()
     for parameter in stage.parameters():
         assert parameter.grad is not None
         assert parameter.grad.isfinite().all()
-    assert levels[0].grad is not None
-    assert levels[0].grad.any()
+    assert features.grad is not None
+    assert features.grad.any()
 
 
 def test_unused_places_do_not_change_the_losses(
@@ -104,13 +114,14 @@ def test_unused_places_do_not_change_the_losses(
     proposals_of: MakeProposals,
 ) -> None:
     boxes, targets = proposals_of(random_boxes(1, 1, 10)), targets_of([(5.0, 5.0, 40.0, 40.0, 1)])
-    stage, levels = _stage(settings), [torch.randn(1, 8, 6, 6)]
+    stage, pool = _stage(settings), _pool(settings, torch.randn(1, 8, 6, 6))
     losses = []
     for rois in (11, 40):
         sampling = RoISampling(rois=rois, foreground_fraction=1.0)
         stage.settings = replace(settings, roi_sampling=sampling)
-        losses.append(stage.losses(levels, stage.sample(boxes, targets, None)))
-    assert_close(losses[0], losses[1])
+        losses.append(stage.learn(pool, boxes, targets)[0])
+    assert_close(losses[0].named, losses[1].named)
+    assert losses[0].counts == losses[1].counts
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
@@ -119,9 +130,8 @@ def test_any_number_of_proposals_is_classified(
 ) -> None:
     boxes = random_boxes(2, 2, count) * 0.3 + torch.tensor([0.0, 0.0, 30.0, 30.0])
     proposals = Proposals(boxes, torch.ones(2, count), torch.ones(2, count).bool())
-    found = _stage(settings).detect(
-        [torch.randn(2, 8, 6, 6)], proposals, batch_of((96, 96), (96, 96))
-    )
+    pool = _pool(settings, torch.randn(2, 8, 6, 6))
+    found = _stage(settings).detect(pool, proposals, batch_of((96, 96), (96, 96)))
     assert len(found) == 2
     for detections in found:
         assert (len(detections) > 0) == (count > 0)

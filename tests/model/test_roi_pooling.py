@@ -1,4 +1,4 @@
-"""Three ways to pool a RoI, against torchvision and written-out loops."""
+"""Four ways to pool a RoI, against torchvision and written-out loops."""
 
 import math
 from collections.abc import Callable
@@ -23,6 +23,7 @@ KINDS = [
     PoolingSettings(kind="crop"),
     PoolingSettings(kind="crop", crop_max=True),
 ]
+PYRAMID = PoolingSettings(kind="pyramid")
 
 
 @pytest.mark.parametrize("size", [7, 3])
@@ -118,6 +119,41 @@ def test_every_roi_is_taken_from_its_own_image(random_boxes: Boxes) -> None:
             assert_close(inner, torch.full_like(inner, image + 1.0), atol=1e-4, rtol=0.0)
 
 
+def test_the_paper_s_pyramid_has_50_cells() -> None:
+    assert PYRAMID.cells == 50
+    assert PoolingSettings(kind="pyramid", bins=(4, 2)).cells == 20
+    assert PoolingSettings(kind="roi_pool", bins=(4, 2)).cells == 49
+
+
+@pytest.mark.parametrize("bins", [(6, 3, 2, 1), (1,), (2, 5)])
+def test_a_pyramid_is_several_roi_poolings_in_a_column(
+    random_boxes: Boxes, bins: tuple[int, ...]
+) -> None:
+    """SPP-net, section 2.2: in each bin the maximum, the cells of the first grid first."""
+    features, rois = torch.randn(2, 5, 9, 12), random_boxes(0, 2, 20, extent=140.0)
+    settings = PoolingSettings(kind="pyramid", bins=bins)
+    pooled = pool_rois([features], [16], rois, settings)
+    assert pooled.shape == (40, 5, settings.cells, 1)
+    grids = pooled[..., 0].split([side**2 for side in bins], dim=2)
+    for side, grid in zip(bins, grids, strict=True):
+        expected = roi_pool(features, list(rois), side, spatial_scale=1 / 16)
+        assert_close(grid.unflatten(2, (side, side)), expected)
+
+
+def test_the_one_bin_of_a_pyramid_is_the_maximum_of_the_roi() -> None:
+    features = torch.randn(1, 4, 8, 8)
+    roi = torch.tensor([[[32.0, 16.0, 95.0, 63.0]]])  # cells 2..6 across, 1..4 down
+    pooled = pool_rois([features], [16], roi, PYRAMID)
+    assert_close(pooled[0, :, -1, 0], features[0, :, 1:5, 2:7].amax(dim=(1, 2)))
+
+
+@pytest.mark.parametrize("levels", [1, 3])
+def test_no_rois_give_no_pyramid(levels: int) -> None:
+    features = [torch.randn(2, 3, 16 // 2**k, 16 // 2**k) for k in range(levels)]
+    pooled = pool_rois(features, [4, 8, 16][:levels], torch.zeros(2, 0, 4), PYRAMID)
+    assert pooled.shape == (0, 3, 50, 1)
+
+
 def test_crop_of_a_plane_by_hand() -> None:
     y, x = torch.meshgrid(torch.arange(6.0), torch.arange(8.0), indexing="ij")
     plane = (x + 10 * y)[None, None]
@@ -191,7 +227,7 @@ def test_a_map_of_one_cell_can_be_cropped() -> None:
     assert torch.equal(pooled, torch.full((1, 2, 7, 7), 3.0))
 
 
-@pytest.mark.parametrize("settings", KINDS)
+@pytest.mark.parametrize("settings", [*KINDS, PYRAMID])
 def test_a_roi_without_area_is_finite(settings: PoolingSettings) -> None:
     """Unused places of a sample are such RoIs."""
     features = torch.randn(2, 3, 6, 6, requires_grad=True)
@@ -259,7 +295,7 @@ def test_pooling_from_a_pyramid_equals_torchvision(
     assert_close(pool_rois(features, [4, 8, 16, 32], rois, settings), expected)
 
 
-@pytest.mark.parametrize("settings", KINDS)
+@pytest.mark.parametrize("settings", [*KINDS, PYRAMID])
 def test_every_kind_pools_from_a_pyramid(settings: PoolingSettings, random_boxes: Boxes) -> None:
     features = [torch.randn(2, 3, 64 // 2**k, 64 // 2**k, requires_grad=True) for k in range(3)]
     strides, rois = [4, 8, 16], random_boxes(7, 2, 12, extent=256.0)
@@ -280,7 +316,7 @@ def test_every_kind_pools_from_a_pyramid(settings: PoolingSettings, random_boxes
     assert all(gradient.any() for gradient in gradients)
 
 
-@pytest.mark.parametrize("settings", KINDS)
+@pytest.mark.parametrize("settings", [*KINDS, PYRAMID])
 @pytest.mark.parametrize("levels", [1, 2])
 def test_half_precision_features_are_pooled_where_the_roi_is(
     settings: PoolingSettings, levels: int
@@ -301,6 +337,8 @@ def test_half_precision_features_are_pooled_where_the_roi_is(
     ("changes", "key"),
     [
         ({"size": 0}, "size"),
+        ({"bins": ()}, "bins"),
+        ({"bins": (3, 0)}, "bins"),
         ({"sampling_ratio": -1}, "sampling_ratio"),
         ({"canonical_size": 0.0}, "canonical_size"),
     ],

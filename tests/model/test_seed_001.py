@@ -10,7 +10,7 @@ from torch import Tensor
 from rcnn.model.anchors import AnchorGrid, AnchorSettings
 from rcnn.model.backbones import BackboneSettings
 from rcnn.model.box_head import BoxHead, HeadSettings
-from rcnn.model.detector import FasterRCNN
+from rcnn.model.faster_rcnn import FasterRCNN
 from rcnn.model.proposals import ProposalLimits, propose
 from rcnn.model.roi_pooling import PoolingSettings, pool_rois
 from rcnn.model.rpn import RPNHead, RPNSettings

@@ -13,7 +13,13 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork
 
 from rcnn.model.anchors import AnchorGrid, AnchorSettings
-from rcnn.model.targets import AnchorSampling, RoISampling, sample_anchors, sample_rois
+from rcnn.model.targets import (
+    AnchorSampling,
+    RoISampling,
+    label_rois,
+    sample_anchors,
+    sample_rois,
+)
 from rcnn.ops.boxes import inside, iou
 from rcnn.ops.deltas import encode
 from rcnn.settings import SettingsError
@@ -263,6 +269,16 @@ class TestAnchors:
         sample = sample_anchors(anchors, targets_of([A]), batch_of((100, 100)), AnchorSampling())
         assert sample.labels[0].tolist() == [1, 0] + [-1] * 254
         assert sample.indices[0, :2].tolist() == [0, 1]
+
+    def test_a_sample_holds_the_anchors_and_their_matches(
+        self, anchors: Tensor, batch_of: MakeBatch, targets_of: MakeTargets
+    ) -> None:
+        targets, batch = targets_of([A, B], []), batch_of((96, 128), (96, 128))
+        sample = sample_anchors(anchors, targets, batch, AnchorSampling(positive_iou=0.5))
+        assert torch.equal(sample.boxes, anchors[sample.indices])
+        assert torch.equal(sample.deltas, encode(sample.boxes, sample.matched_boxes))
+        matched = sample.matched_boxes[sample.labels == 1].tolist()
+        assert {tuple(box) for box in matched} == {A[:4], B[:4]}
 
     def test_a_generator_makes_the_draw_reproducible(
         self, anchors: Tensor, batch_of: MakeBatch, targets_of: MakeTargets
@@ -554,6 +570,53 @@ class TestRoIs:
         assert (boxes.grad.sum(dim=-1) == 4).sum() == (rois.labels >= 0).sum()
 
 
+class TestCandidatesOfMining:
+    """What the hardest RoIs are chosen among (Shrivastava et al. 2016)."""
+
+    HARD = RoISampling(mining="hard", background_low=0.1, foreground_fraction=0.0)
+
+    def test_everything_with_a_label_is_a_candidate_and_background_starts_at_zero(
+        self, targets_of: MakeTargets, proposals_of: MakeProposals
+    ) -> None:
+        boxes = torch.tensor(
+            [
+                [
+                    [10.0, 10.0, 50.0, 34.0],  # IoU 0.8 with A
+                    [10.0, 10.0, 50.0, 22.0],  # 0.4
+                    [10.0, 10.0, 50.0, 11.0],  # 0.03, below the window of random draws
+                    [0.0, 60.0, 20.0, 80.0],  # 0
+                    [70.0, 70.0, 80.0, 80.0],  # in the crowd
+                ]
+            ]
+        )
+        crowd = (60.0, 60.0, 100.0, 100.0, 2)
+        targets = targets_of([A, crowd], crowd=[(0, 1)])
+        rois = label_rois(proposals_of(boxes), targets, self.HARD, *_unit_deltas())
+        assert rois.labels.tolist() == [[1, 0, 0, 0, -1, 1, -1]]  # then A itself and the crowd
+        random = replace(self.HARD, mining="random")
+        rois = label_rois(proposals_of(boxes), targets, random, *_unit_deltas())
+        assert rois.labels.tolist() == [[1, 0, -1, -1, -1, 1, -1]]
+        assert_close(rois.deltas, encode(rois.boxes, rois.matched_boxes))
+
+    def test_at_most_so_many_proposals_and_all_objects_are_candidates(
+        self, random_boxes: Boxes, targets_of: MakeTargets, proposals_of: MakeProposals
+    ) -> None:
+        boxes, targets = random_boxes(0, 2, 30), targets_of([A, B, C], [])
+        few = replace(self.HARD, candidates=10)
+        rois = label_rois(proposals_of(boxes), targets, few, *_unit_deltas())
+        assert torch.equal(rois.boxes[:, :10], boxes[:, :10])  # the best
+        assert rois.labels[0, 10:].tolist() == [1, 2, 3]
+        assert rois.labels[1].tolist() == [0] * 10 + [-1] * 3
+        without = replace(few, append_truth=False)
+        rois = label_rois(proposals_of(boxes), targets, without, *_unit_deltas())
+        assert rois.labels.shape == (2, 10)
+
+    @pytest.mark.parametrize(("images", "each"), [(1, 128), (2, 64), (3, 42), (200, 1)])
+    def test_a_minibatch_is_shared_by_its_images(self, images: int, each: int) -> None:
+        assert self.HARD.share(images) == each
+        assert replace(self.HARD, per="image").share(images) == 128
+
+
 @pytest.mark.parametrize(
     ("settings", "changes", "key"),
     [
@@ -564,6 +627,7 @@ class TestRoIs:
         (AnchorSampling, {"samples": 0}, "samples"),
         (AnchorSampling, {"positive_fraction": 1.5}, "positive_fraction"),
         (RoISampling, {"rois": 0}, "rois"),
+        (RoISampling, {"candidates": 0}, "candidates"),
         (RoISampling, {"foreground_fraction": -0.1}, "foreground_fraction"),
         (RoISampling, {"foreground_iou": 0.0}, "foreground_iou"),
         (RoISampling, {"background_high": 0.6}, "background_high"),

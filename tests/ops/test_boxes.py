@@ -11,7 +11,18 @@ from torch import Tensor
 from torch.testing import assert_close
 from torchvision import ops as oracle
 
-from rcnn.ops.boxes import area, at_least, clip, coverage, flip, inside, intersection, iou, scale
+from rcnn.ops.boxes import (
+    area,
+    at_least,
+    clip,
+    coverage,
+    first_on_grid,
+    flip,
+    inside,
+    intersection,
+    iou,
+    scale,
+)
 
 Boxes = Callable[..., Tensor]
 
@@ -182,3 +193,56 @@ def test_flipping_twice_changes_nothing(boxes: Tensor) -> None:
     assert torch.equal(flip(mirrored, 1000), boxes)
     assert torch.equal(area(mirrored), area(boxes))
     assert (mirrored[:, :2] <= mirrored[:, 2:]).all()
+
+
+def test_the_first_of_those_on_the_same_cells_by_hand() -> None:
+    boxes = torch.tensor(
+        [
+            [0.0, 0.0, 16.0, 16.0],
+            [7.0, 7.0, 23.0, 23.0],  # less than half a cell away
+            [9.0, 0.0, 16.0, 16.0],  # more
+            [0.0, 0.0, 16.0, 16.0],
+            [0.0, 0.0, 160.0, 16.0],
+        ]
+    )
+    wanted = torch.ones(1, 5).bool()
+    assert first_on_grid(boxes[None], wanted, 16).tolist() == [[True, False, True, False, True]]
+    wanted[0, 0] = False  # the next one is the first now
+    assert first_on_grid(boxes[None], wanted, 16).tolist() == [[False, True, True, False, True]]
+    assert first_on_grid(boxes[None], wanted, 1).tolist() == [[False, True, True, True, True]]
+
+
+def test_equal_boxes_of_two_images_are_no_duplicates() -> None:
+    boxes = torch.tensor([[0.0, 0.0, 16.0, 16.0]]).expand(2, 1, 4)
+    assert first_on_grid(boxes, torch.ones(2, 1).bool(), 16).all()
+
+
+def test_of_no_boxes_none_is_first() -> None:
+    assert first_on_grid(torch.zeros(2, 0, 4), torch.zeros(2, 0).bool(), 16).shape == (2, 0)
+
+
+few_cells = st.integers(0, 40).map(lambda eighth: eighth * 8.0)  # half cells are rounded to even
+many_boxes = st.lists(
+    st.tuples(few_cells, few_cells, few_cells, few_cells, st.booleans()), min_size=1, max_size=40
+)
+
+
+@given(many_boxes, st.sampled_from([1, 8, 16, 32]))
+@settings(deadline=None, max_examples=60)
+def test_first_on_the_grid_is_what_a_loop_with_a_set_finds(
+    places: list[tuple[float, float, float, float, bool]], stride: int
+) -> None:
+    expected, seen = [], set()
+    for *corners, wanted in places:
+        cells = tuple(round(corner / stride) for corner in corners)
+        expected.append(wanted and cells not in seen)
+        if wanted:
+            seen.add(cells)
+    boxes = torch.tensor([corners for *corners, _ in places])
+    flags = torch.tensor([wanted for *_, wanted in places])
+    # a second image, the other way round, is a world of its own
+    both = first_on_grid(
+        torch.stack([boxes, boxes.flip(0)]), torch.stack([flags, flags.flip(0)]), stride
+    )
+    assert both[0].tolist() == expected
+    assert both[1].sum() == both[0].sum()

@@ -1,5 +1,6 @@
 """The terms of the losses against published numbers and torch's own functions."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -7,14 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.testing import assert_close
+from torchvision.ops import box_iou, generalized_box_iou
 
-from rcnn.ops.losses import (
-    classification_loss,
-    deltas_of_class,
-    masked_box_loss,
-    objectness_loss,
-    smooth_l1,
-)
+from rcnn.ops.losses import deltas_of_class, objectness_loss, overlap_loss, smooth_l1
+
+Boxes = Callable[..., Tensor]
 
 
 def _four(value: float) -> Tensor:
@@ -54,6 +52,79 @@ def test_the_two_pieces_of_smooth_l1_meet_at_the_knee(beta: float) -> None:
         assert_close(gradient[0, 0], torch.tensor(slope))
 
 
+KINDS = ("iou", "giou", "diou", "ciou")
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("iou", 1 - 50 / 150),
+        ("giou", 1 - 50 / 150),  # nothing of the box around both is empty
+        ("diou", 1 - 50 / 150 + 25 / (15**2 + 10**2)),  # the centres are 5 apart
+        ("ciou", 1 - 50 / 150 + 25 / (15**2 + 10**2)),  # both are squares
+    ],
+)
+def test_overlap_losses_by_hand(kind: Any, expected: float) -> None:
+    predicted = torch.tensor([[0.0, 0.0, 10.0, 10.0]])
+    target = torch.tensor([[5.0, 0.0, 15.0, 10.0]])
+    assert_close(overlap_loss(predicted, target, kind), torch.tensor([expected]))
+
+
+def test_boxes_apart_differ_by_their_distance_but_not_by_their_iou() -> None:
+    predicted = torch.tensor([[0.0, 0.0, 10.0, 10.0]]).expand(2, 4)
+    target = torch.tensor([[10.0, 0.0, 20.0, 10.0], [30.0, 0.0, 40.0, 10.0]])
+    assert overlap_loss(predicted, target, "iou").tolist() == [1.0, 1.0]
+    # half of the 40 x 10 pixels around both are in neither
+    assert_close(overlap_loss(predicted, target, "giou"), torch.tensor([1.0, 1.5]))
+    near, far = overlap_loss(predicted, target, "diou").tolist()
+    assert 1 < near < far < 2
+
+
+def test_the_aspect_ratio_is_what_ciou_adds() -> None:
+    predicted = torch.tensor([[0.0, 0.0, 20.0, 10.0], [0.0, 0.0, 20.0, 10.0]])
+    target = torch.tensor([[0.0, 0.0, 10.0, 20.0], [0.0, 0.0, 40.0, 20.0]])
+    added = overlap_loss(predicted, target, "ciou") - overlap_loss(predicted, target, "diou")
+    assert added[0] > 0.01
+    assert_close(added[1], torch.tensor(0.0))
+
+
+def test_overlap_losses_equal_torchvisions_overlaps(random_boxes: Boxes) -> None:
+    predicted, target = random_boxes(0, 3, 5) + 1, random_boxes(1, 3, 5)
+    for kind, oracle in (("iou", box_iou), ("giou", generalized_box_iou)):
+        overlap = oracle(predicted.flatten(0, 1), target.flatten(0, 1)).diagonal().view(3, 5)
+        assert_close(overlap_loss(predicted, target, kind), 1 - overlap, atol=1e-5, rtol=0.0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [(0.0, 0.0), (0.0, 10.0), (10.0, 0.0), (-3.0, 4.0), (1e-20, 1e-9)])
+def test_a_box_without_area_has_a_finite_loss_and_gradient(kind: Any, size: Any) -> None:
+    flat = torch.tensor([[7.0, 7.0, 7.0 + size[0], 7.0 + size[1]]])
+    whole = torch.tensor([[0.0, 0.0, 10.0, 20.0]])
+    for predicted, target in ((flat, whole), (whole, flat), (flat, flat)):
+        predicted = predicted.clone().requires_grad_()
+        loss = overlap_loss(predicted, target, kind)
+        (gradient,) = torch.autograd.grad(loss.sum(), predicted)
+        assert loss.isfinite().all()
+        assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_boxes_have_no_overlap_loss(kind: Any) -> None:
+    assert overlap_loss(torch.zeros(2, 0, 4), torch.zeros(2, 0, 4), kind).shape == (2, 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_down_the_gradient_brings_the_boxes_closer(kind: Any, random_boxes: Boxes) -> None:
+    target = random_boxes(2, 20) + torch.tensor([0.0, 0.0, 5.0, 5.0])
+    predicted = (target + 1.5).requires_grad_()
+    loss = overlap_loss(predicted, target, kind)
+    assert loss.min() > 0
+    (gradient,) = torch.autograd.grad(loss.sum(), predicted)
+    nearer = overlap_loss((predicted - 0.1 * gradient / gradient.norm()).detach(), target, kind)
+    assert nearer.sum() < loss.sum()
+    assert_close(overlap_loss(target, target, kind), torch.zeros(20), atol=1e-6, rtol=0.0)
+
+
 def test_two_way_softmax_is_the_cross_entropy_of_the_difference() -> None:
     generator = torch.Generator().manual_seed(1)
     background, object_ = torch.randn(2, 3, 8, generator=generator) * 4
@@ -69,57 +140,13 @@ def test_objectness_is_averaged_over_the_sampled_anchors_alone() -> None:
     assert_close(objectness_loss(logits, labels), torch.tensor(2.0).log())
 
 
-def test_classification_equals_torch() -> None:
-    generator = torch.Generator().manual_seed(2)
-    logits = torch.randn(2, 6, 4, generator=generator)
-    labels = torch.randint(0, 4, (2, 6), generator=generator)
-    expected = F.cross_entropy(logits.flatten(0, 1), labels.flatten())
-    assert_close(classification_loss(logits, labels), expected)
-
-
-def test_unused_rois_do_not_change_the_classification_loss() -> None:
-    generator = torch.Generator().manual_seed(3)
-    logits = torch.randn(2, 6, 4, generator=generator)
-    labels = torch.randint(0, 4, (2, 6), generator=generator)
-    more_logits = torch.cat([logits, 100 * torch.ones(2, 3, 4)], dim=1)
-    more_labels = torch.cat([labels, -torch.ones(2, 3).long()], dim=1)
-    assert_close(classification_loss(more_logits, more_labels), classification_loss(logits, labels))
-
-
-def test_boxes_are_learned_from_positives_alone_but_divided_by_what_is_given() -> None:
-    """Seed document 003 applies the box loss to background too."""
-    predicted = torch.tensor([[[1.0, 2.0, 3.0, 4.0], [50.0, 50.0, 50.0, 50.0], [9.0] * 4]])
-    predicted.requires_grad_()
-    labels = torch.tensor([[3, 0, -1]])
-    loss = masked_box_loss(predicted, torch.zeros(1, 3, 4), labels, 1.0, torch.tensor(2))
-    assert_close(loss, torch.tensor((0.5 + 1.5 + 2.5 + 3.5) / 2))
-    loss.backward()
-    assert predicted.grad is not None
-    assert predicted.grad[0, 0].tolist() == [0.5] * 4
-    assert predicted.grad[0, 1:].abs().max() == 0
-
-
-@pytest.mark.parametrize("labels", [[[0, 0]], [[-1, -1]]])
-def test_without_positives_the_box_loss_is_zero_with_zero_gradient(labels: list[list[int]]) -> None:
-    predicted = torch.randn(1, 2, 4, requires_grad=True)
-    used = (torch.tensor(labels) >= 0).sum()
-    loss = masked_box_loss(predicted, torch.ones(1, 2, 4), torch.tensor(labels), 1.0, used)
-    assert loss == 0
-    loss.backward()
-    assert predicted.grad is not None
-    assert predicted.grad.abs().max() == 0
-
-
-def test_without_any_sample_every_loss_is_zero_and_finite() -> None:
+def test_without_any_sample_objectness_is_zero_and_finite() -> None:
     logits = torch.randn(2, 3, requires_grad=True)
-    class_logits = torch.randn(2, 3, 5, requires_grad=True)
-    nothing = -torch.ones(2, 3).long()
-    total = objectness_loss(logits, nothing) + classification_loss(class_logits, nothing)
+    total = objectness_loss(logits, -torch.ones(2, 3).long())
     assert total == 0
     total.backward()
-    for tensor in (logits, class_logits):
-        assert tensor.grad is not None
-        assert tensor.grad.abs().max() == 0
+    assert logits.grad is not None
+    assert not logits.grad.any()
 
 
 def test_extreme_logits_stay_finite() -> None:

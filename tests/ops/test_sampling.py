@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from rcnn.ops.sampling import Sample, sample_balanced
+from rcnn.ops.sampling import Sample, sample_balanced, take_rois
+from rcnn.structures import RoISamples
 
 
 def _masks(labels: list[list[int]]) -> tuple[Tensor, Tensor]:
@@ -172,3 +173,17 @@ def test_without_a_generator_the_global_seed_decides() -> None:
         draws.append(sample_balanced(positive, negative, 20, 0.5).indices)
     torch.set_rng_state(state)
     assert torch.equal(draws[0], draws[1])
+
+
+def test_an_unused_place_holds_a_copy_of_a_roi_that_was_drawn() -> None:
+    numbers = torch.arange(2 * 5 * 4).float().view(2, 5, 4)
+    candidates = RoISamples(numbers, torch.tensor([[1, 0, 2, 0, 3]] * 2), numbers + 1, numbers + 2)
+    indices = torch.tensor([[2, 3, 0, 0], [4, 0, 0, 0]])
+    used = torch.tensor([[True, True, False, False], [False] * 4])
+    rois = take_rois(candidates, indices, used)
+    assert rois.labels.tolist() == [[2, 0, -1, -1], [-1] * 4]
+    places = torch.tensor([2, 3, 2, 3])
+    assert torch.equal(rois.boxes[0], numbers[0, places])
+    assert torch.equal(rois.deltas[0], numbers[0, places] + 1)
+    assert torch.equal(rois.matched_boxes[0], numbers[0, places] + 2)
+    assert torch.equal(rois.boxes[1], numbers[1, [4] * 4])

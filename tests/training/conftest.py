@@ -7,7 +7,8 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from rcnn.data import ShapesSource
+from rcnn.data import DataSource, ShapesSource
+from rcnn.data.stored import ProposalWriter
 from rcnn.model.anchors import AnchorSettings
 from rcnn.model.backbones import BackboneSettings
 from rcnn.model.images import ImageSettings
@@ -28,6 +29,8 @@ def _quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         for message in (".*does not have many workers.*", ".*smaller than the logging interval.*"):
             warnings.filterwarnings("ignore", message)
         warnings.filterwarnings("ignore", ".*recommended to use `self.log.*sync_dist.*")
+        warnings.filterwarnings("ignore", ".*custom batch sampler.*")
+        warnings.filterwarnings("ignore", "Found .* module\\(s\\) in eval mode")
         yield
 
 
@@ -52,6 +55,24 @@ def module(settings: DetectorSettings) -> DetectionModule:
 def data() -> DetectionDataModule:
     source = ShapesSource(train=4, val=2, test=3, size=64)
     return DetectionDataModule(source, LoaderSettings(workers=0))
+
+
+@pytest.fixture
+def propose(tmp_path: Path) -> Callable[[DataSource], Path]:
+    """Writes the proposals of all splits of a source: exactly the objects, in their order."""
+
+    def write(source: DataSource) -> Path:
+        folder = tmp_path / "proposals"
+        folder.mkdir()
+        for split in ("train", "val", "test"):
+            dataset = source.dataset(split)
+            with ProposalWriter(folder / f"{split}.proposals", dataset, "the objects") as writer:
+                for index, image_id in enumerate(dataset.image_ids):
+                    writer.add(image_id, dataset.truth(index).boxes)
+                writer.finish()
+        return folder
+
+    return write
 
 
 @pytest.fixture

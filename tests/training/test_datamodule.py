@@ -1,17 +1,20 @@
 """The data module: minibatches of the size that the trainer's module wants."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
 import torch
 
-from rcnn.data import DetectionBatch, ShapesSource
+from rcnn.data import DataError, DataSource, DetectionBatch, ShapesSource
+from rcnn.data.stored import ProposalFiles, ProposedDataset
 from rcnn.model.images import ImageSettings
 from rcnn.settings import SettingsError
 from rcnn.training import DetectionDataModule, DetectionModule, LoaderSettings
 
 MakeTrainer = Callable[..., pl.Trainer]
+Propose = Callable[[DataSource], Path]
 
 
 def data_of(train: int = 5, val: int = 3, **loader: object) -> DetectionDataModule:
@@ -69,6 +72,78 @@ def test_targets_follow_the_mirrored_image() -> None:
         torch.testing.assert_close(
             64 - a.targets.boxes[used][:, [2, 0]], b.targets.boxes[used][:, [0, 2]]
         )
+
+
+def proposed_data(propose: Propose, limit: int = 2000, **loader: object) -> DetectionDataModule:
+    """Data whose proposals are its objects."""
+    source = ShapesSource(train=8, val=3, test=3, size=64)
+    return DetectionDataModule(
+        source,
+        LoaderSettings(workers=0, **loader),  # type: ignore[arg-type]
+        images=ImageSettings(shorter_side=64, longer_side=64),
+        proposals=ProposalFiles(str(propose(source)), limit),
+    )
+
+
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_proposals_follow_the_mirrored_and_resized_image(propose: Propose, flip: float) -> None:
+    data = proposed_data(propose, flip=flip, shorter_sides=(32, 64))
+    batches = batches_of(data.train_dataloader())
+    sides = {int(side) for batch in batches for side in batch.images.sizes.flatten()}
+    assert sides == {32, 64}
+    for batch in batches:
+        given, used = batch.images.proposals, batch.targets.labels > 0
+        assert given is not None
+        assert torch.equal(given.valid, used)
+        torch.testing.assert_close(given.boxes, batch.targets.boxes)
+
+
+def test_every_split_has_its_own_proposals(propose: Propose) -> None:
+    data = proposed_data(propose)
+    for loader in (data.val_dataloader(), data.test_dataloader(), data.predict_dataloader()):
+        for batch in batches_of(loader):
+            assert batch.images.proposals is not None
+            torch.testing.assert_close(batch.images.proposals.boxes, batch.targets.boxes)
+    for split in ("train", "val", "test"):
+        assert isinstance(data.dataset(split), ProposedDataset)
+
+
+def test_no_more_proposals_are_read_than_the_limit(propose: Propose) -> None:
+    batches = batches_of(proposed_data(propose, limit=1).test_dataloader())
+    for batch in batches:
+        assert batch.images.proposals is not None
+        assert batch.images.proposals.boxes.shape[1] == 1
+    assert any(batch.targets.labels.shape[1] > 1 for batch in batches)
+
+
+def test_a_missing_file_is_told_with_the_command_that_makes_it(propose: Propose) -> None:
+    data = proposed_data(propose)
+    assert data.proposals is not None
+    file = Path(str(data.proposals.folder), "val.proposals")
+    file.unlink()
+    data.train_dataloader()
+    with pytest.raises(DataError, match=r"val\.proposals: there is no such file.*`rcnn propose"):
+        data.val_dataloader()
+
+
+def test_no_folder_is_told_with_the_setting_to_give() -> None:
+    source = ShapesSource(train=2, val=2, test=2, size=64)
+    data = DetectionDataModule(source, proposals=ProposalFiles())
+    with pytest.raises(DataError, match=r"proposals\.folder is null"):
+        data.setup("fit")
+
+
+def test_proposals_of_other_images_are_refused(propose: Propose) -> None:
+    folder = propose(ShapesSource(train=2, val=2, test=2, size=64))
+    other = ShapesSource(train=3, val=2, test=2, size=64)
+    data = DetectionDataModule(other, proposals=ProposalFiles(str(folder)))
+    with pytest.raises(DataError, match="1 of the data set's 3 images have no proposals"):
+        data.setup("fit")
+
+
+def test_a_limit_below_one_is_named() -> None:
+    with pytest.raises(SettingsError, match="limit=0"):
+        ProposalFiles("somewhere", 0)
 
 
 def test_without_a_validation_split_there_is_no_loader() -> None:

@@ -38,12 +38,10 @@ def test_a_step_draws_the_same_sample_whenever_it_is_run(module: DetectionModule
     batch = collate([images[0], images[1]], 32)
     module.eval()
     first, again = (
-        module.detector.losses(batch.images, batch.targets, module._generator(3, 5))
-        for _ in range(2)
+        module.detector.losses(batch.images, batch.targets, module._generator(5)) for _ in range(2)
     )
     torch.testing.assert_close(first.total, again.total, rtol=0, atol=0)
-    seeds = {module._generator(e, b).initial_seed() for e in range(4) for b in range(4)}
-    assert len(seeds) == 16
+    assert len({module._generator(number).initial_seed() for number in range(16)}) == 16
 
 
 def test_a_checkpoint_rebuilds_the_module_without_anything_else(
@@ -114,9 +112,7 @@ def test_another_data_module_can_be_tested(
 ) -> None:
     module = DetectionModule.load_from_checkpoint(checkpoint)
     (metrics,) = trainer().test(module, data, verbose=False)
-    assert {"test/map", "test/map_50", "test/voc07_map", "test/recall_300", "test/loss"} <= set(
-        metrics
-    )
+    assert {"test/map", "test/map_50", "test/voc07_map", "test/recall_300"} <= set(metrics)
     assert set(module.per_class["test"]) == {"circle", "square", "triangle"}
 
 

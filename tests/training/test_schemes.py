@@ -23,6 +23,7 @@ def test_exact_training_takes_pooling_that_moves_with_the_rois(
     ("pooling", "backbone", "message"),
     [
         (PoolingSettings(kind="roi_pool"), "resnet18", r"pooling\.kind='roi_pool'"),
+        (PoolingSettings(kind="pyramid"), "resnet18", r"pooling\.kind='pyramid'"),
         (PoolingSettings(sampling_ratio=0), "resnet18", r"pooling\.sampling_ratio=0"),
         (PoolingSettings(), "resnet18_fpn", "feature pyramid needs pooling=crop"),
     ],
@@ -30,6 +31,17 @@ def test_exact_training_takes_pooling_that_moves_with_the_rois(
 def test_other_pooling_is_refused_with_a_way_out(
     pooling: PoolingSettings, backbone: str, message: str, settings: DetectorSettings
 ) -> None:
-    net = BackboneSettings(backbone, norm="batch", frozen_stages=0, weights=None)
+    tail = "linear" if pooling.kind == "pyramid" else "own"
+    net = BackboneSettings(backbone, norm="batch", frozen_stages=0, weights=None, tail=tail)
     with pytest.raises(SettingsError, match=message):
         DetectionModule(replace(settings, pooling=pooling, backbone=net), scheme="exact")
+
+
+@pytest.mark.parametrize("system", ["fast_rcnn", "rpn"])
+def test_a_system_that_does_one_half_is_told_what_to_change(
+    system: str, settings: DetectorSettings
+) -> None:
+    message = r"scheme='exact'.*model=faster_rcnn; other systems take scheme=joint"
+    with pytest.raises(SettingsError, match=message):
+        DetectionModule(settings, system=system, scheme="exact")
+    assert DetectionModule(settings, system=system).scheme == "joint"

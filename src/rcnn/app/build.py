@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import cast
 
 import pytorch_lightning as pl
 from hydra.utils import instantiate
 
 from rcnn.app.config import Config
+from rcnn.data.stored import ProposedDataset
 from rcnn.model.backbones import resolve
+from rcnn.model.settings import DetectorSettings
+from rcnn.model.systems import needs_proposals
+from rcnn.settings import SettingsError
 from rcnn.training import DetectionDataModule, DetectionModule
+from rcnn.training.statistics import measure_deltas
 
 
 def build_data(config: Config) -> DetectionDataModule:
@@ -17,7 +23,8 @@ def build_data(config: Config) -> DetectionDataModule:
     built = instantiate(config.plain["data"], _convert_="all")
     if isinstance(built, pl.LightningDataModule):
         return cast(DetectionDataModule, built)
-    return DetectionDataModule(built, config.loader)
+    files = config.proposals if needs_proposals(config.system) else None
+    return DetectionDataModule(built, config.loader, proposals=files)
 
 
 def build_module(config: Config, data: DetectionDataModule) -> DetectionModule:
@@ -25,19 +32,36 @@ def build_module(config: Config, data: DetectionDataModule) -> DetectionModule:
 
     Raises:
         WeightsError: the weights that the config insists on cannot be had.
+        SettingsError: box targets are to be measured, and the data has no stored proposals.
     """
     backbone, weights = resolve(config.detector["backbone"])
+    settings = config.settings(data.class_names, backbone)
+    if config.delta_statistics == "empirical":
+        settings = _measured(settings, config, data)
     module = DetectionModule(
-        config.settings(data.class_names, backbone),
+        settings,
         system=config.system,
         recipe=instantiate(config.plain["optimizer"], _convert_="all"),
-        scheme=config.scheme,
+        scheme="exact" if config.scheme.name == "exact" else "joint",
         seed=config.run.seed,
         plus_one=config.run.plus_one,
         weights=weights.source,
     )
     weights.load_into(module.detector.backbone)
     return module
+
+
+def _measured(
+    settings: DetectorSettings, config: Config, data: DetectionDataModule
+) -> DetectorSettings:
+    """Return the settings with the normalisation of the training split's box targets."""
+    dataset = data.dataset("train")
+    if not isinstance(dataset, ProposedDataset):
+        raise SettingsError(
+            "model.delta_statistics='empirical' is not possible: the training split of "
+            f"{type(data).__name__} is no rcnn.data.stored.ProposedDataset. Choose fixed."
+        )
+    return replace(settings, deltas=measure_deltas(dataset, settings, config.loader.flip))
 
 
 def build_trainer(config: Config) -> pl.Trainer:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from rcnn.app.targets import check_targets
+from rcnn.data.stored import ProposalFiles
 from rcnn.model.anchors import AnchorSettings
 from rcnn.model.backbones import BackboneSettings
 from rcnn.model.box_head import HeadSettings
@@ -21,10 +22,12 @@ from rcnn.model.proposals import ProposalLimits
 from rcnn.model.roi_pooling import PoolingSettings
 from rcnn.model.rpn import RPNSettings
 from rcnn.model.settings import DeltaSettings, DetectorSettings
+from rcnn.model.systems import needs_proposals, system_class
 from rcnn.model.targets import AnchorSampling, RoISampling
+from rcnn.model.warping import WarpSettings
+from rcnn.report import read_plan
 from rcnn.settings import SettingsError, from_plain, nearest, require
 from rcnn.training.datamodule import LoaderSettings
-from rcnn.training.schemes import Scheme
 
 THRESHOLDS = {
     "rpn": ("anchor_sampling", AnchorSampling),
@@ -40,20 +43,60 @@ TARGETS = ("data", "optimizer", "trainer", "logger", "callbacks")
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The group ``model``: which system, and the parts that no other group holds."""
+    """The group ``model``: which system, and the parts that no other group holds.
 
-    system: Literal["faster_rcnn"] = "faster_rcnn"
+    Attributes:
+        delta_statistics: by what box targets are normalised: the ``fixed`` numbers of ``deltas``,
+            or the ``empirical`` mean and deviation of each class, measured on the training split.
+    """
+
+    system: str = "faster_rcnn"
     rpn: RPNSettings = field(default_factory=RPNSettings)
     head: HeadSettings = field(default_factory=HeadSettings)
     deltas: DeltaSettings = field(default_factory=DeltaSettings)
+    warp: WarpSettings = field(default_factory=WarpSettings)
     losses: LossSettings = field(default_factory=LossSettings)
+    delta_statistics: Literal["fixed", "empirical"] = "fixed"
+
+    def __post_init__(self) -> None:
+        system_class(self.system)
+        require(
+            self.delta_statistics == "fixed" or needs_proposals(self.system),
+            "delta_statistics",
+            self.delta_statistics,
+            f"before the training of model={self.system} there are no proposals to measure; "
+            "choose fixed, or a system that learns from stored proposals",
+        )
 
 
 @dataclass(frozen=True)
 class SchemeConfig:
-    """The group ``scheme``: in what order the parts of the detector learn."""
+    """The group ``scheme``: in what order the parts of the detector learn.
 
-    name: Scheme = "joint"
+    Attributes:
+        name: ``joint`` and ``exact`` are single trainings, see :mod:`rcnn.training.schemes`;
+            ``alternating`` and ``unshared`` are trainings in steps, see
+            :mod:`rcnn.training.alternating`.
+        shares: of the run's length that each of the four steps gets; ``unshared`` uses two.
+        store: the folder of the products of steps, shared by runs.
+    """
+
+    name: Literal["joint", "exact", "alternating", "unshared"] = "joint"
+    shares: tuple[float, ...] = ()
+    store: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.in_steps:
+            return
+        count = 4 if self.name == "alternating" else 2
+        usable = len(self.shares) == count and min(self.shares, default=0) > 0
+        require(usable, "shares", self.shares, f"{count} numbers above 0, one for each step")
+        require(self.store is not None, "store", self.store, "a folder")
+
+    @property
+    def in_steps(self) -> bool:
+        """Whether there are several trainings."""
+        return self.name in ("alternating", "unshared")
 
 
 @dataclass(frozen=True)
@@ -93,15 +136,19 @@ class Config:
         system: which detector.
         scheme: in what order its parts learn.
         detector: its settings, but for the class names, which the data gives.
+        delta_statistics: whether the data also gives the normalisation of box targets.
         loader: how minibatches are made.
+        proposals: where those lie that the detector does not make itself.
         plain: the whole config as it was composed, resolved, for instantiation and the record.
     """
 
     run: RunConfig
     system: str
-    scheme: Scheme
+    scheme: SchemeConfig
     detector: dict[str, Any]
+    delta_statistics: Literal["fixed", "empirical"]
     loader: LoaderSettings
+    proposals: ProposalFiles
     plain: dict[str, Any]
 
     def settings(
@@ -125,9 +172,10 @@ def parse(plain: dict[str, Any]) -> Config:
         "model": ModelConfig,
         "scheme": SchemeConfig,
         "loader": LoaderSettings,
+        "proposals": ProposalFiles,
     }
     own = {entry.name for entry in fields(RunConfig)}
-    known = [*groups, "thresholds", *TARGETS, *own]
+    known = [*groups, "thresholds", "sweep", *TARGETS, *own]
     for key in plain:
         if key not in known:
             raise SettingsError(
@@ -142,10 +190,27 @@ def parse(plain: dict[str, Any]) -> Config:
     thresholds = _parse_thresholds(plain.get("thresholds", {}))
     for group in TARGETS:
         check_targets(plain[group], group)
-    model, loader = parts.pop("model"), parts.pop("loader")
-    scheme = parts.pop("scheme").name
-    parts |= {key: getattr(model, key) for key in ("rpn", "head", "deltas", "losses")}
-    return Config(run, model.system, scheme, parts | thresholds, loader, plain)
+    if plain.get("sweep") is not None:
+        read_plan(plain["sweep"])
+    model, loader, files = parts.pop("model"), parts.pop("loader"), parts.pop("proposals")
+    scheme = parts.pop("scheme")
+    if needs_proposals(model.system) and files.folder is None:
+        raise SettingsError(
+            f"model={model.system} makes no proposals itself: give proposals.folder=<folder>, "
+            "which holds train.proposals, val.proposals and test.proposals as `rcnn propose` makes "
+            "them."
+        )
+    parts |= {key: getattr(model, key) for key in ("rpn", "head", "deltas", "warp", "losses")}
+    return Config(
+        run,
+        model.system,
+        scheme,
+        parts | thresholds,
+        model.delta_statistics,
+        loader,
+        files,
+        plain,
+    )
 
 
 def threshold_keys() -> dict[str, tuple[str, str]]:

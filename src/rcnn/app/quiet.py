@@ -11,6 +11,9 @@ _NO_NEWS = (
     ".*does not have many workers.*",  # loader.workers is the user's choice
     "The number of training batches .* is smaller than the logging interval",
     ".*DistributedSampler.*",  # ours gives each process its share, without padding
+    "Total length of .* is zero",  # there is no validation split
+    "Checkpoint directory .* exists and is not empty",  # a step of a training that goes on
+    ".*your dataloader is not resumable.*",  # ours goes on inside an epoch
     "Found .* module\\(s\\) in eval mode at the start of training",  # frozen batch norms
 )
 

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 
+from rcnn.app.alternating import run_alternating
 from rcnn.app.build import build_data, build_module, build_trainer
 from rcnn.app.config import Config, parse
 from rcnn.app.quiet import quieten
@@ -70,11 +71,14 @@ def run_job(plain: dict[str, Any]) -> Results:
     pl.seed_everything(config.run.seed, workers=True, verbose=False)
     data = build_data(config)
     data.prepare_data()
+    if config.run.task == "train" and config.scheme.in_steps:
+        return run_alternating(config, data)
     trainer = build_trainer(config)
     if config.run.task == "test":
         module = DetectionModule.load_from_checkpoint(cast(str, config.run.ckpt_path))
         trainer.test(module, data, verbose=False)
-        return Results(_metrics(trainer), module.per_class, module.weights)
+        checkpoint = config.run.ckpt_path
+        return Results(_metrics(trainer), module.per_class, module.weights, checkpoint)
     return _train(config, trainer, data)
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 import rcnn
 from rcnn.data import as_images
-from rcnn.model.detector import FasterRCNN
+from rcnn.model.faster_rcnn import FasterRCNN
 from rcnn.ops.deltas import decode
 from rcnn.structures import Detections, ImageBatch
 from rcnn.view import (
@@ -35,6 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Write one board: anchors, regressed anchors, proposals, detections."""
     module = rcnn.load(arguments.checkpoint)
+    if not isinstance(module.detector, FasterRCNN):
+        raise ValueError(
+            f"{arguments.checkpoint}: has no proposal network and box head to look into; its "
+            f"system is {module.system}. Give a checkpoint of model=faster_rcnn."
+        )
     batch = module.detector.images.batch(as_images([arguments.picture]))
     board = stage_board(stages(module.detector, batch, arguments.top), columns=2)
     to_pil(board).save(arguments.out)

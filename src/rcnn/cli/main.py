@@ -12,8 +12,12 @@ from collections.abc import Sequence
 
 COMMANDS = {
     "predict": "detect objects in pictures; draw them and list them as JSON",
+    "evaluate": "test a detector on a data set: average precision of all classes and of each",
+    "compress": "make a detector faster by truncated SVD of its fully connected layers",
     "inspect": "draw every stage of a detector on one picture, from anchors to detections",
     "check-data": "read a whole data set, and report its faults and its statistics",
+    "propose": "make the proposals of a data set, for a detector that makes none itself",
+    "report": "the table of a sweep, a paper's figures beside ours; or a comparison of runs",
 }
 
 
@@ -32,6 +36,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     module.add_arguments(own)
     try:
         return int(module.run(own.parse_args(words[1:])))
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
         print(f"Error: {error}", file=sys.stderr)  # noqa: T201
         return 2

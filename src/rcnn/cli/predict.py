@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     rows = []
     for path in track(_files(arguments.pictures), description="predict"):
         image = as_images([path])[0]
-        found = module.detector.detect([image])[0].to("cpu")
+        found = module.predict(image)
         to_pil(draw_detections(image, found, arguments.score)).save(out / f"{path.stem}.png")
         rows.append({"file": str(path), "detections": _plain(found, arguments.score)})
     (out / "detections.json").write_text(json.dumps(rows, indent=2) + "\n")

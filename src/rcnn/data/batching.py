@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from rcnn.data.samples import DetectionBatch, Sample
 from rcnn.ops import boxes, images
@@ -35,22 +34,24 @@ def collate(samples: Sequence[Sample], multiple: int = 1) -> DetectionBatch:
         sizes=sizes,
         original_sizes=torch.tensor([sample.original_size for sample in samples]),
     )
+    originals = [sample.original for sample in samples if sample.original is not None]
+    if len(originals) == len(samples):
+        batch = dataclasses.replace(batch, originals=images.pad(originals, 1)[0])
     truths = tuple(sample.truth for sample in samples)
     scaled = [
         dataclasses.replace(truth, boxes=boxes.scale(truth.boxes, factors))
         for truth, factors in zip(truths, batch.scales, strict=True)
     ]
     return DetectionBatch(
-        images=batch,
+        images=dataclasses.replace(batch, proposals=_proposals(samples, batch.scales)),
         targets=Targets.pad(scaled),
         truths=truths,
         image_ids=tuple(sample.image_id for sample in samples),
-        proposals=_proposals(samples, batch.scales),
     )
 
 
 def _proposals(samples: Sequence[Sample], scales: Float[Tensor, "B 2"]) -> Proposals | None:
-    """Stack proposals; stored ones carry no score but their order, so all score 1."""
+    """Stack proposals, if there are any."""
     given = [sample.proposals for sample in samples if sample.proposals is not None]
     if not given:
         return None
@@ -60,6 +61,4 @@ def _proposals(samples: Sequence[Sample], scales: Float[Tensor, "B 2"]) -> Propo
             f"Images {', '.join(without)} have no proposals while others of the batch have. Every "
             "image needs them, if it is an empty list."
         )
-    scaled = [boxes.scale(some, factors) for some, factors in zip(given, scales, strict=True)]
-    scores = pad_sequence([some.new_ones(len(some)) for some in scaled], batch_first=True)
-    return Proposals(boxes=pad_sequence(scaled, batch_first=True), scores=scores, valid=scores > 0)
+    return Proposals.pad(given, scales)

@@ -1,4 +1,7 @@
-"""What a data set of annotated images is to the rest of the package."""
+"""What a data set of annotated images is to the rest of the package.
+
+Letters: I images. Sizes are (height, width).
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int32
 from torch.utils.data import Dataset
 
 from rcnn.data.decoding import read_image
@@ -34,6 +37,11 @@ class DetectionDataset(Dataset[Sample], ABC):
 
     def __len__(self) -> int:
         return len(self.image_ids)
+
+    @property
+    @abstractmethod
+    def sizes(self) -> Int32[np.ndarray, "I 2"]:
+        """The size of every image, known without decoding it."""
 
     @abstractmethod
     def truth(self, index: int) -> GroundTruth:
@@ -81,6 +89,11 @@ class IndexedDataset(DetectionDataset):
         self.problems = problems
         self.index = index
         self.image_folder = image_folder
+
+    @property
+    def sizes(self) -> Int32[np.ndarray, "I 2"]:
+        """The size of every image, known without decoding it."""
+        return self.index.sizes
 
     def truth(self, index: int) -> GroundTruth:
         """Return the objects of an image, without decoding it."""

@@ -1,4 +1,7 @@
-"""Several data sets as one."""
+"""Several data sets as one.
+
+Letters: I images of all parts together. Sizes are (height, width).
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
+from jaxtyping import Int32
 
 from rcnn.data.dataset import DetectionDataset
 from rcnn.data.errors import DataError, Problems
@@ -48,6 +52,11 @@ class JoinedDataset(DetectionDataset):
         self.problems = Problems(self._parts[0].problems.on_error)
         for part in self._parts:
             self.problems.include(part.problems)
+
+    @property
+    def sizes(self) -> Int32[np.ndarray, "I 2"]:
+        """The size of every image, known without decoding it."""
+        return np.concatenate([part.sizes for part in self._parts])
 
     def truth(self, index: int) -> GroundTruth:
         """Return the objects of an image, without decoding it."""

@@ -5,7 +5,7 @@ Letters: I images.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -24,8 +24,9 @@ class AspectGroupedBatchSampler(Sampler[list[Pick]]):
     last batches, and these are filled up with images drawn a second time: no image is missed, all
     batches have one size, and each process gets equally many.
 
-    An epoch depends on (seed, epoch) only. Every pass counts one epoch on; ``set_epoch`` says
-    which is next.
+    An epoch depends on (seed, epoch) only. Which one a pass belongs to, and where in it the pass
+    begins, is asked once, when the pass begins: a loader with workers draws batches ahead, and a
+    trainer that resumes would tell too late.
 
     Args:
         aspect_ratios: width over height of each image.
@@ -34,6 +35,8 @@ class AspectGroupedBatchSampler(Sampler[list[Pick]]):
         rank: of this process.
         world_size: number of processes.
         group: keep wide and high images apart; without it the shuffled order is cut as it comes.
+        batches_done: says how many batches this process has behind it; by default those of all
+            passes before.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class AspectGroupedBatchSampler(Sampler[list[Pick]]):
         rank: int = 0,
         world_size: int = 1,
         group: bool = True,
+        batches_done: Callable[[], int] | None = None,
     ) -> None:
         _require_sharding(batch_size, rank, world_size)
         require(seed >= 0, "seed", seed, "zero or a positive whole number")
@@ -53,28 +57,18 @@ class AspectGroupedBatchSampler(Sampler[list[Pick]]):
         self._seed = seed
         self._rank = rank
         self._world_size = world_size
-        self._epoch = 0
-        self._first = 0
+        self._batches_done = batches_done
+        self._passes = 0
 
     def __len__(self) -> int:
         return -(-len(self._wide) // (self._batch_size * self._world_size))
 
-    @property
-    def sampler(self) -> AspectGroupedBatchSampler:
-        """Itself: Lightning sets the epoch of a batch sampler's ``sampler``."""
-        return self
-
-    def set_epoch(self, epoch: int) -> None:
-        """Make the next pass that of ``epoch``."""
-        self._epoch = epoch
-
-    def start_at(self, batch: int) -> None:
-        """Make the next pass begin at its batch number ``batch``, to resume inside an epoch."""
-        self._first = batch
-
     def __iter__(self) -> Iterator[list[Pick]]:
-        epoch, first = self._epoch, self._first
-        self._epoch, self._first = epoch + 1, 0
+        done = self._passes * len(self) if self._batches_done is None else self._batches_done()
+        self._passes += 1
+        return self._rest_of_epoch(*divmod(done, len(self)))
+
+    def _rest_of_epoch(self, epoch: int, first: int) -> Iterator[list[Pick]]:
         for_order, for_images = np.random.SeedSequence([self._seed, epoch]).spawn(2)
         seeds = for_images.generate_state(len(self._wide), np.uint64)
         mine = self._batches(np.random.default_rng(for_order))[self._rank :: self._world_size]

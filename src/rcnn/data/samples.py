@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from rcnn.structures import GroundTruth, ImageBatch, Proposals, Targets, TensorFields
+from rcnn.structures import GroundTruth, ImageBatch, Targets, TensorFields
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Sample:
         image_id: unique in its data set.
         original_size: (height, width) of the picture in its file.
         proposals: regions for a detector that makes none itself, best first.
+        original: the picture before it was resized, for a detector that looks at several scales.
     """
 
     image: UInt8[Tensor, "3 h w"]
@@ -35,6 +36,7 @@ class Sample:
     image_id: str
     original_size: tuple[int, int]
     proposals: Float[Tensor, "P 4"] | None = None
+    original: UInt8[Tensor, "3 _ _"] | None = None
 
 
 @dataclass(frozen=True)
@@ -42,19 +44,17 @@ class DetectionBatch(TensorFields):
     """A minibatch on its way into a detector.
 
     Attributes:
-        images: padded pixels.
+        images: padded pixels, with proposals where the samples carry some.
         targets: the objects, in pixels of the resized images.
         truths: the objects of each image in original pixels, for scoring; they stay on the CPU
             when the batch moves to a device.
         image_ids: of each image.
-        proposals: in pixels of the resized images, where the samples carry some.
     """
 
     images: ImageBatch
     targets: Targets
     truths: tuple[GroundTruth, ...]
     image_ids: tuple[str, ...]
-    proposals: Proposals | None = None
 
     def __len__(self) -> int:
         return len(self.image_ids)

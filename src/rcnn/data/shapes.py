@@ -1,4 +1,7 @@
-"""Synthetic pictures with coloured shapes, drawn on the fly: nothing to download, easy to learn."""
+"""Synthetic pictures with coloured shapes, drawn on the fly: nothing to download, easy to learn.
+
+Letters: I images. Sizes are (height, width).
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Int32, UInt8
 
 from rcnn.data.dataset import DetectionDataset
 from rcnn.data.errors import Problems
@@ -87,6 +90,11 @@ class ShapesDataset(DetectionDataset):
         self._size = size
         self._max_objects = max_objects
         self._empty_share = empty_share
+
+    @property
+    def sizes(self) -> Int32[np.ndarray, "I 2"]:
+        """The size of every picture; all are the same."""
+        return np.full((len(self), 2), self._size, dtype=np.int32)
 
     def truth(self, index: int) -> GroundTruth:
         """Return the objects of a picture, without drawing it."""

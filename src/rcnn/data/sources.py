@@ -200,6 +200,29 @@ class COCOSource:
         )
 
 
+class TrainingSource:
+    """The training split of another source, where no other split shall be opened.
+
+    Args:
+        source: whose.
+    """
+
+    def __init__(self, source: DataSource) -> None:
+        self.source = source
+
+    def prepare(self) -> None:
+        """Download what is missing."""
+        self.source.prepare()
+
+    def has(self, split: Split) -> bool:
+        """Return whether it is the training split."""
+        return split == "train"
+
+    def dataset(self, split: Split) -> DetectionDataset:
+        """Open the split."""
+        return self.source.dataset(split)
+
+
 def _named(name: str | None, split: Split) -> str:
     if name is None:
         raise DataError(f"There is no {split} split: data.{split} is null.", "missing split")

@@ -93,11 +93,13 @@ class EvaluationTransform:
         shorter_side: pixels.
         longer_side: pixels that the longer side does not exceed.
         antialias: low-pass filter before shrinking.
+        keep_original: the sample keeps its picture as it was, too.
     """
 
     shorter_side: int = 600
     longer_side: int = 1000
     antialias: bool = True
+    keep_original: bool = False
 
     def __post_init__(self) -> None:
         require(
@@ -107,6 +109,8 @@ class EvaluationTransform:
 
     def __call__(self, sample: Sample, generator: torch.Generator) -> Sample:  # noqa: ARG002
         """Resize; nothing is drawn from ``generator``."""
+        if self.keep_original:
+            sample = dataclasses.replace(sample, original=sample.image)
         return resized(sample, self.shorter_side, self.longer_side, self.antialias)
 
 

@@ -17,7 +17,7 @@ from torchvision.models import detection
 
 from rcnn.interop.errors import InteropError
 from rcnn.interop.layout import anchor_order
-from rcnn.model.detector import FasterRCNN
+from rcnn.model.faster_rcnn import FasterRCNN
 
 SIZE = (64, 96)
 """(height, width) of the probe: two by three cells of the coarsest stride that is pooled from."""

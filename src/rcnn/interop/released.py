@@ -16,7 +16,7 @@ from rcnn.interop.errors import InteropError
 from rcnn.interop.layout import COUNT
 from rcnn.interop.torchvision import from_torchvision
 from rcnn.model.backbones.freezing import freeze_norms
-from rcnn.model.detector import FasterRCNN
+from rcnn.model.faster_rcnn import FasterRCNN
 from rcnn.settings import nearest
 
 BUILDERS = (

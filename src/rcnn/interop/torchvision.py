@@ -13,7 +13,7 @@ from rcnn.interop.probe import compare
 from rcnn.interop.recognition import recognise_backbone
 from rcnn.interop.settings import check_parts, pooled_size, read_settings
 from rcnn.interop.transfer import copy_weights
-from rcnn.model.detector import FasterRCNN
+from rcnn.model.faster_rcnn import FasterRCNN
 from rcnn.settings import SettingsError
 
 

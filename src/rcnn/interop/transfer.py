@@ -17,7 +17,7 @@ from rcnn.interop.layout import (
 )
 from rcnn.model.anchors import AnchorSettings
 from rcnn.model.backbones import SHIPPED
-from rcnn.model.detector import FasterRCNN
+from rcnn.model.faster_rcnn import FasterRCNN
 from rcnn.settings import require
 
 
@@ -53,7 +53,8 @@ def to_torchvision_state_dict(detector: FasterRCNN) -> dict[str, Tensor]:
     ``fasterrcnn_*_fpn`` or ``resnet_fpn_backbone``; around ``vgg16().features[:-1]`` and a
     ``TwoMLPHead``; or around ``IntermediateLayerGetter(resnet, {"layer3": "0"})`` and a head with
     ``layer4``. A softmax over (background, object) becomes the sigmoid of the difference, which is
-    the same function.
+    the same function. Torchvision's ``bbox_reg_weights`` have to be one over ``deltas.std``: its
+    10, 10, 5, 5 for the default, 1 for a detector from :func:`rcnn.load`.
 
     Args:
         detector: with a shipped backbone.
@@ -129,5 +130,12 @@ def _check_expressible(detector: FasterRCNN) -> None:
     )
     agnostic = settings.head.class_agnostic
     require(not agnostic, "head.class_agnostic", agnostic, "torchvision has one box per class")
+    head, measured = settings.head, settings.deltas.class_means
+    allowed = "torchvision always predicts boxes"
+    require(head.box_regression, "head.box_regression", head.box_regression, allowed)
+    allowed = "torchvision has a softmax"
+    require(head.classifier == "softmax", "head.classifier", head.classifier, allowed)
+    allowed = "torchvision has one normalisation for all classes; use rcnn.load, which folds it in"
+    require(measured is None, "deltas.class_means", measured, allowed)
     mean = settings.deltas.mean
     require(not any(mean), "deltas.mean", mean, "torchvision has zeros")

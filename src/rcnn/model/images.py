@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -29,6 +30,9 @@ class ImageSettings:
         channels: the order in which the network reads colours. Weights from torchvision want
             ``rgb``, weights from Caffe ``bgr``.
         antialias: filter before shrinking; torchvision's released detectors do not.
+        test_scales: shorter sides in pixels, from which each region is classified at the one that
+            brings it closest to ``pooling.canonical_size``, see :mod:`rcnn.model.image_pyramid`;
+            null: all at ``shorter_side``, which proposals and losses stay with in any case.
     """
 
     shorter_side: int = 600
@@ -38,6 +42,7 @@ class ImageSettings:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     channels: Literal["rgb", "bgr"] = "rgb"
     antialias: bool = True
+    test_scales: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         require(self.shorter_side >= 1, "shorter_side", self.shorter_side, "it is 1 or more pixels")
@@ -49,6 +54,10 @@ class ImageSettings:
         )
         require(self.multiple >= 1, "multiple", self.multiple, "it is 1 or more pixels")
         require(min(self.std) > 0, "std", self.std, "every value is above 0")
+        sides, most = self.test_scales, self.longer_side
+        usable = sides is None or (len(sides) > 0 and 1 <= min(sides) <= max(sides) <= most)
+        allowed = f"it lists one or more sizes in pixels up to longer_side={most}, or is null"
+        require(usable, "test_scales", sides, allowed)
 
 
 class ImageTransform(nn.Module):
@@ -93,7 +102,32 @@ class ImageTransform(nn.Module):
             for image, size in zip(images, original, strict=True)
         ]
         pixels, sizes = pad(resized, self.settings.multiple)
-        return ImageBatch(pixels, sizes.to(device), torch.tensor(original, device=device))
+        batch = ImageBatch(pixels, sizes.to(device), torch.tensor(original, device=device))
+        if self.settings.test_scales is None:
+            return batch
+        originals, _ = pad([image.to(device) for image in images], 1)
+        return dataclasses.replace(batch, originals=originals)
+
+    def at_side(self, batch: ImageBatch, shorter_side: int) -> ImageBatch:
+        """Return the images of a batch with another shorter side, without their proposals.
+
+        Args:
+            batch: returned itself if its images have these sizes already. Without original pixels
+                (from a data module of the user's own) its resized ones are resized again.
+            shorter_side: pixels; the limit of the longer side holds.
+        """
+        longest, antialias = self.settings.longer_side, self.settings.antialias
+        sizes, original = batch.sizes.tolist(), batch.original_sizes.tolist()
+        wanted = [resized_size((h, w), shorter_side, longest) for h, w in original]
+        if wanted == [(h, w) for h, w in sizes]:
+            return batch
+        have = (batch.pixels, sizes) if batch.originals is None else (batch.originals, original)
+        resized = [
+            resize(pixels[:, :h, :w], size, antialias)
+            for pixels, (h, w), size in zip(*have, wanted, strict=True)
+        ]
+        pixels, new_sizes = pad(resized, self.settings.multiple)
+        return ImageBatch(pixels, new_sizes.to(batch.sizes.device), batch.original_sizes)
 
     def normalise(self, batch: ImageBatch) -> Float[Tensor, "B 3 H W"]:
         """Return the pixels as the network reads them; the padding is zero."""

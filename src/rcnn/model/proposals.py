@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rcnn.ops.boxes import at_least, clip
+from rcnn.ops.boxes import at_least, clip, first_on_grid
 from rcnn.ops.deltas import decode
 from rcnn.ops.precision import in_full
 from rcnn.ops.suppression import suppress
@@ -32,6 +32,8 @@ class ProposalLimits:
         nms_iou: a proposal goes if it overlaps a better one by more.
         min_size: the shortest side that stays, in pixels of the original image.
         score: the lowest probability of "object" that stays.
+        unique_on_grid: of given proposals those go that cover the same cells of the feature map
+            as a better one (as in the released code of Fast R-CNN).
     """
 
     before_nms_train: int = 12000
@@ -41,6 +43,7 @@ class ProposalLimits:
     nms_iou: float = 0.7
     min_size: float = 16.0
     score: float = 0.0
+    unique_on_grid: bool = False
 
     def __post_init__(self) -> None:
         for key in ("before_nms_train", "after_nms_train", "before_nms_test", "after_nms_test"):
@@ -101,5 +104,45 @@ def propose(
     return Proposals(
         boxes=torch.where(valid[:, :, None], kept_boxes, 0.0),
         scores=torch.where(valid, objectness.gather(1, kept), 0.0),
+        valid=valid,
+    )
+
+
+def given_proposals(
+    batch: ImageBatch, limits: ProposalLimits, stride: int, *, train: bool
+) -> Proposals:
+    """Choose among the proposals that came with the images; there is no suppression.
+
+    What lies outside of its image is cut off, as from the RPN's proposals.
+
+    Args:
+        batch: with proposals, best first.
+        limits: the number after suppression, the smallest size, and whether duplicates go.
+        stride: pixels per cell of the feature map that is pooled from.
+        train: which of the limits hold.
+
+    Raises:
+        ValueError: if the batch has no proposals.
+    """
+    given = batch.proposals
+    if given is None:
+        raise ValueError(
+            "The images came without proposals, and this detector makes none. Make some with "
+            "`rcnn propose`, and give their folder (proposals.folder=...) or, in Python, their "
+            "boxes: detect(images, proposals)."
+        )
+    inside = clip(given.boxes, batch.sizes)
+    shortest = limits.min_size * batch.scales.amin(dim=1, keepdim=True)
+    wanted = given.valid & at_least(inside, shortest)
+    if limits.unique_on_grid:
+        wanted &= first_on_grid(inside, wanted, stride)
+    # Those that are wanted come first, in their order; then the best of them.
+    after = limits.after_nms_train if train else limits.after_nms_test
+    order = (~wanted).long().argsort(dim=1, stable=True)[:, :after]
+    valid = wanted.gather(1, order)
+    boxes = inside.gather(1, order[:, :, None].expand(-1, -1, 4))
+    return Proposals(
+        boxes=torch.where(valid[:, :, None], boxes, 0.0),
+        scores=torch.where(valid, given.scores.gather(1, order), 0.0),
         valid=valid,
     )

@@ -1,4 +1,4 @@
-"""A feature map of fixed size for every RoI, three ways behind one switch.
+"""Features of a fixed number of cells for every RoI, four ways behind one switch.
 
 Letters: B images, R RoIs per image, C channels, (h, w) cells of a level, S side of the output.
 """
@@ -6,7 +6,7 @@ Letters: B images, R RoIs per image, C channels, (h, w) cells of a level, S side
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -28,8 +28,10 @@ class PoolingSettings:
         kind: ``roi_pool``: the maximum of each of S x S bins with whole-cell borders (Fast R-CNN,
             section 2.1); ``roi_align``: bilinear samples, no rounding (Mask R-CNN, section 3);
             ``crop``: one bilinear sample per place on a grid from corner to corner (seed
-            document 002), differentiable in the RoI's coordinates.
+            document 002), differentiable in the RoI's coordinates; ``pyramid``: ``roi_pool`` with
+            several numbers of bins (SPP-net, section 2.2), whose cells form a column.
         size: S.
+        bins: of each level of a ``pyramid``, along a side.
         sampling_ratio: ``roi_align`` takes this many samples per bin and axis; 0: as many as the
             bin has cells.
         aligned: ``roi_align`` treats a cell's value as lying at its middle.
@@ -39,8 +41,9 @@ class PoolingSettings:
             (Feature Pyramid Networks, equation 1).
     """
 
-    kind: Literal["roi_pool", "roi_align", "crop"] = "roi_align"
+    kind: Literal["roi_pool", "roi_align", "crop", "pyramid"] = "roi_align"
     size: int = 7
+    bins: tuple[int, ...] = (6, 3, 2, 1)
     sampling_ratio: int = 2
     aligned: bool = False
     crop_max: bool = False
@@ -49,13 +52,17 @@ class PoolingSettings:
 
     def __post_init__(self) -> None:
         require(self.size >= 1, "size", self.size, "it is 1 or more")
+        usable = min(self.bins, default=0) >= 1
+        require(usable, "bins", self.bins, "it lists one or more numbers, each 1 or more")
         ratio = self.sampling_ratio
         require(ratio >= 0, "sampling_ratio", ratio, "it is 0 (adaptive) or more")
         require(self.canonical_size > 0, "canonical_size", self.canonical_size, "it is above 0")
 
     @property
     def cells(self) -> int:
-        """Number of pooled cells of a RoI."""
+        """Number of pooled cells of a RoI; 50 of the pyramid in the paper."""
+        if self.kind == "pyramid":
+            return sum(side**2 for side in self.bins)
         return self.size**2
 
 
@@ -64,8 +71,10 @@ def pool_rois(
     strides: Sequence[int],
     rois: Float[Tensor, "B R 4"],
     settings: PoolingSettings,
-) -> Float[Tensor, "B*R C S S"]:
+) -> Float[Tensor, "B*R C _ _"]:
     """Pool every RoI from the level that fits its size.
+
+    The result is S x S, or the cells of a pyramid in a column, those of the first grid first.
 
     Args:
         levels: the feature maps that may be pooled from, finest first.
@@ -73,6 +82,11 @@ def pool_rois(
         rois: in pixels of the resized images.
         settings: how.
     """
+    if settings.kind == "pyramid":
+        grids = [replace(settings, kind="roi_pool", size=side) for side in settings.bins]
+        # (B R, C, side, side) -> (B R, C, side side)
+        columns = [pool_rois(levels, strides, rois, grid).flatten(2) for grid in grids]
+        return torch.cat(columns, dim=2)[..., None]
     if len(levels) == 1 and settings.kind == "roi_align":
         ratio, aligned = settings.sampling_ratio, settings.aligned
         precise = _in_full(levels[0], rois)

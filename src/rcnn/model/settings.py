@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
 from rcnn.model.anchors import AnchorSettings
 from rcnn.model.backbones import BackboneSettings
 from rcnn.model.box_head import HeadSettings
@@ -14,7 +18,10 @@ from rcnn.model.proposals import ProposalLimits
 from rcnn.model.roi_pooling import PoolingSettings
 from rcnn.model.rpn import RPNSettings
 from rcnn.model.targets import AnchorSampling, RoISampling
+from rcnn.model.warping import WarpSettings
 from rcnn.settings import require
+
+Deltas = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -24,13 +31,28 @@ class DeltaSettings:
     Attributes:
         mean: of (tx, ty, tw, th).
         std: likewise.
+        class_means: as measured for each of the classes 1..K, in place of ``mean``.
+        class_stds: likewise, in place of ``std``.
     """
 
-    mean: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
-    std: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.2)
+    mean: Deltas = (0.0, 0.0, 0.0, 0.0)
+    std: Deltas = (0.1, 0.1, 0.2, 0.2)
+    class_means: tuple[Deltas, ...] | None = None
+    class_stds: tuple[Deltas, ...] | None = None
 
     def __post_init__(self) -> None:
         require(min(self.std) > 0, "std", self.std, "every value is above 0")
+        means, stds = self.class_means, self.class_stds
+        both = (means is None) == (stds is None) and len(means or ()) == len(stds or ())
+        require(both, "class_stds", stds, f"as many rows as class_means={means!r}")
+        smallest = min(map(min, stds or ()), default=1.0)
+        require(smallest > 0, "class_stds", stds, "every value is above 0")
+
+    def tables(self, classes: int) -> tuple[Float[Tensor, "K1 4"], Float[Tensor, "K1 4"]]:
+        """Return mean and deviation for background and each of ``classes`` classes."""
+        means = (self.mean, *(self.class_means or [self.mean] * classes))
+        stds = (self.std, *(self.class_stds or [self.std] * classes))
+        return torch.tensor(means), torch.tensor(stds)
 
 
 @dataclass(frozen=True)
@@ -50,6 +72,7 @@ class DetectorSettings:
     proposals: ProposalLimits = field(default_factory=ProposalLimits)
     roi_sampling: RoISampling = field(default_factory=RoISampling)
     deltas: DeltaSettings = field(default_factory=DeltaSettings)
+    warp: WarpSettings = field(default_factory=WarpSettings)
     pooling: PoolingSettings = field(default_factory=PoolingSettings)
     head: HeadSettings = field(default_factory=HeadSettings)
     losses: LossSettings = field(default_factory=LossSettings)
@@ -59,3 +82,7 @@ class DetectorSettings:
         names = self.class_names
         require(len(names) > 0, "class_names", names, "there is at least one class")
         require(len(set(names)) == len(names), "class_names", names, "no name stands twice")
+        measured = self.deltas.class_means
+        fits = measured is None or (len(measured) == len(names) and not self.head.class_agnostic)
+        allowed = "one row for each class, and a head with boxes for each class"
+        require(fits, "deltas.class_means", measured, allowed)

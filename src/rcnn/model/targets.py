@@ -1,6 +1,7 @@
 """The two target-assignment layers: which anchors and which RoIs are learned from, and what.
 
-Letters: B images, A anchors, S sampled anchors, G ground-truth boxes, N candidates, R RoIs.
+Letters: B images, A anchors, S sampled anchors, G ground-truth boxes, N candidates, R RoIs, C sets
+of deltas.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor
 from rcnn.ops.boxes import inside
 from rcnn.ops.deltas import encode
 from rcnn.ops.matching import best_match, gather_boxes, masked_iou, near_best
-from rcnn.ops.sampling import Sample, sample_balanced
+from rcnn.ops.sampling import Sample, sample_balanced, take_rois
 from rcnn.settings import require
 from rcnn.structures import AnchorSamples, ImageBatch, Proposals, RoISamples, Targets
 
@@ -69,6 +70,12 @@ class RoISampling:
         background_high: ... and below this one.
         append_truth: add the ground-truth boxes to the proposals.
         fill: ``repeat`` background if there is too little of it, or leave the sample ``short``.
+        mining: ``random``: RoIs are drawn; ``hard``: those with the largest loss are kept, and of
+            RoIs that overlap by more than 0.7 only the hardest (OHEM: Shrivastava et al. 2016).
+            There is then no share of foreground, nothing to fill, and background starts at IoU 0,
+            whatever these keys say.
+        candidates: ``hard`` computes the loss of the ground truth and of at most so many proposals
+            of an image, the best.
     """
 
     rois: int = 128
@@ -79,14 +86,21 @@ class RoISampling:
     background_high: float = 0.5
     append_truth: bool = True
     fill: Literal["short", "repeat"] = "short"
+    mining: Literal["random", "hard"] = "random"
+    candidates: int = 2000
 
     def __post_init__(self) -> None:
         require(self.rois >= 1, "rois", self.rois, "it is 1 or more")
+        require(self.candidates >= 1, "candidates", self.candidates, "it is 1 or more")
         _require_fraction("foreground_fraction", self.foreground_fraction)
         iou, low, high = self.foreground_iou, self.background_low, self.background_high
         require(0 < iou <= 1, "foreground_iou", iou, "it lies in 0..1, above 0")
         require(0 < high <= iou, "background_high", high, f"it lies in 0..foreground_iou={iou}")
         require(0 <= low < high, "background_low", low, f"it lies in 0..background_high={high}")
+
+    def share(self, images: int) -> int:
+        """Return the number of RoIs of each image of a minibatch."""
+        return self.rois if self.per == "image" else max(self.rois // images, 1)
 
 
 def sample_anchors(
@@ -117,8 +131,9 @@ def sample_anchors(
         generator=generator,
     )
     labels = sample.positive.long() - (~sample.positive & ~sample.negative).long()
+    boxes = anchors[sample.indices]
     matched = gather_boxes(targets.boxes, match.indices.gather(1, sample.indices))
-    return AnchorSamples(sample.indices, labels, encode(anchors[sample.indices], matched))
+    return AnchorSamples(sample.indices, boxes, labels, encode(boxes, matched), matched)
 
 
 def sample_rois(
@@ -139,49 +154,57 @@ def sample_rois(
         delta_std: likewise.
         generator: the source of randomness.
     """
-    boxes, valid = proposals.boxes, proposals.valid
-    if settings.append_truth:
-        boxes = torch.cat([boxes, targets.boxes], dim=1)
-        valid = torch.cat([valid, targets.learned], dim=1)
-    if boxes.shape[1] == 0:  # stored proposals may be none at all: one place that is never drawn
-        boxes, valid = boxes.new_zeros(len(boxes), 1, 4), valid.new_zeros(len(boxes), 1)
-    places = settings.rois
-    if settings.per == "minibatch":
-        places = max(settings.rois // len(boxes), 1)
-
-    ious = masked_iou(targets.boxes, targets.learned, boxes.detach())
-    match = best_match(ious, targets.boxes, targets.crowd, boxes.detach())
-    foreground = match.ious >= settings.foreground_iou
-    low = torch.where(targets.learned.any(dim=1, keepdim=True), settings.background_low, 0.0)
-    background = (match.ious >= low) & (match.ious < settings.background_high) & ~match.in_crowd
+    candidates = label_rois(proposals, targets, settings, delta_mean, delta_std)
     sample = sample_balanced(
-        foreground & valid,
-        background & valid,
-        places,
+        candidates.labels > 0,
+        candidates.labels == 0,
+        settings.share(len(candidates.boxes)),
         settings.foreground_fraction,
         repeat=settings.fill == "repeat",
         generator=generator,
     )
     # Places beyond the number of candidates would stay empty and cost as much as others.
     if settings.fill == "short":
-        sample = Sample(*(part[:, : boxes.shape[1]] for part in sample))
-    # An empty place holds a copy of a drawn RoI: it has no loss, but batch norms in the tail count
-    # what goes through them.
-    used = sample.positive | sample.negative
-    place = torch.arange(used.shape[1], device=boxes.device)
-    filled = sample.indices.gather(1, place % used.sum(dim=1, keepdim=True).clamp(min=1))
-    rois = boxes.gather(1, filled[:, :, None].expand(-1, -1, 4))
-    owner = match.indices.gather(1, sample.indices)
-    matched = gather_boxes(targets.boxes, owner)
-    classes = (
-        targets.labels.gather(1, owner) if targets.labels.shape[1] else torch.zeros_like(owner)
-    )
-    labels = torch.where(sample.positive, classes, 0)
-    deltas = (encode(rois, matched) - delta_mean[labels]) / delta_std[labels]
+        sample = Sample(*(part[:, : candidates.labels.shape[1]] for part in sample))
+    return take_rois(candidates, sample.indices, sample.positive | sample.negative)
+
+
+def label_rois(
+    proposals: Proposals,
+    targets: Targets,
+    settings: RoISampling,
+    delta_mean: Float[Tensor, "C 4"],
+    delta_std: Float[Tensor, "C 4"],
+) -> RoISamples:
+    """Return all RoIs that may be learned from, with class labels and box targets.
+
+    The label is -1 for what is neither foreground nor background. Arguments are those of
+    :func:`sample_rois`.
+    """
+    boxes, valid = proposals.boxes, proposals.valid
+    hard = settings.mining == "hard"
+    if hard:
+        boxes, valid = boxes[:, : settings.candidates], valid[:, : settings.candidates]
+    if settings.append_truth:
+        boxes = torch.cat([boxes, targets.boxes], dim=1)
+        valid = torch.cat([valid, targets.learned], dim=1)
+    if boxes.shape[1] == 0:  # stored proposals may be none at all: one place that is never drawn
+        boxes, valid = boxes.new_zeros(len(boxes), 1, 4), valid.new_zeros(len(boxes), 1)
+
+    ious = masked_iou(targets.boxes, targets.learned, boxes.detach())
+    match = best_match(ious, targets.boxes, targets.crowd, boxes.detach())
+    foreground = match.ious >= settings.foreground_iou
+    low = targets.learned.any(dim=1, keepdim=True) * (0.0 if hard else settings.background_low)
+    background = (match.ious >= low) & (match.ious < settings.background_high) & ~match.in_crowd
+    matched = gather_boxes(targets.boxes, match.indices)
+    classes = torch.zeros_like(match.indices)
+    if targets.labels.shape[1]:
+        classes = targets.labels.gather(1, match.indices)
+    classes = torch.where(foreground, classes, 0)
     return RoISamples(
-        boxes=rois,
-        labels=torch.where(used, labels, -1),
-        deltas=deltas,
+        boxes=boxes,
+        labels=torch.where((foreground | background) & valid, classes, -1),
+        deltas=(encode(boxes, matched) - delta_mean[classes]) / delta_std[classes],
         matched_boxes=matched,
     )
 

@@ -78,3 +78,23 @@ def flip(boxes: Float[Tensor, "*n 4"], width: float | int) -> Float[Tensor, "*n 
     """Return the boxes after their image, ``width`` pixels wide, was mirrored left to right."""
     x1, y1, x2, y2 = boxes.unbind(-1)
     return torch.stack([width - x2, y1, width - x1, y2], dim=-1)
+
+
+def first_on_grid(
+    boxes: Float[Tensor, "B N 4"], wanted: Bool[Tensor, "B N"], stride: int
+) -> Bool[Tensor, "B N"]:
+    """Return which boxes are the first of those that round to the same cells of a feature map.
+
+    Args:
+        boxes: in pixels, none of them negative.
+        wanted: the others neither count nor are first.
+        stride: pixels per cell.
+    """
+    cells = (boxes / stride).round().long()
+    place = 1 << 15  # more cells than a side of any feature map has
+    x1, y1, x2, y2 = cells.unbind(-1)
+    keys = torch.where(wanted, ((x1 * place + y1) * place + x2) * place + y2, -1)
+    ordered = keys.sort(dim=1, stable=True)
+    new = torch.ones_like(wanted)
+    new[:, 1:] = ordered.values[:, 1:] != ordered.values[:, :-1]
+    return torch.zeros_like(wanted).scatter(1, ordered.indices, new) & wanted

@@ -1,15 +1,30 @@
-"""The loss terms of the RPN and of the box head.
+"""The losses of boxes, and that of objectness.
 
-Letters: B images, S sampled anchors of an image, R RoIs, K classes. A loss never samples; unused
-places carry the label -1.
+Letters: B images, S sampled anchors of an image, K classes, D sets of deltas, ``*n`` any number of
+boxes. A loss never samples; unused places carry the label -1.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+from torchvision.ops import (
+    complete_box_iou_loss,
+    distance_box_iou_loss,
+    generalized_box_iou_loss,
+)
+
+from rcnn.ops.boxes import iou
+
+Overlap = Literal["iou", "giou", "diou", "ciou"]
+"""Of two boxes: intersection over union, and its variants that know how far apart they are."""
+
+SPECK = 1e-3
+"""Pixels: a shorter side counts as this long, so that every ratio of sides is a number."""
 
 
 def smooth_l1(
@@ -21,6 +36,35 @@ def smooth_l1(
     beta 1; Caffe's sigma is ``beta = 1 / sigma^2``).
     """
     return F.smooth_l1_loss(predicted, target, reduction="none", beta=beta).sum(dim=-1)
+
+
+def overlap_loss(
+    predicted: Float[Tensor, "*n 4"], target: Float[Tensor, "*n 4"], kind: Overlap
+) -> Float[Tensor, "*n"]:
+    """Return one minus the overlap of each predicted box with its target.
+
+    ``iou``: intersection over union (Yu et al. 2016, who take its logarithm); ``giou``: less the
+    share of the smallest box around both that neither fills (Rezatofighi et al. 2019); ``diou``:
+    less the squared distance of the centres in diagonals of that box; ``ciou``: less the difference
+    of the aspect ratios, too (both Zheng et al. 2020).
+    """
+    predicted, target = _visible(predicted), _visible(target)
+    if kind == "iou":
+        # (*n, 4) -> (*n, 1, 4): each with its own one
+        return 1 - iou(predicted[..., None, :], target[..., None, :])[..., 0, 0]
+    losses = {
+        "giou": generalized_box_iou_loss,
+        "diou": distance_box_iou_loss,
+        "ciou": complete_box_iou_loss,
+    }
+    terms: Tensor = losses[kind](predicted, target)
+    return terms
+
+
+def _visible(boxes: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
+    """Return the boxes with sides of at least a speck; those of no area have no aspect ratio."""
+    first = boxes[..., :2]
+    return torch.cat([first, torch.maximum(boxes[..., 2:], first + SPECK)], dim=-1)
 
 
 def objectness_loss(logits: Float[Tensor, "B S"], labels: Int[Tensor, "B S"]) -> Float[Tensor, ""]:
@@ -36,32 +80,6 @@ def objectness_loss(logits: Float[Tensor, "B S"], labels: Int[Tensor, "B S"]) ->
     )
     used = labels >= 0
     return (terms * used).sum() / used.sum().clamp(min=1)
-
-
-def masked_box_loss(
-    predicted: Float[Tensor, "*n 4"],
-    target: Float[Tensor, "*n 4"],
-    labels: Int[Tensor, "*n"],
-    beta: float,
-    divisor: Float[Tensor, ""] | Int[Tensor, ""],
-) -> Float[Tensor, ""]:
-    """Return smooth-L1 summed over the boxes with a positive label, over ``divisor``.
-
-    Dividing by all samples rather than by the positives gives each positive the same weight
-    whatever the mix (Faster R-CNN, equation 1).
-    """
-    terms = smooth_l1(predicted, target, beta)
-    return torch.where(labels > 0, terms, 0.0).sum() / divisor.clamp(min=1)
-
-
-def classification_loss(
-    logits: Float[Tensor, "*n C"], labels: Int[Tensor, "*n"]
-) -> Float[Tensor, ""]:
-    """Return the softmax cross-entropy over background and K classes, averaged over used RoIs."""
-    terms = F.cross_entropy(
-        logits.flatten(0, -2), labels.flatten(), ignore_index=-1, reduction="sum"
-    )
-    return terms / (labels >= 0).sum().clamp(min=1)
 
 
 def deltas_of_class(

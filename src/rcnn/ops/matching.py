@@ -59,8 +59,12 @@ def best_match(
     best, indices = padded.max(dim=1)
     # The stand-in is chosen only where nothing overlaps; the place of a real box is then as good.
     indices = indices.clamp(max=max(ious.shape[1] - 1, 0))
-    covered = coverage(boxes.expand(batch, -1, -1), gt_boxes)  # (B, N, G)
-    in_crowd = ((covered >= CROWD_COVERAGE) & crowd[:, None, :]).any(dim=-1)
+    in_crowd = torch.zeros_like(best, dtype=torch.bool)
+    # Most minibatches have no crowd, and coverage takes longer than all else here. A CPU may look
+    # first; a GPU would have to be waited for.
+    if crowd.device.type != "cpu" or crowd.any():
+        covered = coverage(boxes.expand(batch, -1, -1), gt_boxes)  # (B, N, G)
+        in_crowd = ((covered >= CROWD_COVERAGE) & crowd[:, None, :]).any(dim=-1)
     return Matches(best, indices, in_crowd)
 
 

@@ -1,7 +1,7 @@
 """Drawing a balanced minibatch of anchors or RoIs, for all images at once and without loops.
 
 Each candidate gets a random key; taking those with the largest keys is taking a random subset
-without replacement. Letters: B images, N candidates, S places.
+without replacement. Letters: B images, N candidates, S places (R places of RoIs).
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
+
+from rcnn.structures import RoISamples
 
 
 class Sample(NamedTuple):
@@ -75,6 +77,30 @@ def sample_balanced(
     chosen_negative = negatives.gather(1, rest.clamp(0, negatives.shape[1] - 1))
     indices = chosen_positive.where(is_positive, chosen_negative)
     return Sample(indices.where(is_positive | is_negative, 0), is_positive, is_negative)
+
+
+def take_rois(
+    candidates: RoISamples, indices: Int[Tensor, "B R"], used: Bool[Tensor, "B R"]
+) -> RoISamples:
+    """Return those of the candidates that were drawn, with the label -1 at unused places.
+
+    An unused place holds a copy of a drawn RoI: it has no loss, but batch norms in the tail count
+    what goes through them.
+
+    Args:
+        candidates: all of them.
+        indices: which were drawn; the used places stand before the others.
+        used: which places are in use.
+    """
+    place = torch.arange(used.shape[1], device=used.device)
+    filled = indices.gather(1, place % used.sum(dim=1, keepdim=True).clamp(min=1))
+    four = filled[:, :, None].expand(-1, -1, 4)
+    return RoISamples(
+        boxes=candidates.boxes.gather(1, four),
+        labels=torch.where(used, candidates.labels.gather(1, filled), -1),
+        deltas=candidates.deltas.gather(1, four),
+        matched_boxes=candidates.matched_boxes.gather(1, four),
+    )
 
 
 def _shuffle(

@@ -49,6 +49,15 @@ def suppress(
     return _pack(kept, batch, count, min(limit, count))
 
 
+def best_of(
+    scores: Float[Tensor, "B N"], valid: Bool[Tensor, "B N"], limit: int
+) -> tuple[Int[Tensor, "B P"], Bool[Tensor, "B P"]]:
+    """Return the ``limit`` best of each image, as :func:`suppress` does, without suppression."""
+    order = scores.masked_fill(~valid, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    kept = order[:, :limit]
+    return kept, valid.gather(1, kept)
+
+
 def set_apart(boxes: Float[Tensor, "B N 4"], groups: Int[Tensor, "B N"]) -> Float[Tensor, "B N 4"]:
     """Move the boxes of each image and group to a place of their own, where they meet no others.
 

@@ -21,8 +21,10 @@ from rcnn.data import (
     collate,
 )
 from rcnn.data.sources import DataSource, Split
+from rcnn.data.stored import ProposalFiles
 from rcnn.model.images import ImageSettings
 from rcnn.settings import require
+from rcnn.training.position import batches_done
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class DetectionDataModule(pl.LightningDataModule):
         source: gives the training, validation and test split.
         loader: how minibatches are made.
         images: sizes and padding; by default those of the trainer's module.
+        proposals: the stored proposals of each split, for a detector that makes none itself.
     """
 
     def __init__(
@@ -76,11 +79,13 @@ class DetectionDataModule(pl.LightningDataModule):
         source: DataSource,
         loader: LoaderSettings | None = None,
         images: ImageSettings | None = None,
+        proposals: ProposalFiles | None = None,
     ) -> None:
         super().__init__()
         self.source = source
         self.loader = loader or LoaderSettings()
         self.images = images
+        self.proposals = proposals
         self._datasets: dict[Split, DetectionDataset] = {}
 
     @property
@@ -115,7 +120,10 @@ class DetectionDataModule(pl.LightningDataModule):
     def dataset(self, split: Split) -> DetectionDataset:
         """Return ``train``, ``val`` or ``test``, opened once."""
         if split not in self._datasets:
-            self._datasets[split] = self.source.dataset(split)
+            dataset = self.source.dataset(split)
+            if self.proposals is not None:
+                dataset = self.proposals.attach(dataset, split)
+            self._datasets[split] = dataset
         return self._datasets[split]
 
     def train_dataloader(self) -> DataLoader[Sample]:
@@ -130,6 +138,7 @@ class DetectionDataModule(pl.LightningDataModule):
             rank=rank,
             world_size=world_size,
             group=loader.group_by_aspect,
+            batches_done=partial(batches_done, self.trainer) if self.trainer else None,
         )
         transform = TrainingTransform(
             flip_probability=loader.flip,
@@ -169,7 +178,10 @@ class DetectionDataModule(pl.LightningDataModule):
             rank=rank,
             world_size=world_size,
         )
-        transform = EvaluationTransform(images.shorter_side, images.longer_side, images.antialias)
+        several = images.test_scales is not None
+        transform = EvaluationTransform(
+            images.shorter_side, images.longer_side, images.antialias, keep_original=several
+        )
         return self._loader(TransformedDataset(dataset, transform), sampler, images)
 
     def _loader(

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from rcnn.interop import load_torchvision
+from rcnn.training.folding import fold_deltas
 from rcnn.training.module import DetectionModule
 
 
@@ -19,6 +20,10 @@ def load(
     norm_eps: float | None = None,
 ) -> DetectionModule:
     """Return a module ready to :meth:`~DetectionModule.predict`.
+
+    The box head from a checkpoint gives deltas as they are, see
+    :func:`rcnn.training.folding.fold_deltas`; to train on, or to measure losses, read it with
+    ``DetectionModule.load_from_checkpoint``. Torchvision's weights stay as they are.
 
     Args:
         path: a checkpoint of this package, or a state dict of a torchvision Faster R-CNN.
@@ -32,10 +37,9 @@ def load(
         CheckpointError: the file is missing, damaged or of another kind.
     """
     if torchvision_builder is None:
-        module = DetectionModule.load_from_checkpoint(path, map_location=device)
+        module = fold_deltas(DetectionModule.load_from_checkpoint(path))
     else:
         detector = load_torchvision(path, torchvision_builder, class_names, norm_eps)
         module = DetectionModule(detector.settings, weights=str(path))
         module.detector.load_state_dict(detector.state_dict())
-        module.to(device)
-    return module.eval()
+    return module.to(device).eval()

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import pytorch_lightning as pl
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from rcnn.data import DetectionBatch
 from rcnn.data.pictures import Picture
-from rcnn.model.detector import FasterRCNN
-from rcnn.model.settings import DetectorSettings
-from rcnn.settings import SettingsError, from_plain, nearest, to_plain
+from rcnn.model.proposal_network import ProposalNetwork
+from rcnn.model.settings import DeltaSettings, DetectorSettings
+from rcnn.model.systems import build_detector
+from rcnn.settings import from_plain, to_plain
 from rcnn.structures import Detections, Losses
 from rcnn.training.checkpoint import CHECKPOINT_FORMAT, CHECKPOINT_KEY, read_checkpoint
 from rcnn.training.optim import AdamWCosine, Recipe
+from rcnn.training.position import batches_done
 from rcnn.training.prediction import predict
-from rcnn.training.schemes import Scheme, check_scheme
+from rcnn.training.schemes import Scheme, check_scheme, losses_of
 from rcnn.training.scores import Scores
-
-SYSTEMS = {"faster_rcnn": FasterRCNN}
 
 
 class DetectionModule(pl.LightningModule):
@@ -33,11 +35,11 @@ class DetectionModule(pl.LightningModule):
 
     Args:
         settings: of the detector, or their plain form.
-        system: which detector: ``faster_rcnn``.
+        system: which detector, see :mod:`rcnn.model.systems`.
         recipe: makes the optimiser; by default AdamW with a cosine schedule.
         scheme: how the stages learn together, see :mod:`rcnn.training.schemes`.
-        seed: of the samplers. What a step draws depends on this, the epoch, the batch and the
-            process only, so that a resumed run draws the same.
+        seed: of the samplers. What a step draws depends on this, the number of the minibatch and
+            the process only, so that a resumed run draws the same.
         plus_one: VOC's metric counts pixels inclusively.
         weights: where the backbone's weights came from, for the record.
     """
@@ -56,17 +58,12 @@ class DetectionModule(pl.LightningModule):
         super().__init__()
         if not isinstance(settings, DetectorSettings):
             settings = from_plain(DetectorSettings, settings)
-        if system not in SYSTEMS:
-            raise SettingsError(
-                f"system={system!r} is not possible{nearest(system, SYSTEMS)} "
-                f"Known are {', '.join(SYSTEMS)}."
-            )
         self.settings = settings
         self.system = system
         self.recipe: Recipe = recipe or AdamWCosine()
         self.seed = seed
         self.weights = weights
-        self.detector = SYSTEMS[system](settings)
+        self.detector = build_detector(system, settings)
         self.scheme = scheme
         check_scheme(scheme, self.detector)
         self.val_scores = Scores(settings.class_names, plus_one=plus_one)
@@ -81,11 +78,10 @@ class DetectionModule(pl.LightningModule):
 
     # --- training ---------------------------------------------------------------------------
 
-    def training_step(self, batch: DetectionBatch, batch_idx: int) -> dict[str, Any]:
+    def training_step(self, batch: DetectionBatch, batch_idx: int) -> dict[str, Any]:  # noqa: ARG002
         """Return the total loss, and its terms for callbacks."""
-        generator = self._generator(self.current_epoch, batch_idx)
-        exact = self.scheme == "exact"
-        losses = self.detector.losses(batch.images, batch.targets, generator, exact=exact)
+        generator = self._generator(batches_done(self.trainer))
+        losses = losses_of(self.scheme, self.detector, batch.images, batch.targets, generator)
         self._log_losses("train", losses, len(batch), on_step=True)
         return {"loss": losses.total, "losses": {k: v.detach() for k, v in losses.named.items()}}
 
@@ -110,11 +106,19 @@ class DetectionModule(pl.LightningModule):
 
     def validation_step(self, batch: DetectionBatch, batch_idx: int) -> dict[str, Any]:
         """Detect, score, and measure the losses."""
-        return self._evaluate("val", self.val_scores, batch, batch_idx)
+        generator = self._generator(batch_idx)
+        result = self.detector.evaluation_pass(batch.images, batch.targets, generator)
+        self.val_scores.update(result.detections, batch.truths, result.proposals, batch.images)
+        self._log_losses("val", result.losses, len(batch), on_step=False)
+        return {"detections": result.detections}
 
-    def test_step(self, batch: DetectionBatch, batch_idx: int) -> dict[str, Any]:
-        """Detect, score, and measure the losses."""
-        return self._evaluate("test", self.test_scores, batch, batch_idx)
+    def test_step(self, batch: DetectionBatch, batch_idx: int) -> dict[str, Any]:  # noqa: ARG002
+        """Detect and score."""
+        detections, proposals = self.detector.detect_batch(batch.images)
+        # What a proposal network finds has no class, so that only its recall counts.
+        scored = None if type(self.detector) is ProposalNetwork else detections
+        self.test_scores.update(scored, batch.truths, proposals, batch.images)
+        return {"detections": detections}
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of the validation split."""
@@ -123,15 +127,6 @@ class DetectionModule(pl.LightningModule):
     def on_test_epoch_end(self) -> None:
         """Log the metrics of the test split."""
         self._log_scores("test", self.test_scores)
-
-    def _evaluate(
-        self, split: str, scores: Scores, batch: DetectionBatch, batch_idx: int
-    ) -> dict[str, Any]:
-        generator = self._generator(0, batch_idx)
-        result = self.detector.evaluation_pass(batch.images, batch.targets, generator)
-        scores.update(result.detections, batch.truths, result.proposals, batch.images)
-        self._log_losses(split, result.losses, len(batch), on_step=False)
-        return {"detections": result.detections}
 
     def _log_scores(self, split: str, scores: Scores) -> None:
         headline, self.per_class[split] = scores.compute()
@@ -147,8 +142,28 @@ class DetectionModule(pl.LightningModule):
         """Return the detections of a minibatch, for ``Trainer.predict``."""
         return self.detector.detect_batch(batch.images)[0]
 
+    # A path is a text, and a text a sequence: mypy takes the two for one.
+    @overload
+    def predict(  # type: ignore[overload-overlap]
+        self,
+        images: Picture,
+        batch_size: int = ...,
+        proposals: Sequence[Float[Tensor, "_ 4"]] | None = ...,
+    ) -> Detections: ...
+
+    @overload
     def predict(
-        self, images: Picture | Sequence[Picture], batch_size: int = 2
+        self,
+        images: Sequence[Picture],
+        batch_size: int = ...,
+        proposals: Sequence[Float[Tensor, "_ 4"]] | None = ...,
+    ) -> list[Detections]: ...
+
+    def predict(
+        self,
+        images: Picture | Sequence[Picture],
+        batch_size: int = 2,
+        proposals: Sequence[Float[Tensor, "_ 4"]] | None = None,
     ) -> Detections | list[Detections]:
         """Return what is in one picture, or in each of a list.
 
@@ -156,11 +171,13 @@ class DetectionModule(pl.LightningModule):
             images: paths, PIL images, ``uint8`` arrays ``(h, w, 3)``, tensors ``(3, h, w)``, or a
                 list of them.
             batch_size: how many go through the network at once.
+            proposals: for a system that makes none: boxes of each picture in its pixels, best
+                first.
 
         Returns:
             Detections on the CPU, in pixels of each picture; one for one, a list for a list.
         """
-        return predict(self.detector, images, batch_size)
+        return predict(self.detector, images, batch_size, proposals)
 
     # --- checkpoints ------------------------------------------------------------------------
 
@@ -172,6 +189,7 @@ class DetectionModule(pl.LightningModule):
             "settings": to_plain(self.settings),
             "weights": self.weights,
             "seed": self.seed,
+            "scheme": self.scheme,
         }
 
     @classmethod
@@ -199,6 +217,7 @@ class DetectionModule(pl.LightningModule):
             record["settings"],
             system=record["system"],
             recipe=recipe,
+            scheme=record["scheme"],
             seed=record["seed"],
             weights=record["weights"],
         )
@@ -216,7 +235,12 @@ class DetectionModule(pl.LightningModule):
             class_names: of the new classes 1..K.
             recipe: for training on; by default this module's.
         """
-        plain = {**to_plain(self.settings), "class_names": list(class_names)}
+        deltas = to_plain(DeltaSettings())  # what was measured was measured of other classes
+        plain = {
+            **to_plain(self.settings),
+            "class_names": list(class_names),
+            "deltas": deltas,
+        }
         module = type(self)(
             plain,
             system=self.system,
@@ -235,9 +259,9 @@ class DetectionModule(pl.LightningModule):
 
     # --- helpers of the loop ----------------------------------------------------------------
 
-    def _generator(self, epoch: int, batch_idx: int) -> torch.Generator:
-        """Return the randomness of one step of one process."""
-        seed = hash((self.seed, epoch, batch_idx, self.global_rank)) & 0x7FFF_FFFF_FFFF_FFFF
+    def _generator(self, number: int) -> torch.Generator:
+        """Return the randomness of the minibatch of this number in one process."""
+        seed = hash((self.seed, number, self.global_rank)) & 0x7FFF_FFFF_FFFF_FFFF
         return torch.Generator(self.device).manual_seed(seed)
 
     def _batch_size(self) -> int:
@@ -245,7 +269,7 @@ class DetectionModule(pl.LightningModule):
         return int(getattr(data, "batch_size", 1))
 
     def _log_losses(self, split: str, losses: Losses, images: int, *, on_step: bool) -> None:
-        counts = {} if losses.counts is None or not on_step else losses.counts.named
+        counts = losses.counts.named if on_step else {}
         how: dict[str, Any] = {
             "on_step": on_step,
             "on_epoch": not on_step,

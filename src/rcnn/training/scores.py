@@ -28,15 +28,12 @@ class Scores(nn.Module):
 
     def update(
         self,
-        detections: Sequence[Detections],
+        detections: Sequence[Detections] | None,
         truths: Sequence[GroundTruth],
         proposals: Proposals | None = None,
         batch: ImageBatch | None = None,
     ) -> None:
         """Add the images of one minibatch; all boxes in original pixels but the proposals'."""
-        found = [
-            {"boxes": one.boxes, "scores": one.scores, "labels": one.labels} for one in detections
-        ]
         targets = [
             {
                 "boxes": truth.boxes,
@@ -47,8 +44,13 @@ class Scores(nn.Module):
             }
             for truth in truths
         ]
-        self.voc.update(found, targets)
-        self.coco.update(found, targets)
+        if detections is not None:
+            found = [
+                {"boxes": one.boxes, "scores": one.scores, "labels": one.labels}
+                for one in detections
+            ]
+            self.voc.update(found, targets)
+            self.coco.update(found, targets)
         if proposals is not None and batch is not None:
             original = scale(proposals.boxes, 1 / batch.scales)
             regions = [
@@ -61,11 +63,13 @@ class Scores(nn.Module):
 
     def compute(self) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
         """Return the headline numbers, and the average precisions of each class by name."""
-        values: dict[str, Tensor] = {**self.voc.compute(), **self.coco.compute()}
+        values: dict[str, Tensor] = {}
+        if self.voc.update_called:
+            values |= {**self.voc.compute(), **self.coco.compute()}
         if self.recall.update_called:
             values |= self.recall.compute()
         headline = {name: float(value) for name, value in values.items() if value.ndim == 0}
-        return headline, self._per_class(values)
+        return headline, self._per_class(values) if self.voc.update_called else {}
 
     def reset(self) -> None:
         """Forget all images."""

@@ -32,9 +32,13 @@ class Blank(DetectionDataset):
     def __init__(self, sizes: Sizes, class_names: Sequence[str]) -> None:
         self.class_names = tuple(class_names)
         self.image_ids = list(sizes)
-        self.sizes = list(sizes.values())
-        self.aspect_ratios = np.array([w / h for h, w in self.sizes], dtype=np.float32)
+        self._sizes = list(sizes.values())
+        self.aspect_ratios = np.array([w / h for h, w in self._sizes], dtype=np.float32)
         self.problems = Problems()
+
+    @property
+    def sizes(self) -> np.ndarray:
+        return np.array(self._sizes, dtype=np.int32).reshape(-1, 2)
 
     def truth(self, index: int) -> GroundTruth:  # noqa: ARG002
         none = torch.zeros(0, dtype=torch.bool)
@@ -43,8 +47,8 @@ class Blank(DetectionDataset):
         )
 
     def __getitem__(self, index: int) -> Sample:
-        image = torch.zeros(3, *self.sizes[index], dtype=torch.uint8)
-        return Sample(image, self.truth(index), self.image_ids[index], self.sizes[index])
+        image = torch.zeros(3, *self._sizes[index], dtype=torch.uint8)
+        return Sample(image, self.truth(index), self.image_ids[index], self._sizes[index])
 
 
 @pytest.fixture

@@ -55,11 +55,11 @@ def test_proposals_are_flipped_and_resized_like_boxes(
     )
     # b: 40 x 60 becomes 80 x 120, a: 30 x 30 becomes 80 x 80, c: 50 x 20 becomes 200 x 80.
     batch = collate([proposed[Pick(index, 0)] for index in range(3)])
-    assert batch.proposals is not None
+    assert batch.images.proposals is not None
     assert batch.images.sizes.tolist() == [[80, 120], [80, 80], [200, 80]]
     third = 8 / 3
     assert_close(
-        batch.proposals.boxes,
+        batch.images.proposals.boxes,
         torch.tensor(
             [
                 [[0, 0, 120, 80], [80, 10, 100, 50], [10, 60, 30, 78]],
@@ -68,7 +68,7 @@ def test_proposals_are_flipped_and_resized_like_boxes(
             ]
         ).float(),
     )
-    assert batch.proposals.valid.tolist() == [[True] * 3, [True, False, False], [False] * 3]
+    assert batch.images.proposals.valid.tolist() == [[True] * 3, [True, False, False], [False] * 3]
 
 
 def test_batch_without_any_proposal_has_an_empty_place(
@@ -78,8 +78,8 @@ def test_batch_without_any_proposal_has_an_empty_place(
         attach(dataset, StoredProposals(stored_file)), EvaluationTransform(20, 50)
     )
     batch = collate([proposed[Pick(2, 0)]])
-    assert batch.proposals is not None
-    assert batch.proposals.boxes.shape == (1, 0, 4)
+    assert batch.images.proposals is not None
+    assert batch.images.proposals.boxes.shape == (1, 0, 4)
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")

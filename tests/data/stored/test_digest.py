@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from rcnn.data import DetectionDataset, JoinedDataset, ShapesDataset, VOCDataset
-from rcnn.data.stored import StoredProposals, attach, digest, image_sizes
+from rcnn.data.stored import StoredProposals, attach, digest
 
 SIZES = {"b": (40, 60), "a": (30, 30), "c": (50, 20)}
 
@@ -50,13 +50,13 @@ def test_sizes_are_those_of_the_samples(
     proposed = attach(dataset, StoredProposals(stored_file))
     for each in (voc, shapes, joined, proposed, dataset):
         found = [list(each[index].original_size) for index in range(len(each))]
-        assert image_sizes(each).tolist() == found
+        assert each.sizes.tolist() == found
 
 
-def test_known_data_sets_are_not_decoded(write_voc: Callable[..., Path]) -> None:
+def test_sizes_are_known_without_decoding(write_voc: Callable[..., Path]) -> None:
     folder = write_voc("a")
     voc = VOCDataset(folder, "train", class_names=("dog",))
     joined = JoinedDataset({"one": voc})
     (folder / "JPEGImages" / "a.jpg").unlink()
-    assert image_sizes(joined).tolist() == [[40, 60]]
+    assert joined.sizes.tolist() == [[40, 60]]
     assert digest(joined) != digest(voc)

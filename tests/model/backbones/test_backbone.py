@@ -1,8 +1,8 @@
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from rcnn.model.backbones.backbone import Body, FullyConnectedTail
+from rcnn.model.backbones.backbone import Body
 
 
 @pytest.mark.parametrize("roi_levels", [0, 3])
@@ -15,39 +15,43 @@ def test_body_may_pool_from_all_levels() -> None:
     assert Body(strides=(8, 16), channels=4, roi_levels=2).roi_levels == 2
 
 
-def test_fully_connected_tail_is_two_layers_with_relu() -> None:
-    tail = FullyConnectedTail(in_channels=1, cells=1, hidden=1, dropout=0.0)
-    for layer, weight, bias in ((tail.fc6, 2.0, 1.0), (tail.fc7, -1.0, 5.0)):
-        nn.init.constant_(layer.weight, weight)
-        nn.init.constant_(layer.bias, bias)
-    pooled = torch.tensor([1.0, 10.0, -3.0]).reshape(3, 1, 1, 1)
-    # 1 -> 3 -> 2; 10 -> 21 -> -16, cut to 0; -3 -> -5, cut to 0 -> 5
-    torch.testing.assert_close(tail(pooled), torch.tensor([[2.0], [0.0], [5.0]]))
+class NormedBody(Body):
+    def __init__(self) -> None:
+        super().__init__(strides=(2,), channels=4, roi_levels=1)
+        self.layers = nn.Sequential(nn.Conv2d(3, 4, 2, stride=2), nn.BatchNorm2d(4), nn.Dropout())
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        return [self.layers(pixels)]
 
 
-def test_dropout_acts_in_training_alone() -> None:
-    tail = FullyConnectedTail(in_channels=2, cells=4, hidden=64, dropout=0.5)
-    pooled = torch.rand(3, 2, 2, 2)
-    nn.init.ones_(tail.fc7.bias)
-    trained, evaluated = tail.train()(pooled), tail.eval()(pooled)
-    assert (trained == 0).any(dim=1).all()
-    assert not (evaluated == 0).all(dim=0).any()
-    torch.testing.assert_close(tail(pooled), evaluated)
+def test_a_frozen_body_stays_in_evaluation_whatever_the_detector_does() -> None:
+    detector = nn.Sequential(NormedBody(), nn.Conv2d(4, 4, 1))
+    detector[0].freeze()
+    assert not any(module.training for module in detector[0].modules())
+    detector.train()
+    assert detector.training
+    assert detector[1].training
+    assert not any(module.training for module in detector[0].modules())
+    detector.eval()
+    assert not any(module.training for module in detector.modules())
 
 
-def test_dropout_follows_both_layers() -> None:
-    tail = FullyConnectedTail(in_channels=1, cells=1, hidden=64, dropout=0.5).train()
-    for layer in (tail.fc6, tail.fc7):
-        nn.init.zeros_(layer.weight)
-        nn.init.zeros_(layer.bias)
-    nn.init.ones_(tail.fc6.bias)
-    nn.init.eye_(tail.fc7.weight)
-    # a unit that survives is doubled, twice
-    assert set(tail(torch.ones(3, 1, 1, 1)).flatten().tolist()) == {0.0, 4.0}
+def test_a_frozen_body_neither_learns_nor_counts_nor_drops() -> None:
+    body = NormedBody()
+    body.freeze()
+    body.train()
+    before = {name: tensor.clone() for name, tensor in body.state_dict().items()}
+    pixels = torch.rand(2, 3, 8, 8)
+    (first,), (second,) = body(pixels), body(pixels)
+    assert torch.equal(first, second)
+    assert not first.requires_grad
+    assert not any(parameter.requires_grad for parameter in body.parameters())
+    for name, tensor in body.state_dict().items():
+        assert torch.equal(tensor, before[name])
 
 
-@pytest.mark.parametrize("rois", [0, 1, 3])
-def test_fully_connected_tail_gives_one_vector_per_roi(rois: int) -> None:
-    tail = FullyConnectedTail(in_channels=3, cells=4, hidden=5, dropout=0.5)
-    assert tail(torch.rand(rois, 3, 2, 2)).shape == (rois, 5)
-    assert tail.channels == 5
+def test_another_body_follows_the_mode() -> None:
+    body = NormedBody()
+    assert all(module.training for module in body.train().modules())
+    assert not any(module.training for module in body.eval().modules())
+    assert all(module.training for module in body.train().modules())

@@ -1,4 +1,5 @@
 import dataclasses
+from typing import Literal
 
 import pytest
 import torch
@@ -102,6 +103,50 @@ def test_more_frozen_stages_than_there_are_is_an_error(name: str, stages: int) -
             SettingsError, match=rf"frozen_stages={stages + 1} .*{name} has {stages} stages"
         ):
             build_backbone(BackboneSettings(name=name, frozen_stages=stages + 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "hidden", "width"),
+    [("resnet18", None, 1024), ("resnet50", 64, 64), ("vgg16", None, 4096), ("vgg16", 64, 64)],
+)
+def test_a_linear_tail_is_two_layers_on_the_pooled_cells(
+    name: str, hidden: int | None, width: int
+) -> None:
+    with torch.device("meta"):
+        body, tail = _parts(BackboneSettings(name=name, tail="linear", hidden=hidden), cells=4)
+        vectors = tail(torch.empty(3, body.channels, 2, 2))
+    assert vectors.shape == (3, width)
+    assert (tail.fc6.in_features, tail.fc7.in_features) == (4 * body.channels, width)
+
+
+def test_a_linear_tail_is_what_a_pyramid_has_anyway() -> None:
+    with torch.device("meta"):
+        own, linear = (
+            _parts(BackboneSettings(name="resnet18_fpn", tail=tail))[1].state_dict()
+            for tail in ("own", "linear")
+        )
+    assert {k: v.shape for k, v in own.items()} == {k: v.shape for k, v in linear.items()}
+
+
+def test_layer4_is_no_stage_of_a_resnet_with_a_linear_tail() -> None:
+    with torch.device("meta"):
+        build_backbone(BackboneSettings(tail="linear", frozen_stages=4))
+        with pytest.raises(SettingsError, match="resnet18 has 4 stages"):
+            build_backbone(BackboneSettings(tail="linear", frozen_stages=5))
+
+
+@pytest.mark.parametrize(
+    ("name", "tail"), [("vgg16", "own"), ("resnet18", "linear"), ("resnet18_fpn", "own")]
+)
+def test_ranks_reach_every_fully_connected_tail(name: str, tail: Literal["own", "linear"]) -> None:
+    with torch.device("meta"):
+        _, built = _parts(BackboneSettings(name=name, tail=tail, hidden=32, ranks=(5, 0)))
+    assert (built.fc6.first.out_features, built.fc7.out_features) == (5, 32)
+
+
+def test_own_backbone_that_passes_ranks_over_is_an_error(own_backbone: BackboneSettings) -> None:
+    with pytest.raises(SettingsError, match=r"backbone\.ranks=\(2, 0\).*built without them"):
+        build_backbone(dataclasses.replace(own_backbone, ranks=(2, 0)), cells=4)
 
 
 def test_a_number_of_cells_below_one_is_an_error() -> None:

@@ -40,6 +40,7 @@ def test_what_is_no_dotted_path_is_no_name(name: str) -> None:
         ("fpn_channels", 0),
         ("norm_eps", -1e-5),
         ("norm_eps", float("inf")),
+        ("tail", "layer4"),
     ],
 )
 def test_value_out_of_range_is_an_error_that_names_key_and_value(key: str, value: object) -> None:
@@ -50,6 +51,24 @@ def test_value_out_of_range_is_an_error_that_names_key_and_value(key: str, value
 def test_settings_survive_their_plain_form() -> None:
     settings = BackboneSettings(name="vgg16", norm="batch", weights=None, dropout=0.0)
     assert from_plain(BackboneSettings, to_plain(settings)) == settings
+
+
+def test_ranks_survive_their_plain_form() -> None:
+    settings = BackboneSettings(name="vgg16", ranks=(1024, 0))
+    assert to_plain(settings)["ranks"] == [1024, 0]
+    assert from_plain(BackboneSettings, to_plain(settings)) == settings
+
+
+@pytest.mark.parametrize("ranks", [(0, 0), (-1, 4)])
+def test_ranks_leave_at_most_one_layer_whole(ranks: tuple[int, int]) -> None:
+    with pytest.raises(SettingsError, match=r"ranks=.*at least one of them above 0, or null"):
+        BackboneSettings(name="vgg16", ranks=ranks)
+
+
+def test_layer4_has_no_ranks() -> None:
+    with pytest.raises(SettingsError, match=r"ranks=.*only with backbone\.tail=linear"):
+        BackboneSettings(name="resnet18", ranks=(8, 8))
+    assert BackboneSettings(name="resnet18", tail="linear", ranks=(8, 8)).ranks == (8, 8)
 
 
 @pytest.mark.parametrize(

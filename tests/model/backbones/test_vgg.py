@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -56,3 +57,24 @@ def test_linear_layers_are_as_wide_as_pretrained_unless_told(
     with torch.device("meta"):
         tail = build_backbone(BackboneSettings(name="vgg16", hidden=hidden)).tail
     assert (tail.fc6.out_features, tail.fc7.out_features, tail.channels) == (width,) * 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "cells", "random"),
+    [
+        ({}, 49, ""),
+        ({}, 50, "; tail.fc6 starts at random"),
+        ({"hidden": 512}, 49, "; tail starts at random"),
+        ({"ranks": (16, 0)}, 49, "; tail.fc6 starts at random"),
+        ({"ranks": (0, 16)}, 49, "; tail.fc7 starts at random"),
+    ],
+)
+def test_what_cannot_have_the_shape_of_the_pretrained_layer_starts_at_random(
+    changes: dict[str, object], cells: int, random: str
+) -> None:
+    with torch.device("meta"):
+        published = vgg16().state_dict()
+        ours = build_backbone(replace(BackboneSettings(name="vgg16"), **changes), cells)
+    sentence = LoadedWeights("test", "a file", published).load_into(ours)
+    assert sentence.endswith(f"{random}.")
+    assert "; " in sentence or sentence == "The backbone starts from a file: body, tail."

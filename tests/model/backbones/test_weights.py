@@ -237,19 +237,23 @@ def test_names_that_cover_nothing_are_an_error(tiny_backbone: Backbone) -> None:
         LoadedWeights("test", "test", fitting()).load_into(backbone)
 
 
-def test_vgg16_of_another_number_of_cells_does_not_take_imagenet_weights() -> None:
+def test_the_sentence_says_what_was_taken_and_what_starts_at_random() -> None:
     with torch.device("meta"):
-        published = build_backbone(BackboneSettings(name="vgg16"))
-        other = build_backbone(BackboneSettings(name="vgg16"), cells=36)
-    state = {
-        **published.body.state_dict(),
-        **{
-            key.replace("fc6", "classifier.0").replace("fc7", "classifier.3"): value
-            for key, value in published.tail.state_dict().items()
-        },
-    }
-    with pytest.raises(WeightsError, match=r"classifier\.0\.weight is \(4096, 25088\)"):
-        LoadedWeights("test", "test", state).load_into(other)
+        network = build_backbone(BackboneSettings(name="resnet18", norm="batch"))
+        state = {**network.body.state_dict(), **network.tail.state_dict()}
+        sentences = [
+            LoadedWeights("test", "a file", state).load_into(build_backbone(settings))
+            for settings in (
+                BackboneSettings(name="resnet18"),
+                BackboneSettings(name="resnet18", tail="linear"),
+                BackboneSettings(name="resnet18_fpn"),
+            )
+        ]
+    assert sentences == [
+        "The backbone starts from a file: body, tail.",
+        "The backbone starts from a file: body; tail starts at random.",
+        "The backbone starts from a file: body.body; body.fpn and tail start at random.",
+    ]
 
 
 def test_no_warning_where_weights_are_loaded(cache: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rcnn.data.dataset import DetectionDataset
 from rcnn.data.errors import DataError
-from rcnn.data.stored.digest import digest, image_sizes
+from rcnn.data.stored.digest import digest
 from rcnn.data.stored.matching import id_differences, require_same, some
 from rcnn.data.stored.proposed import ProposedDataset
 from rcnn.data.stored.store import StoredProposals
@@ -57,7 +57,7 @@ def _size_differences(dataset: DetectionDataset, stored: StoredProposals) -> lis
     """Say which images have other sizes; both have the same ids."""
     ids = list(dataset.image_ids)
     order = sorted(range(len(ids)), key=ids.__getitem__)
-    sizes = image_sizes(dataset)[order]
+    sizes = dataset.sizes[order]
     different = (sizes != stored.sizes).any(1).nonzero()[0].tolist()
     if not different:
         return []

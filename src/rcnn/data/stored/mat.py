@@ -16,7 +16,6 @@ from jaxtyping import Float64
 from rcnn.data.dataset import DetectionDataset
 from rcnn.data.errors import DataError
 from rcnn.data.stored.checking import check_boxes
-from rcnn.data.stored.digest import image_sizes
 from rcnn.data.stored.matching import id_differences, require_same
 from rcnn.data.stored.writer import ProposalWriter
 
@@ -62,7 +61,7 @@ def import_mat(
             found[f"{prefix}/{name}" if prefix else name] = (f"{file}, image {name}", boxes)
     where = " and ".join(str(file) for file in parts.values())
     require_same(where, id_differences(found, dataset.image_ids))
-    sizes = image_sizes(dataset).tolist()
+    sizes = dataset.sizes.tolist()
     with ProposalWriter(out, dataset, source, resume=False) as writer:
         for image_id, (height, width) in zip(dataset.image_ids, sizes, strict=True):
             place, boxes = found[image_id]

@@ -1,8 +1,14 @@
-"""A data set whose samples carry stored proposals."""
+"""A data set whose samples carry stored proposals.
+
+Letters: I images. Sizes are (height, width).
+"""
 
 from __future__ import annotations
 
 import dataclasses
+
+import numpy as np
+from jaxtyping import Int32
 
 from rcnn.data.dataset import DetectionDataset
 from rcnn.data.samples import Sample
@@ -31,6 +37,11 @@ class ProposedDataset(DetectionDataset):
         self.image_ids = dataset.image_ids
         self.aspect_ratios = dataset.aspect_ratios
         self.problems = dataset.problems
+
+    @property
+    def sizes(self) -> Int32[np.ndarray, "I 2"]:
+        """The size of every image, known without decoding it."""
+        return self.dataset.sizes
 
     def truth(self, index: int) -> GroundTruth:
         """Return the objects of an image, without decoding it."""

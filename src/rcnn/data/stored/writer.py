@@ -21,7 +21,7 @@ from rcnn.data.checking import BORDER, clipped
 from rcnn.data.dataset import DetectionDataset
 from rcnn.data.errors import DataError
 from rcnn.data.stored.checking import as_float32, check_boxes, check_scores
-from rcnn.data.stored.digest import digest, image_sizes
+from rcnn.data.stored.digest import digest
 from rcnn.data.stored.journal import Journal
 from rcnn.data.stored.layout import Layout, Origin
 from rcnn.data.stored.matching import some
@@ -59,7 +59,7 @@ class ProposalWriter:
         self.path = path
         self._ids = dataset.image_ids
         self._places = {image_id: place for place, image_id in enumerate(dataset.image_ids)}
-        self._sizes = image_sizes(dataset)
+        self._sizes = dataset.sizes
         self._origin = Origin(source, digest(dataset), dataset.class_names, version("rcnn"))
         folder = path.with_name(f"{path.name}.partial")
         self._resume = resume

@@ -1,7 +1,7 @@
 """What every backbone consists of: a body that sees images and a tail that sees RoIs.
 
 Shapes: B images, H W their padded size, C channels of every level, h w the size of a level
-(H/stride, W/stride), R RoIs, S pooled size, D features of an RoI.
+(H/stride, W/stride), R RoIs, D features of an RoI.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 
 class Body(nn.Module):
@@ -34,6 +33,22 @@ class Body(nn.Module):
         self.channels = channels
         self.roi_levels = roi_levels
 
+        self.frozen = False
+
+    def freeze(self) -> None:
+        """Stop learning for good: no gradients, and norms that neither count nor learn.
+
+        What earlier layers of a network share between two tasks stays as it is while one of them
+        is trained (Faster R-CNN, section 3.2; SPP-net).
+        """
+        self.frozen = True
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> Body:
+        """Switch to training, unless frozen."""
+        return super().train(mode and not self.frozen)
+
     def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B C _ _"]]:
         """Return the levels, finest first."""
         raise NotImplementedError
@@ -50,35 +65,9 @@ class Tail(nn.Module):
         super().__init__()
         self.channels = channels
 
-    def forward(self, pooled: Float[Tensor, "R C S S"]) -> Float[Tensor, "R D"]:
+    def forward(self, pooled: Float[Tensor, "R C _ _"]) -> Float[Tensor, "R D"]:
         """Return one vector per RoI."""
         raise NotImplementedError
-
-
-class FullyConnectedTail(Tail):
-    """Two linear layers, each followed by ReLU and dropout.
-
-    With 4096 units this is fc6 and fc7 of VGG-16 (Fast R-CNN, section 2.2), with 1024 units and
-    no dropout the box head of feature pyramid networks (FPN, section 4.2).
-
-    Args:
-        in_channels: C.
-        cells: of the pooled features, 49 for 7 x 7.
-        hidden: D.
-        dropout: probability that an activation is dropped in training.
-    """
-
-    def __init__(self, *, in_channels: int, cells: int, hidden: int, dropout: float) -> None:
-        super().__init__(channels=hidden)
-        self.fc6 = nn.Linear(in_channels * cells, hidden)
-        self.fc7 = nn.Linear(hidden, hidden)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, pooled: Float[Tensor, "R C S S"]) -> Float[Tensor, "R D"]:
-        """Return one vector per RoI."""
-        hidden = self.dropout(F.relu(self.fc6(pooled.flatten(1))))  # R C S S -> R D
-        features: Tensor = self.dropout(F.relu(self.fc7(hidden)))
-        return features
 
 
 def _own_names() -> Mapping[str, str]:

@@ -39,7 +39,8 @@ def build_backbone(settings: BackboneSettings, cells: int = 49) -> Backbone:
 
     Raises:
         SettingsError: a dotted path leads to no callable, or to one that returns no
-            :class:`Backbone`; more stages shall be frozen than there are.
+            :class:`Backbone`; more stages shall be frozen than there are; a rank is larger than
+            that of its layer.
     """
     require(cells >= 1, "cells", cells, "1 or more")
     builder = _BUILDERS.get(settings.name) or _imported(settings.name)
@@ -49,6 +50,13 @@ def build_backbone(settings: BackboneSettings, cells: int = 49) -> Backbone:
         "backbone.name",
         settings.name,
         f"the callable returned a {type(backbone).__name__}, not a rcnn.model.backbones.Backbone",
+    )
+    tail = backbone.tail
+    require(
+        settings.ranks is None or getattr(tail, "ranks", None) == settings.ranks,
+        "backbone.ranks",
+        settings.ranks,
+        f"the {type(tail).__name__} of {settings.name} was built without them",
     )
     return backbone
 

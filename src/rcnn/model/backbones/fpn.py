@@ -19,8 +19,9 @@ from torchvision.models import get_model
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from rcnn.model.backbones.backbone import Backbone, Body, FullyConnectedTail
+from rcnn.model.backbones.backbone import Backbone, Body
 from rcnn.model.backbones.freezing import settle_layers
+from rcnn.model.backbones.fully_connected import FullyConnectedTail
 from rcnn.model.backbones.resnet import classification_resnet
 from rcnn.model.backbones.settings import BackboneSettings
 
@@ -117,4 +118,5 @@ def _tail(settings: BackboneSettings, cells: int) -> FullyConnectedTail:
         cells=cells,
         hidden=settings.hidden or 1024,
         dropout=0.0,
+        ranks=settings.ranks,
     )

@@ -1,13 +1,15 @@
-"""ResNets cut after the fourth stage ("C4"): layer4 runs on every RoI.
+"""ResNets cut after the fourth stage ("C4"): layer4, or two linear layers, run on every RoI.
 
 Shapes: B images, H W their padded size, R RoIs, S pooled size, D = 512 or 2048.
 
 Keys of torchvision's ``resnet*`` and where they go: ``conv1``, ``bn1``, ``layer1``, ``layer2`` and
-``layer3`` into ``body.*``, ``layer4.*`` to ``tail.layer4.*``. Random weights are torchvision's
-(He's, fan out).
+``layer3`` into ``body.*``, ``layer4.*`` to ``tail.layer4.*``. A linear tail is in no file and
+starts at random. Random weights are torchvision's (He's, fan out; PyTorch's for linear layers).
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -15,6 +17,7 @@ from torchvision.models import ResNet, get_model
 
 from rcnn.model.backbones.backbone import Backbone, Body, Tail
 from rcnn.model.backbones.freezing import settle_layers
+from rcnn.model.backbones.fully_connected import FullyConnectedTail
 from rcnn.model.backbones.settings import BackboneSettings
 
 STAGES = (("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",))
@@ -56,16 +59,34 @@ class ResNetTail(Tail):
         return cells.mean(dim=(2, 3))
 
 
-def build_resnet(settings: BackboneSettings, cells: int) -> Backbone:  # noqa: ARG001
-    """Build a C4 ResNet with random weights; the tail takes pooled features of any size."""
-    network = classification_resnet(settings)
+def build_resnet(settings: BackboneSettings, cells: int) -> Backbone:
+    """Build a C4 ResNet with random weights; layer4 takes pooled features of any size."""
+    own = settings.tail == "own"
+    network = classification_resnet(settings, STAGES if own else STAGES[:4])
     names = {f"{name}.": f"body.{name}." for stage in STAGES[:4] for name in stage}
-    names["layer4."] = "tail.layer4."
-    return Backbone(ResNetBody(network), ResNetTail(network), names)
+    body = ResNetBody(network)
+    if own:
+        names["layer4."] = "tail.layer4."
+        return Backbone(body, ResNetTail(network), names)
+    tail = FullyConnectedTail(
+        in_channels=body.channels,
+        cells=cells,
+        hidden=settings.hidden or 1024,
+        dropout=settings.dropout,
+        ranks=settings.ranks,
+    )
+    return Backbone(body, tail, names)
 
 
-def classification_resnet(settings: BackboneSettings) -> ResNet:
-    """Build torchvision's network with random weights and the norms that ``settings`` name."""
+def classification_resnet(
+    settings: BackboneSettings, stages: Sequence[Sequence[str]] = STAGES
+) -> ResNet:
+    """Build torchvision's network with random weights and the norms that ``settings`` name.
+
+    Args:
+        settings: of the backbone.
+        stages: those that will be used, and may be frozen.
+    """
     network: nn.Module = get_model(settings.architecture, weights=None)
-    settle_layers(network, STAGES, settings)
+    settle_layers(network, stages, settings)
     return network

@@ -14,9 +14,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.models.vgg import cfgs, make_layers
 
-from rcnn.model.backbones.backbone import Backbone, Body, FullyConnectedTail
+from rcnn.model.backbones.backbone import Backbone, Body
 from rcnn.model.backbones.freezing import settle_layers
+from rcnn.model.backbones.fully_connected import FullyConnectedTail
 from rcnn.model.backbones.settings import BackboneSettings
+
+CELLS, UNITS = 49, 4096
+"""The pooled cells and the width of the linear layers of the pretrained networks."""
 
 
 class VGGBody(Body):
@@ -37,7 +41,8 @@ class VGGBody(Body):
 def build_vgg(settings: BackboneSettings, cells: int) -> Backbone:
     """Build ``vgg16`` or ``vgg16_bn`` with random weights.
 
-    ImageNet weights fit only 7 x 7 pooled cells (fc6 sees all of them) and 4096 units.
+    Pretrained weights fit fc6 and fc7 only where they are whole and have 4096 units, and fc6 only
+    on 7 x 7 pooled cells, all of which it sees; a layer of another shape starts at random.
     """
     layers = make_layers(cfgs["D"], batch_norm=settings.name == "vgg16_bn")
     features: nn.Sequential = layers[:-1]
@@ -46,17 +51,25 @@ def build_vgg(settings: BackboneSettings, cells: int) -> Backbone:
     tail = FullyConnectedTail(
         in_channels=body.channels,
         cells=cells,
-        hidden=settings.hidden or 4096,
+        hidden=settings.hidden or UNITS,
         dropout=settings.dropout,
+        ranks=settings.ranks,
     )
     _initialise(body)
     _initialise(tail)
-    names = {
-        "features.": "body.features.",
-        "classifier.0.": "tail.fc6.",
-        "classifier.3.": "tail.fc7.",
-    }
+    names = {"features.": "body.features."}
+    if _is_linear(tail.fc6, body.channels * CELLS):
+        names["classifier.0."] = "tail.fc6."
+    if _is_linear(tail.fc7, UNITS):
+        names["classifier.3."] = "tail.fc7."
     return Backbone(body, tail, names)
+
+
+def _is_linear(layer: nn.Module, inputs: int) -> bool:
+    """Return whether a layer has the shape of a pretrained one."""
+    return (
+        isinstance(layer, nn.Linear) and layer.in_features == inputs and layer.out_features == UNITS
+    )
 
 
 def _blocks(features: nn.Sequential) -> list[list[str]]:

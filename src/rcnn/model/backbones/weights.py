@@ -7,16 +7,9 @@ the network learns, since frozen noise would stay noise.
 from __future__ import annotations
 
 import dataclasses
-import pickle
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
-from rcnn.model.backbones.backbone import Backbone
 from rcnn.model.backbones.imagenet import (
     Download,
     DownloadError,
@@ -24,63 +17,14 @@ from rcnn.model.backbones.imagenet import (
     download,
     imagenet_url,
 )
+from rcnn.model.backbones.loading import LoadedWeights
 from rcnn.model.backbones.settings import BackboneSettings
+from rcnn.model.backbones.weight_file import WeightsError, read_weights
 from rcnn.settings import require
-
-
-class WeightsError(RuntimeError):
-    """Weights that were asked for cannot be had or do not fit."""
 
 
 class WeightsWarning(UserWarning):
     """A backbone starts from random weights although nobody asked for that."""
-
-
-@dataclass(frozen=True, eq=False)
-class LoadedWeights:
-    """The weights that a backbone starts from.
-
-    Attributes:
-        source: ``"imagenet"``, ``"random"`` or the path of the file.
-        message: one sentence for people.
-        tensors: by the keys of the file; None for random weights.
-    """
-
-    source: str
-    message: str
-    tensors: Mapping[str, Tensor] | None = None
-
-    def load_into(self, backbone: Backbone) -> None:
-        """Copy the weights into ``backbone``; random weights leave it as it is.
-
-        Keys of the file that the backbone has no use for (the classifier's) are passed over.
-
-        Raises:
-            WeightsError: the file lacks tensors or has them in other shapes.
-        """
-        if self.tensors is None:
-            return
-        wanted = _wanted(backbone)
-        missing = [key for key in wanted if key not in self.tensors]
-        # Files made before batch norms counted their batches, or by frozen ones, lack the count.
-        missing = [key for key in missing if not key.endswith(".num_batches_tracked")]
-        misfits = [
-            f"{key} is {tuple(self.tensors[key].shape)} in the file "
-            f"and {tuple(tensor.shape)} in the network"
-            for key, tensor in wanted.items()
-            if key in self.tensors and self.tensors[key].shape != tensor.shape
-        ]
-        if missing or misfits or not wanted:
-            raise WeightsError(
-                f"The weights ({self.message}) do not fit the backbone. "
-                + _some("Missing", missing)
-                + _some("Of another shape", misfits)
-                + _some("The file has", list(self.tensors))
-                + "Give a file of this architecture, or name another backbone."
-            )
-        for key, tensor in wanted.items():
-            if key in self.tensors:
-                tensor.copy_(self.tensors[key])
 
 
 def resolve(
@@ -99,7 +43,7 @@ def resolve(
 
     Raises:
         WeightsError: ImageNet weights were insisted on and cannot be had, or a file is not there,
-            is broken, or holds no state dict.
+            is broken, holds no state dict, or is a checkpoint of another backbone.
         SettingsError: ``norm="frozen"`` with random weights.
     """
     loaded = _find(settings, fetch)
@@ -122,8 +66,7 @@ def _find(settings: BackboneSettings, fetch: Download) -> LoadedWeights:
         message = f"The backbone {settings.name} starts from random weights, {wish}."
         return LoadedWeights("random", message)
     if settings.weights not in ("auto", "imagenet"):
-        path = Path(settings.weights).expanduser()
-        return LoadedWeights(str(path), f"weights of {path}", _read(path))
+        return _of_file(Path(settings.weights).expanduser(), settings.name)
     try:
         path = _imagenet_file(settings, fetch)
     except DownloadError as error:
@@ -132,11 +75,26 @@ def _find(settings: BackboneSettings, fetch: Download) -> LoadedWeights:
         message = f"The backbone {settings.name} starts from RANDOM weights: {error}"
         warnings.warn(message, WeightsWarning, stacklevel=3)
         return LoadedWeights("random", message)
-    return LoadedWeights("imagenet", f"ImageNet weights of {path}", _read(path))
+    return LoadedWeights("imagenet", f"ImageNet weights of {path}", read_weights(path).tensors)
+
+
+def _of_file(path: Path, name: str) -> LoadedWeights:
+    file = read_weights(path)
+    if file.backbone is None:
+        return LoadedWeights(str(path), f"weights of {path}", file.tensors)
+    if file.backbone != name:
+        raise WeightsError(
+            f"backbone.weights: the detector in {path} has the backbone {file.backbone!r}, but "
+            f"backbone.name is {name!r}. Name the same backbone, or give other weights."
+        )
+    return LoadedWeights(str(path), f"the checkpoint {path}", file.tensors, own=True)
 
 
 def _imagenet_file(settings: BackboneSettings, fetch: Download) -> Path:
-    own = "set backbone.weights=<path of a state dict>, or backbone.weights=null for random weights"
+    own = (
+        "set backbone.weights=<path of a state dict or a checkpoint>, or backbone.weights=null for "
+        "random weights"
+    )
     if settings.architecture is None:
         raise DownloadError(f"no ImageNet weights are known for {settings.name}. Ways out: {own}.")
     url = imagenet_url(settings.architecture)
@@ -150,50 +108,3 @@ def _imagenet_file(settings: BackboneSettings, fetch: Download) -> Path:
                 f"out: connect to the network; place the file of {url} at {path}; {own}."
             ) from error
     return path
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    """Return the state dict of a file, taken out of the wrappers that trainers put around it."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise WeightsError(
-            f"backbone.weights: there is no file {path}. Allowed are 'auto', 'imagenet', null or "
-            "the path of a state dict."
-        ) from error
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
-        raise WeightsError(
-            f"backbone.weights: {path} cannot be read: it is broken (delete it), or it holds more "
-            f"than tensors (save model.state_dict() alone). The reader says: {error}"
-        ) from error
-    for wrapper in ("state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    if not isinstance(content, Mapping) or not content:
-        raise WeightsError(f"backbone.weights: {path} holds no state dict.")
-    for key, value in content.items():
-        if not isinstance(value, Tensor):
-            raise WeightsError(
-                f"backbone.weights: {path} holds no state dict: {key!r} is a "
-                f"{type(value).__name__}, not a tensor."
-            )
-    return dict(content)
-
-
-def _wanted(backbone: Backbone) -> dict[str, Tensor]:
-    """Return the tensors of a backbone by the keys that a file has for them."""
-    tensors = {f"body.{key}": tensor for key, tensor in backbone.body.state_dict().items()}
-    tensors |= {f"tail.{key}": tensor for key, tensor in backbone.tail.state_dict().items()}
-    return {
-        theirs + key.removeprefix(ours): tensor
-        for theirs, ours in backbone.weight_names.items()
-        for key, tensor in tensors.items()
-        if key.startswith(ours)
-    }
-
-
-def _some(title: str, entries: list[str]) -> str:
-    if not entries:
-        return ""
-    more = f" and {len(entries) - 3} more" if len(entries) > 3 else ""
-    return f"{title}: {'; '.join(entries[:3])}{more}. "

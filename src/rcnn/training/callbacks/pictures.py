@@ -11,6 +11,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
 from rcnn.data import DetectionBatch, Sample, collate, resized
+from rcnn.structures import RoISamples
 from rcnn.training.datamodule import DetectionDataModule
 from rcnn.training.module import DetectionModule
 from rcnn.view import draw_comparison, draw_rois, image_of, stage_board, to_pil
@@ -57,17 +58,11 @@ class Pictures(pl.Callback):
                 sample.image, detections, sample.truth, minimum_score=self.minimum_score
             )
             self._show(trainer, f"detections/{number}", comparison)
-            self._show(trainer, f"sampled_rois/{number}", self._sampled_rois(pl_module, batch))
-
-    def _sampled_rois(
-        self, module: DetectionModule, batch: DetectionBatch
-    ) -> UInt8[Tensor, "3 h w"]:
-        generator = torch.Generator(module.device).manual_seed(self.seed)
-        rois = module.detector.training_pass(batch.images, batch.targets, generator).rois.to("cpu")
-        used = rois.labels[0] >= 0
-        image = image_of(batch.images, 0)
-        panel = draw_rois(image, rois.boxes[0, used], rois.labels[0, used])
-        return stage_board([("sampled RoIs", panel)], columns=1)
+            generator = torch.Generator(pl_module.device).manual_seed(self.seed)
+            step = pl_module.detector.training_pass(batch.images, batch.targets, generator)
+            if step.rois is not None:
+                panel = _sampled_rois(batch, step.rois.to("cpu"))
+                self._show(trainer, f"sampled_rois/{number}", panel)
 
     def _show(self, trainer: pl.Trainer, tag: str, picture: UInt8[Tensor, "3 h w"]) -> None:
         for logger in trainer.loggers:
@@ -77,6 +72,12 @@ class Pictures(pl.Callback):
             path = self.folder / f"{tag}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             to_pil(picture).save(path)
+
+
+def _sampled_rois(batch: DetectionBatch, rois: RoISamples) -> UInt8[Tensor, "3 h w"]:
+    used = rois.labels[0] >= 0
+    panel = draw_rois(image_of(batch.images, 0), rois.boxes[0, used], rois.labels[0, used])
+    return stage_board([("sampled RoIs", panel)], columns=1)
 
 
 def _batch(sample: Sample, module: DetectionModule) -> DetectionBatch:

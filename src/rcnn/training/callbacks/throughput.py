@@ -1,4 +1,4 @@
-"""How many images a training run sees in a second."""
+"""How many images a training run sees in a second, and how long a test takes for one."""
 
 # ruff: noqa: ARG002 (the arguments of the hooks are Lightning's)
 
@@ -12,12 +12,18 @@ import pytorch_lightning as pl
 
 
 class Throughput(pl.Callback):
-    """Logs ``train/images_per_second`` of all devices together, beside the losses.
+    """Logs the speed of training and of detecting.
+
+    ``train/images_per_second`` counts all devices together and stands beside the losses.
 
     A value covers the steps since the one before, ``trainer.log_every_n_steps`` of them, by the
     wall clock: waiting for data counts, validation and what follows it until the next batch do
     not. The GPU is never waited for; over a window, and with the losses being read at its end, the
     host cannot run ahead far.
+
+    ``test/seconds_per_image`` is what one device needs from pixels in its memory to detections; the
+    first minibatch, which warms up, does not count unless it is the only one. Reading images and
+    scoring at the end are left out.
 
     Args:
         clock: seconds, from any start.
@@ -65,6 +71,42 @@ class Throughput(pl.Callback):
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop the clock."""
         self._stop()
+
+    def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forget an earlier run."""
+        self._running_since, self._seconds, self._images = None, 0.0, 0
+
+    def on_test_batch_start(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        batch: object,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Start the clock."""
+        self._running_since = self._clock()
+
+    def on_test_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: object,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Stop the clock: the detections have been read, so the device is done."""
+        if batch_idx == 1:
+            self._seconds, self._images = 0.0, 0
+        self._stop()
+        self._images += len(batch.image_ids)
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log the mean."""
+        if self._images:
+            mean = self._seconds / self._images
+            pl_module.log("test/seconds_per_image", mean, sync_dist=True)
 
     def _stop(self) -> None:
         if self._running_since is not None:

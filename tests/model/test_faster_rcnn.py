@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from rcnn.model.anchors import AnchorSettings
 from rcnn.model.backbones import BackboneSettings
 from rcnn.model.box_head import HeadSettings
-from rcnn.model.detector import FasterRCNN
+from rcnn.model.faster_rcnn import FasterRCNN
 from rcnn.model.images import ImageSettings
 from rcnn.model.proposals import ProposalLimits
 from rcnn.model.roi_pooling import PoolingSettings

@@ -1,0 +1,207 @@
+"""A run in stages: from its config to the plan, the data and the trainers of each step."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytorch_lightning as pl
+from hydra.utils import instantiate
+
+import rcnn
+from rcnn.app.build import build_data, build_trainer
+from rcnn.app.config import Config
+from rcnn.app.results import Results
+from rcnn.data import DetectionDataset
+from rcnn.data.sources import Split, TrainingSource
+from rcnn.data.stored import ProposalFiles, digest
+from rcnn.model.backbones import LoadedWeights, resolve
+from rcnn.settings import SettingsError
+from rcnn.training import DetectionDataModule, DetectionModule
+from rcnn.training.alternating import BEGUN, AlternatingTraining, Plan
+from rcnn.training.stages import StageStore
+
+LENGTH = ("max_epochs", "max_steps", "max_time", "limit_train_batches")
+NO_INFLUENCE = ("logger", "enable_progress_bar", "enable_model_summary", "log_every_n_steps")
+
+
+def run_alternating(config: Config, data: DetectionDataModule) -> Results:
+    """Train in stages and test what they end in.
+
+    Raises:
+        SettingsError: the config does not describe such a run.
+    """
+    _check(config, data)
+    trainer = build_trainer(config)
+    training = AlternatingTraining(
+        _plan(config, data, trainer),
+        StageStore(cast(str, config.scheme.store)),
+        lambda folder: _stage_data(config, folder),
+        lambda name, folder, steps: _stage_trainer(config, name, folder, steps),
+    )
+    if config.scheme.name == "unshared":
+        splits = tuple(split for split in ("val", "test") if data.source.has(split))
+        module, folder = training.run_unshared(cast(tuple[Split, ...], splits))
+        files = ProposalFiles(str(folder))
+        data = DetectionDataModule(data.source, config.loader, proposals=files)
+    else:
+        module = training.run()
+    return _finish(config, trainer, data, module, training)
+
+
+def _check(config: Config, data: DetectionDataModule) -> None:
+    if config.system != "faster_rcnn":
+        raise SettingsError(
+            f"scheme={config.scheme.name} is not possible: it trains model=faster_rcnn, not "
+            f"model={config.system}."
+        )
+    if config.run.ckpt_path is not None:
+        raise SettingsError(
+            f"ckpt_path={config.run.ckpt_path!r} is not possible with scheme={config.scheme.name}: "
+            "a run in stages goes on by itself with what scheme.store holds."
+        )
+    if not isinstance(data, DetectionDataModule):
+        raise SettingsError(
+            f"data={type(data).__name__} is not possible with scheme={config.scheme.name}: stages "
+            "need a source of splits, see rcnn.data.sources."
+        )
+
+
+def _plan(config: Config, data: DetectionDataModule, trainer: pl.Trainer) -> Plan:
+    backbone, weights = resolve(config.detector["backbone"])
+    train = data.dataset("train")
+    node = config.plain["trainer"]
+    inputs = {
+        "rcnn": rcnn.__version__,
+        "data": {"images": digest(train), "objects": _objects(train)},
+        "pretrained": _hash_of(weights),
+        "optimizer": config.plain["optimizer"],
+        "loader": dataclasses.asdict(config.loader),
+        "trainer": {k: v for k, v in node.items() if k not in (*LENGTH, *NO_INFLUENCE)},
+        "callbacks": sorted(config.plain["callbacks"]),
+        "processes": trainer.world_size,
+    }
+    return Plan(
+        settings=config.settings(train.class_names, backbone),
+        recipe=instantiate(config.plain["optimizer"], _convert_="all"),
+        weights=weights,
+        steps=_steps(config, data, trainer),
+        seed=config.run.seed,
+        inputs=json.loads(json.dumps(inputs)),
+        device=trainer.strategy.root_device,
+        leads=trainer.global_rank == 0,
+    )
+
+
+def _steps(config: Config, data: DetectionDataModule, trainer: pl.Trainer) -> tuple[int, ...]:
+    """Share out the optimiser steps that a joint training would take."""
+    images = len(data.dataset("train"))
+    batches = math.ceil(images / (data.batch_size * trainer.world_size))
+    limit = trainer.limit_train_batches
+    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    an_epoch = math.ceil(batches / trainer.accumulate_grad_batches)
+    total = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs * an_epoch
+    total = min(total, math.inf if trainer.max_steps == -1 else trainer.max_steps)
+    if total == math.inf:
+        raise SettingsError(
+            "trainer.max_epochs=-1 and trainer.max_steps=-1 are not possible with "
+            f"scheme={config.scheme.name}: the steps share a given length."
+        )
+    shares = config.scheme.shares
+    return tuple(max(1, round(total * share)) for share in shares)
+
+
+def _stage_data(config: Config, folder: Path | None) -> DetectionDataModule:
+    """Return the training split alone, with stored proposals if a step learns from them."""
+    data = build_data(config)
+    files = None if folder is None else ProposalFiles(str(folder), config.proposals.limit)
+    return DetectionDataModule(TrainingSource(data.source), config.loader, proposals=files)
+
+
+def _stage_trainer(config: Config, name: str, folder: Path, steps: int) -> pl.Trainer:
+    """Return a trainer of the run's kind for one step, with its logs in ``stages/<name>``."""
+    run_dir = str(Path(config.run.run_dir, "stages", name))
+    plain = _moved(copy.deepcopy(config.plain), config.run.run_dir, run_dir)
+    plain["trainer"] |= {"max_epochs": -1, "max_steps": steps, "num_sanity_val_steps": 0}
+    nodes = {key: node for key, node in plain["callbacks"].items() if node}
+    plain["callbacks"] = {
+        key: node
+        for key, node in nodes.items()
+        if node["_target_"].rpartition(".")[2] not in ("ModelCheckpoint", "Pictures")
+    }
+    plain["callbacks"]["checkpoint"] = {
+        "_target_": "pytorch_lightning.callbacks.ModelCheckpoint",
+        "dirpath": str(folder),
+        "filename": Path(BEGUN).stem,
+        "enable_version_counter": False,
+    }
+    run = dataclasses.replace(config.run, run_dir=run_dir)
+    return build_trainer(dataclasses.replace(config, plain=plain, run=run))
+
+
+def _moved(value: Any, old: str, new: str) -> Any:
+    """Return a config in which every path under the run's folder lies under another one."""
+    if isinstance(value, dict):
+        return {key: _moved(item, old, new) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_moved(item, old, new) for item in value]
+    if isinstance(value, str) and (value == old or value.startswith(f"{old}/")):
+        return new + value.removeprefix(old)
+    return value
+
+
+def _finish(
+    config: Config,
+    trainer: pl.Trainer,
+    data: DetectionDataModule,
+    module: DetectionModule,
+    training: AlternatingTraining,
+) -> Results:
+    """Write one ordinary checkpoint, then measure it."""
+    checkpoint = Path(config.run.run_dir, "checkpoints", "last.ckpt")
+    trainer.strategy.connect(module)
+    trainer.save_checkpoint(checkpoint, weights_only=True)
+    metrics: dict[str, float] = {}
+    if data.source.has("val"):
+        trainer.validate(module, data, verbose=False)
+        metrics |= {tag: float(value) for tag, value in trainer.callback_metrics.items()}
+    trainer.test(module, data, verbose=False)
+    metrics |= {tag: float(value) for tag, value in trainer.callback_metrics.items()}
+    monitor = config.run.monitor
+    return Results(
+        metrics=metrics,
+        per_class=module.per_class,
+        weights=module.weights,
+        best_checkpoint=str(checkpoint),
+        monitored=None if monitor is None else metrics.get(monitor),
+        steps=sum(training.plan.steps),
+        seconds=training.seconds,
+        notes=training.log,
+    )
+
+
+def _objects(dataset: DetectionDataset) -> str:
+    """Return a hash of all annotated objects."""
+    content = hashlib.sha256()
+    for index in range(len(dataset)):
+        truth = dataset.truth(index)
+        for tensor in (truth.boxes, truth.labels, truth.difficult, truth.crowd):
+            content.update(np.ascontiguousarray(tensor.numpy()).tobytes())
+    return content.hexdigest()
+
+
+def _hash_of(weights: LoadedWeights) -> str | None:
+    """Return a hash of pretrained weights, None for random ones."""
+    if weights.tensors is None:
+        return None
+    content = hashlib.sha256()
+    for name in sorted(weights.tensors):
+        content.update(name.encode())
+        content.update(weights.tensors[name].contiguous().numpy().tobytes())
+    return content.hexdigest()

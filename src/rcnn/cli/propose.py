@@ -1,0 +1,149 @@
+"""``rcnn propose``: a stored-proposal file for a data set."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from rcnn.cli.layouts import layouts, open_dataset, split_name
+from rcnn.data import DetectionDataset
+from rcnn.data.selective_search import SelectiveSearchSettings, opencv
+from rcnn.data.stored import StoredProposals, import_json, import_mat, propose_by_search
+from rcnn.metrics import ProposalRecall
+from rcnn.training import DetectionModule
+from rcnn.training.proposing import propose_with
+
+ENDING = ".proposals"
+INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
+
+Maker = Callable[[DetectionDataset, Path], Path]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Say what the command takes."""
+    methods = parser.add_subparsers(dest="method", required=True, metavar="method")
+    search = methods.add_parser("selective-search", help="segment and group; needs OpenCV")
+    rpn = methods.add_parser("rpn", help="the proposal network of a checkpoint")
+    rpn.add_argument("checkpoint", help="a checkpoint that train.py wrote")
+    mat = methods.add_parser("import-mat", help="boxes of R-CNN's authors; needs scipy")
+    mat.add_argument("file", help="the .mat file")
+    results = methods.add_parser("import-json", help="boxes in the format of COCO's results")
+    results.add_argument("file", help="the JSON file")
+    for layout in layouts(search):
+        _add_common(layout, workers=1)
+        layout.add_argument("--mode", choices=("fast", "quality"), default="fast", help="(fast)")
+    for layout in layouts(rpn):
+        _add_common(layout, workers=2)
+        layout.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ... (cpu)")
+        layout.add_argument("--batch-size", type=int, default=2, help="images at once (2)")
+    for layout in layouts(mat):
+        _add_out(layout)
+    for layout in layouts(results):
+        _add_out(layout)
+        layout.add_argument(
+            "--absent-is-empty",
+            action="store_true",
+            help="an image that the file never mentions has no proposals; else it is an error",
+        )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Make the file, or go on with one that was interrupted; then measure it in one line."""
+    make = _maker(arguments)
+    dataset = open_dataset(arguments)
+    path = _file(arguments)
+    partial = path.with_name(f"{path.name}.partial")
+    resumed = partial.exists()
+    start = time.perf_counter()
+    try:
+        make(dataset, path)
+    except KeyboardInterrupt:
+        left = (
+            f"{partial} holds what is finished; the same command goes on with it."
+            if partial.exists()
+            else "nothing was written."
+        )
+        Console(stderr=True).print(f"Interrupted: {left}", markup=False, soft_wrap=True)
+        return INTERRUPTED
+    seconds = None if resumed else (time.perf_counter() - start) / len(dataset)
+    Console().print(
+        f"{_summary(dataset, StoredProposals(path), seconds)}; see {path}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+    return 0
+
+
+def _add_common(parser: argparse.ArgumentParser, workers: int) -> None:
+    _add_out(parser)
+    parser.add_argument("--workers", type=int, default=workers, help=f"processes ({workers})")
+    parser.add_argument("--limit", type=int, default=2000, help="boxes of an image (2000)")
+
+
+def _add_out(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--out",
+        default="proposals",
+        help=f"the file, NAME{ENDING}, or a folder, where it is named after the split (proposals). "
+        f"A training with proposals.folder=FOLDER reads train{ENDING}, val{ENDING} and "
+        f"test{ENDING} there, whatever its splits are called in the data set",
+    )
+
+
+def _file(arguments: argparse.Namespace) -> Path:
+    out = Path(arguments.out)
+    return out if out.suffix == ENDING else out / f"{split_name(arguments)}{ENDING}"
+
+
+def _maker(arguments: argparse.Namespace) -> Maker:
+    """Return what makes the file; what is missing for it is told before any data is read."""
+    match arguments.method:
+        case "selective-search":
+            opencv()
+            settings = SelectiveSearchSettings(arguments.mode, limit=arguments.limit)
+            return lambda data, path: propose_by_search(
+                data, path, settings, workers=arguments.workers
+            )
+        case "rpn":
+            module = DetectionModule.load_from_checkpoint(arguments.checkpoint, arguments.device)
+            return lambda data, path: propose_with(
+                module,
+                data,
+                path,
+                limit=arguments.limit,
+                batch_size=arguments.batch_size,
+                workers=arguments.workers,
+            )
+        case "import-mat":
+            return lambda data, path: import_mat(Path(arguments.file), data, path)
+        case _:
+            return lambda data, path: import_json(
+                Path(arguments.file), data, path, absent_is_empty=arguments.absent_is_empty
+            )
+
+
+def _summary(dataset: DetectionDataset, stored: StoredProposals, seconds: float | None) -> str:
+    """Say how many proposals there are, what they cover, and what an image took."""
+    counts = [len(stored.boxes(image_id)) for image_id in dataset.image_ids]
+    limit = max(1, *counts)
+    recall = ProposalRecall((limit,))
+    for index, image_id in enumerate(dataset.image_ids):
+        truth = dataset.truth(index)
+        found = {"boxes": stored.boxes(image_id), "scores": stored.scores(image_id)}
+        objects = {"boxes": truth.boxes, "ignore": truth.difficult, "crowd": truth.crowd}
+        recall.update([found], [objects])
+    covered = recall.compute()[f"recall_{limit}_50"]
+    parts = [
+        f"{len(dataset)} images",
+        f"{sum(counts) / len(counts):.1f} proposals per image",
+        "no objects" if torch.isnan(covered) else f"recall {covered:.4f} at IoU 0.5",
+    ]
+    if seconds is not None:
+        parts.append(f"{seconds:.3f} seconds per image")
+    return ", ".join(parts)

@@ -1,0 +1,74 @@
+"""R-CNN: every region passes the whole network by itself (Girshick et al. 2014).
+
+What Fast R-CNN is faster than: nothing is shared between the regions of an image. Apart from
+that, the two are trained alike here, at once and with the same losses; the paper's support vector
+machines and separate box regressors are left out.
+
+Letters: B images, (H, W) of the batch, R RoIs per image, C channels, S side of a pooled RoI.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from rcnn.model.fast_rcnn import FastRCNN
+from rcnn.model.fitting import warping_backbone
+from rcnn.model.modes import evaluating
+from rcnn.model.proposals import given_proposals
+from rcnn.model.region_stage import Pool
+from rcnn.model.settings import DetectorSettings
+from rcnn.model.warping import warp_regions
+from rcnn.ops.boxes import area
+from rcnn.structures import ImageBatch, Proposals
+
+
+class RCNN(FastRCNN):
+    """Regions of the image, warped, each pushed through convolutions, tail and head.
+
+    Args:
+        settings: of all stages; those of anchors and RPN are not used, of the limits of proposals
+            not those of suppression, and of the pooling the size alone.
+
+    Raises:
+        SettingsError: if the settings of two stages do not fit each other.
+    """
+
+    def __init__(self, settings: DetectorSettings) -> None:
+        super().__init__(settings, warping_backbone(settings))
+
+    def pooling(self, batch: ImageBatch) -> Pool:
+        """Return what gives the features of RoIs; the images as such are not looked at."""
+        return partial(self._look, self.images.normalise(batch))
+
+    def _look(
+        self, pixels: Float[Tensor, "B 3 H W"], rois: Float[Tensor, "B R 4"]
+    ) -> Float[Tensor, "B*R C S S"]:
+        # (B, R, 4) -> (B R, 4)
+        regions = rois.flatten(0, 1)
+        images = torch.arange(len(rois), device=rois.device).repeat_interleave(rois.shape[1])
+        # A look at the places without a region would cost as much as one at a region.
+        used = (area(regions) > 0).nonzero().squeeze(1)
+        if torch.is_grad_enabled():
+            pooled = self._features(pixels, regions[used], images[used])
+        else:
+            # Batch norms in training would mix the regions of a chunk, and count them.
+            with evaluating(self.body):
+                chunks = used.split(self.settings.warp.chunk)
+                parts = [self._features(pixels, regions[some], images[some]) for some in chunks]
+            pooled = torch.cat(parts)
+        everywhere = pooled.new_zeros(len(regions), *pooled.shape[1:])
+        return everywhere.index_copy(0, used, pooled)
+
+    def _features(self, pixels: Tensor, regions: Tensor, images: Tensor) -> Tensor:
+        """Return the pooled features of regions; of VGG-16 at 224 pixels these are its pool5."""
+        warped = warp_regions(pixels, regions, images, self.settings.warp)
+        return F.adaptive_max_pool2d(self.body(warped)[0], self.settings.pooling.size)
+
+    def _choose(self, batch: ImageBatch, *, train: bool) -> Proposals:
+        # Without a common feature map, only regions of the same pixels look the same.
+        return given_proposals(batch, self.settings.proposals, stride=1, train=train)

@@ -1,0 +1,149 @@
+"""Where the time of a detector goes, stage by stage (Fast R-CNN, figure 2; Faster R-CNN, table 5).
+
+Every stage is charged with its own time: what lies within another one is subtracted from that.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from rcnn.model.backbones import FullyConnectedTail
+from rcnn.model.region_stage import Pool, RegionStage
+from rcnn.model.systems import Detector
+from rcnn.structures import Detections, ImageBatch, Proposals
+from rcnn.training.stopwatch import Stopwatch
+
+CONVOLUTIONS, PROPOSALS, POOLING, REST = "convolutions", "proposals", "pooling", "rest"
+
+
+@dataclass(frozen=True)
+class Breakdown:
+    """Seconds per image.
+
+    Attributes:
+        stages: by name, in the order of the data flow: ``convolutions`` (the body), ``proposals``
+            (RPN and suppression), ``pooling``, the tail as ``fc6`` and ``fc7`` or, where it is no
+            pair of linear layers, as ``tail``, and the ``rest`` (normalisation, outputs,
+            suppression of detections).
+    """
+
+    stages: Mapping[str, float]
+
+    @property
+    def total(self) -> float:
+        """Of all stages."""
+        return sum(self.stages.values())
+
+
+def measure(detector: Detector, batches: Sequence[ImageBatch], repeats: int = 5) -> Breakdown:
+    """Detect in every minibatch several times, and return the medians.
+
+    Args:
+        detector: in evaluation mode.
+        batches: resized images on the detector's device, with proposals if it makes none.
+        repeats: how often; a run before them warms up.
+    """
+    runs = [_run(detector, batches) for _ in range(repeats + 1)][1:]
+    images = sum(len(batch.pixels) for batch in batches)
+    return Breakdown(
+        {
+            stage: statistics.median(run.get(stage, 0.0) for run in runs) / images
+            for stage in stages(detector)
+        }
+    )
+
+
+def stages(detector: Detector) -> list[str]:
+    """Return the names of the stages that a detector has."""
+    regions = _regions(detector)
+    first = [CONVOLUTIONS] if _rpn(detector) is None else [CONVOLUTIONS, PROPOSALS]
+    second = [] if regions is None else [POOLING, *_tail_parts(regions)]
+    return [*first, *second, REST]
+
+
+@torch.no_grad()
+def _run(detector: Detector, batches: Sequence[ImageBatch]) -> dict[str, float]:
+    with ExitStack() as stack:
+        watch = Stopwatch(REST, batches[0].pixels.device)
+        timed: dict[str, nn.Module] = {CONVOLUTIONS: detector.body}
+        rpn, regions = _rpn(detector), _regions(detector)
+        if rpn is not None:
+            # From the RPN to the region stage everything is about proposals.
+            begin = partial(_switch, watch, PROPOSALS)
+            stack.callback(rpn.register_forward_pre_hook(begin).remove)
+        if regions is not None:
+            timed |= _tail_parts(regions)
+            stack.enter_context(_pooling_charged(regions, watch))
+        for name, module in timed.items():
+            for handle in _charge(module, name, watch):
+                stack.callback(handle.remove)
+        for batch in batches:
+            detector.detect_batch(batch)
+            watch.switch(REST)
+    return watch.seconds
+
+
+def _rpn(detector: Detector) -> nn.Module | None:
+    found: nn.Module | None = getattr(detector, "rpn", None)
+    return found
+
+
+def _regions(detector: Detector) -> RegionStage | None:
+    found: RegionStage | None = getattr(detector, "regions", None)
+    return found
+
+
+def _tail_parts(regions: RegionStage) -> dict[str, nn.Module]:
+    tail = regions.tail
+    if isinstance(tail, FullyConnectedTail):
+        return {"fc6": tail.fc6, "fc7": tail.fc7}
+    return {"tail": tail}
+
+
+def _charge(module: nn.Module, name: str, watch: Stopwatch) -> Iterator[RemovableHandle]:
+    """Charge a module's forward pass to a stage, and what follows to the stage around it."""
+    around: list[str] = []
+
+    def begin(_module: nn.Module, _inputs: Any) -> None:
+        around.append(watch.switch(name))
+
+    def end(_module: nn.Module, _inputs: Any, _output: Any) -> None:
+        watch.switch(around.pop())
+
+    yield module.register_forward_pre_hook(begin)
+    yield module.register_forward_hook(end)
+
+
+@contextmanager
+def _pooling_charged(regions: RegionStage, watch: Stopwatch) -> Iterator[None]:
+    """Charge the function that pools, which comes to the region stage as an argument."""
+    detect = regions.detect
+
+    def noted(pool: Pool, proposals: Proposals, batch: ImageBatch) -> list[Detections]:
+        def charged(rois: Tensor) -> Tensor:
+            around = watch.switch(POOLING)
+            pooled = pool(rois)
+            watch.switch(around)
+            return pooled
+
+        watch.switch(REST)
+        return detect(charged, proposals, batch)
+
+    regions.detect = noted  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del regions.detect
+
+
+def _switch(watch: Stopwatch, stage: str, _module: nn.Module, _inputs: Any) -> None:
+    watch.switch(stage)

@@ -1,0 +1,148 @@
+"""rcnn compress, on a detector whose fc6 is 12544 x 32 and whose fc7 is 32 x 32."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from rcnn.cli.main import main
+from rcnn.training import DetectionModule
+from rcnn.training.rank_search import LayerCost
+
+Save = Callable[..., Path]
+QUICK = ("--repeats", "1", "--workers", "0")
+
+
+def compress(checkpoint: Path, *words: object) -> int:
+    return main(["compress", str(checkpoint), *QUICK, *(str(word) for word in words)])
+
+
+def test_ranks_give_a_smaller_checkpoint_and_one_table(
+    saved: Save, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint, out = saved(), tmp_path / "new" / "small.ckpt"
+    assert compress(checkpoint, "--ranks", 8, 4, "--out", out) == 0
+    assert [path.name for path in out.parent.iterdir()] == ["small.ckpt"]
+    assert out.stat().st_size < checkpoint.stat().st_size
+    module = DetectionModule.load_from_checkpoint(out)
+    assert module.settings.backbone.ranks == (8, 4)
+    module.predict(torch.zeros(3, 40, 60, dtype=torch.uint8))
+    printed = capsys.readouterr().out
+    for words in ("whole", "8/4", "parameters", "convolutions", "pooling", "fc6", "ms per image"):
+        assert words in printed
+    assert "mAP" not in printed
+
+
+def test_energy_chooses_ranks_and_data_gives_map_before_and_after(
+    saved: Save, voc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "small.ckpt"
+    data = ("--data", "voc", voc, "--split", "test")
+    assert compress(saved(), "--energy", 0.3, "--out", out, *data) == 0
+    ranks = DetectionModule.load_from_checkpoint(out).settings.backbone.ranks
+    assert ranks is not None
+    assert all(0 < rank < 32 for rank in ranks)
+    (row,) = (line for line in capsys.readouterr().out.splitlines() if "mAP@.5 " in line)
+    assert row.count("│") == 4  # a column before, one after
+
+
+def test_milliseconds_are_kept_by_the_costs_of_the_machine(
+    saved: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def cost(layer: torch.nn.Linear, rois: int) -> LayerCost:
+        asked.append(rois)
+        return LayerCost(whole=0.016, ranks=(1, 16), seconds=(0.001, 0.016))  # 1 ms a rank
+
+    monkeypatch.setattr("rcnn.training.rank_search.measure_layer", cost)
+    out = tmp_path / "small.ckpt"
+    assert compress(saved(), "--milliseconds", 10.5, "--rois", 50, "--out", out) == 0
+    ranks = DetectionModule.load_from_checkpoint(out).settings.backbone.ranks
+    assert ranks is not None
+    assert sum(ranks) == 10
+    assert asked == [50, 50]
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [("--ranks", 8, 4, "--ranks", 8, 0, "--ranks", 2, 2), ("--energy", 0.2, 0.3, 0.6)],
+)
+def test_a_curve_is_a_picture_and_its_figures(
+    choice: tuple[object, ...], saved: Save, voc: Path, tmp_path: Path
+) -> None:
+    curve = tmp_path / "curve.png"
+    data = ("--data", "voc", voc, "--split", "test")
+    assert compress(saved(), *choice, "--curve", curve, *data) == 0
+    with Image.open(curve) as picture:
+        assert picture.size == (960, 600)
+    with curve.with_suffix(".csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4
+    assert (rows[0]["fc6_rank"], rows[0]["fc7_rank"]) == ("0", "0")
+    if choice[0] == "--ranks":
+        assert [row["fc7_rank"] for row in rows[1:]] == ["4", "0", "2"]
+    stages = [float(rows[1][name]) for name in rows[1] if name.startswith("seconds_")]
+    assert float(rows[1]["seconds"]) == pytest.approx(sum(stages))
+
+
+def test_a_system_that_makes_no_proposals_is_timed_on_boxes_at_random(
+    saved: Save, tmp_path: Path
+) -> None:
+    out = tmp_path / "small.ckpt"
+    assert compress(saved(system="fast_rcnn"), "--ranks", 8, 4, "--rois", 5, "--out", out) == 0
+
+
+def test_pictures_are_timed_instead_of_noise(
+    saved: Save, voc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = sorted((voc / "JPEGImages").iterdir())[:3]
+    words = ("--ranks", 8, 4, "--out", tmp_path / "small.ckpt", "--pictures", *pictures)
+    assert compress(saved(), *words) == 0
+    assert "3 images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--ranks 8 4", "Nothing would be written"),
+        ("--ranks 8 4 --ranks 4 4 --out x.ckpt", "there are several"),
+        ("--ranks 8 4 --curve x.png", "give --data"),
+        ("--ranks 8 4 --out whole.ckpt", "is the checkpoint itself"),
+        ("--ranks 33 4 --out x.ckpt", "fc6 (12544 to 32) has rank 32 at most"),
+        ("--energy 1.5 --out x.ckpt", "energy=1.5 is not possible"),
+        ("--ranks 8 4 --repeats 0 --out x.ckpt", "repeats=0 is not possible"),
+        ("--ranks 8 4 --curve x.jpg --data voc y --split z", "has to end in .png"),
+    ],
+)
+def test_mistakes_are_told_in_one_line_and_nothing_is_written(
+    words: str,
+    message: str,
+    saved: Save,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    checkpoint = saved()
+    assert compress(checkpoint, *words.split()) == 2
+    assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["whole.ckpt"]
+
+
+def test_layer4_is_refused_with_a_way_out(
+    saved: Save, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--ranks", 8, 4, "--out", tmp_path / "small.ckpt")
+    assert compress(saved(tail="own"), *words) == 2
+    assert "backbone.tail=linear" in capsys.readouterr().err
+
+
+def test_ways_to_choose_exclude_each_other(saved: Save) -> None:
+    with pytest.raises(SystemExit):
+        compress(saved(), "--ranks", 8, 4, "--energy", 0.9, "--out", "x.ckpt")
+    with pytest.raises(SystemExit):
+        compress(saved(), "--out", "x.ckpt")

@@ -1,0 +1,127 @@
+"""Selective search finds what stands out, and always in the same order."""
+
+import sys
+from types import ModuleType
+
+import cv2
+import pytest
+import torch
+
+from rcnn.data.selective_search import SelectiveSearchSettings, selective_search
+from rcnn.ops.boxes import iou
+from rcnn.settings import SettingsError
+
+RECTANGLES = torch.tensor(
+    [[20.0, 30, 120, 90], [150, 20, 190, 130], [60, 110, 100, 140]]
+)  # of 200 x 150 pixels
+
+
+@pytest.fixture
+def picture() -> torch.Tensor:
+    """Three rectangles, red, green and blue on grey, with a little noise."""
+    noise = torch.randint(-8, 9, (3, 150, 200), generator=torch.Generator().manual_seed(0))
+    image = torch.full((3, 150, 200), 128)
+    for channel, (x1, y1, x2, y2) in enumerate(RECTANGLES.int().tolist()):
+        image[:, y1:y2, x1:x2] = 30
+        image[channel, y1:y2, x1:x2] = 220
+    return (image + noise).to(torch.uint8)
+
+
+def search(image: torch.Tensor, seed: int = 0, **changes: object) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return selective_search(image, SelectiveSearchSettings(**changes), generator)
+
+
+@pytest.mark.parametrize("mode", ["fast", "quality"])
+@pytest.mark.parametrize("width", [200, 300])
+def test_drawn_rectangles_are_covered(picture: torch.Tensor, mode: str, width: int) -> None:
+    boxes = search(picture, mode=mode, width=width)
+    assert (iou(RECTANGLES, boxes).amax(1) >= 0.7).all()
+
+
+def test_boxes_lie_in_the_image_and_are_not_too_small(picture: torch.Tensor) -> None:
+    boxes = search(picture, width=300, min_size=30)
+    assert (boxes >= 0).all()
+    assert (boxes <= torch.tensor([200.0, 150, 200, 150])).all()
+    sides = boxes[:, 2:] - boxes[:, :2]
+    assert (sides >= 30 * 200 / 300 - 1e-3).all()
+    assert len(search(picture, width=300, min_size=1)) > len(boxes)
+
+
+@pytest.mark.parametrize("mode", ["Fast", "Quality"])
+def test_boxes_are_those_of_opencv_for_blue_green_red(picture: torch.Tensor, mode: str) -> None:
+    search_itself = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()
+    search_itself.setBaseImage(cv2.cvtColor(picture.permute(1, 2, 0).numpy(), cv2.COLOR_RGB2BGR))
+    getattr(search_itself, f"switchToSelectiveSearch{mode}")()
+    expected = {(x, y, x + w, y + h) for x, y, w, h in search_itself.process().tolist()}
+    found = search(picture, width=200, mode=mode.lower(), min_size=1, limit=None)
+    assert len(found) == len(expected)
+    assert {tuple(box) for box in found.tolist()} == expected
+
+
+def test_tall_image_is_searched_at_a_smaller_width() -> None:
+    # At 500 pixels of width this one would be 5000 pixels high, and take minutes.
+    image = torch.zeros(3, 300, 30, dtype=torch.uint8)
+    image[:, 100:200] = 255
+    boxes = search(image)
+    assert iou(torch.tensor([[0.0, 100, 30, 200]]), boxes).max() > 0.9
+
+
+def test_same_generator_gives_the_same_boxes_every_time(picture: torch.Tensor) -> None:
+    first = search(picture, width=200)
+    torch.testing.assert_close(search(picture, width=200), first, rtol=0, atol=0)
+    other = search(picture, seed=1, width=200)
+    assert not torch.equal(other, first)
+    assert sorted(other.tolist()) == sorted(first.tolist())
+
+
+def test_limit_keeps_the_first_boxes(picture: torch.Tensor) -> None:
+    every = search(picture, width=200, limit=None)
+    assert len(every) > 5
+    torch.testing.assert_close(search(picture, width=200, limit=5), every[:5])
+
+
+def test_large_boxes_tend_to_come_first(picture: torch.Tensor) -> None:
+    # The n-th largest of P comes at n times a number from 0..1, so the largest of all is early,
+    # and the smaller half makes up less than half of the first half.
+    halves = []
+    for seed in range(8):
+        boxes = search(picture, seed, width=200, limit=None)
+        areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+        half = len(boxes) // 2
+        halves.append((areas[:half] >= areas.median()).float().mean())
+    assert 0.55 < torch.stack(halves).mean() < 1
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (2, 3)])
+def test_tiny_image_is_no_failure(size: tuple[int, int]) -> None:
+    boxes = search(torch.full((3, *size), 7, dtype=torch.uint8), width=60, min_size=1)
+    torch.testing.assert_close(boxes, torch.tensor([[0.0, 0, size[1], size[0]]]))
+
+
+def test_nothing_large_enough_is_no_box() -> None:
+    assert search(torch.zeros(3, 8, 40, dtype=torch.uint8), width=40).shape == (0, 4)
+
+
+def test_missing_opencv_is_told_with_the_extra(
+    picture: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(ImportError, match=r"pip install 'rcnn\[proposals\]'"):
+        search(picture)
+
+
+def test_opencv_without_contributed_modules_is_told_apart(
+    picture: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = ModuleType("cv2")
+    plain.__version__ = "4.10.0"
+    monkeypatch.setitem(sys.modules, "cv2", plain)
+    with pytest.raises(ImportError, match=r"OpenCV 4\.10\.0 lacks .* uninstall opencv-python"):
+        search(picture)
+
+
+@pytest.mark.parametrize(("key", "value"), [("width", 0), ("min_size", 0), ("limit", 0)])
+def test_impossible_settings_are_named(key: str, value: object) -> None:
+    with pytest.raises(SettingsError, match=f"{key}={value!r}"):
+        SelectiveSearchSettings(**{key: value})

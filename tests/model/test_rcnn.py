@@ -1,0 +1,231 @@
+"""R-CNN: every region by itself through the whole network."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+from torchvision.models.vgg import cfgs, make_layers
+
+from rcnn.model.backbones import BackboneSettings
+from rcnn.model.images import ImageSettings
+from rcnn.model.rcnn import RCNN
+from rcnn.model.roi_pooling import PoolingSettings
+from rcnn.model.settings import DetectorSettings
+from rcnn.model.warping import WarpSettings
+from rcnn.ops.boxes import iou
+from rcnn.settings import SettingsError
+from rcnn.structures import ImageBatch, Proposals, Targets
+
+MakeBatch = Callable[..., ImageBatch]
+MakeTargets = Callable[..., Targets]
+Boxes = Callable[..., Tensor]
+Objects = list[list[tuple[float, float, float, float, int]]]
+
+A = (10.0, 10.0, 50.0, 40.0, 1)
+B = (30.0, 30.0, 90.0, 62.0, 2)
+C = (60.0, 5.0, 85.0, 30.0, 3)
+LEFT, RIGHT = [4.0, 8.0, 40.0, 60.0], [60.0, 8.0, 90.0, 50.0]
+
+
+@pytest.fixture
+def settings(tiny: DetectorSettings) -> DetectorSettings:
+    return replace(tiny, warp=WarpSettings(size=32, context=2, chunk=8))
+
+
+@pytest.fixture
+def detector(settings: DetectorSettings) -> RCNN:
+    torch.manual_seed(0)
+    return RCNN(settings)
+
+
+@pytest.fixture
+def batch(batch_of: MakeBatch, random_boxes: Boxes, generator: torch.Generator) -> ImageBatch:
+    """Two images of noise, with 25 proposals and 10."""
+    black = batch_of((64, 96), (64, 96))
+    noise = torch.rand(black.pixels.shape, generator=generator)
+    boxes = random_boxes(0, 2, 25, extent=60.0) + torch.tensor([0.0, 0.0, 4.0, 4.0])
+    given = Proposals.pad([boxes[0], boxes[1, :10]], black.scales)
+    return replace(black, pixels=noise, proposals=given)
+
+
+def seen(detector: RCNN) -> list[int]:
+    """How many regions pass the body, each time that some do."""
+    counts: list[int] = []
+    detector.body.register_forward_pre_hook(lambda _, inputs: counts.append(len(inputs[0])))
+    return counts
+
+
+@pytest.mark.parametrize("images", [[[], []], [[A], []], [[A, B, C], [B]]])
+def test_two_losses_reach_every_parameter(
+    detector: RCNN, batch: ImageBatch, targets_of: MakeTargets, images: Objects
+) -> None:
+    losses = detector.losses(batch, targets_of(*images))
+    assert set(losses.named) == {"roi_classes", "roi_boxes"}
+    losses.total.backward()
+    some = any(images)
+    assert (losses.roi_boxes > 0) == some
+    for name, parameter in detector.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert not some or parameter.grad.any(), name
+
+
+@pytest.mark.parametrize("counts", [(0, 0), (0, 1), (3, 1)])
+def test_any_number_of_proposals_is_looked_at(
+    detector: RCNN, batch: ImageBatch, targets_of: MakeTargets, counts: tuple[int, int]
+) -> None:
+    boxes = [torch.tensor([LEFT, RIGHT, LEFT])[:count] for count in counts]
+    given = replace(batch, proposals=Proposals.pad(boxes, batch.scales))
+    losses = detector.losses(given, targets_of([], []))
+    losses.total.backward()
+    assert (losses.total > 0) == any(counts)
+    assert all(parameter.grad is not None for parameter in detector.parameters())
+    regions = seen(detector)
+    found, _ = detector.eval().detect_batch(given)
+    assert [len(one) > 0 for one in found] == [count > 0 for count in counts]
+    assert sum(regions) == sum(counts)
+
+
+def test_nothing_is_shared_between_regions(detector: RCNN, batch: ImageBatch) -> None:
+    """What is far from a region does not change its features, unlike those of Fast R-CNN."""
+    pixels = batch.pixels.clone()
+    pixels[..., 50:] = 0.0
+    rois = torch.tensor([[LEFT, RIGHT]]).expand(2, -1, -1)
+    detector.eval()
+    with torch.no_grad():
+        before, after = (
+            detector.pooling(replace(batch, pixels=picture))(rois).unflatten(0, (2, 2))
+            for picture in (batch.pixels, pixels)
+        )
+    assert_close(before[:, 0], after[:, 0])
+    assert not torch.equal(before[:, 1], after[:, 1])
+
+
+def test_chunks_change_no_detection(settings: DetectorSettings, batch: ImageBatch) -> None:
+    found, passes = [], []
+    for chunk in (1, 8, 1000):
+        torch.manual_seed(0)
+        detector = RCNN(replace(settings, warp=replace(settings.warp, chunk=chunk))).eval()
+        counts = seen(detector)
+        found.append(detector.detect_batch(batch)[0])
+        passes.append(counts)
+    used = found[0]
+    assert [len(counts) for counts in passes] == [30, 4, 1]  # 20 of the first image, 10
+    assert max(passes[1]) == 8
+    for other in found[1:]:
+        for one, two in zip(used, other, strict=True):
+            assert torch.equal(one.labels, two.labels)
+            assert_close(one.boxes, two.boxes, atol=1e-3, rtol=0.0)
+
+
+def test_in_training_all_regions_of_a_minibatch_pass_at_once(
+    detector: RCNN, batch: ImageBatch, targets_of: MakeTargets
+) -> None:
+    counts = seen(detector)
+    losses = detector.losses(batch, targets_of([A], [B]))
+    drawn = losses.counts
+    assert counts == [drawn.rois_foreground + drawn.rois_background] == [16]
+
+
+def test_batch_norms_count_what_is_learned_from_and_nothing_else(
+    settings: DetectorSettings, batch: ImageBatch, targets_of: MakeTargets
+) -> None:
+    backbone = BackboneSettings("resnet18", weights=None, norm="batch", frozen_stages=0)
+    detector = RCNN(replace(settings, backbone=backbone))
+    count = detector.get_submodule("body.bn1").num_batches_tracked
+    detector.losses(batch, targets_of([A], [B]))
+    assert count == 1
+    detector.detect_batch(batch)
+    assert count == 1
+    assert detector.body.training
+    sampling = replace(settings.roi_sampling, mining="hard", candidates=20)
+    detector.regions.settings = replace(detector.settings, roi_sampling=sampling)
+    detector.losses(batch, targets_of([A], [B]))
+    assert count == 2
+
+
+def test_of_vgg_at_224_pixels_the_features_are_those_before_its_fc6() -> None:
+    settings = DetectorSettings(
+        ("cat",),
+        images=ImageSettings(shorter_side=224, longer_side=224),
+        backbone=BackboneSettings("vgg16", weights=None, frozen_stages=0, hidden=4),
+        warp=WarpSettings(size=224, context=0),
+    )
+    detector = RCNN(settings).eval()
+    whole = make_layers(cfgs["D"])  # pool5 included
+    whole.load_state_dict(detector.get_submodule("body.features").state_dict())
+    batch = detector.images.batch([torch.rand(3, 224, 224)])
+    with torch.no_grad():
+        pooled = detector.pooling(batch)(torch.tensor([[[0.0, 0.0, 224.0, 224.0]]]))
+        expected = whole(detector.images.normalise(batch))
+    assert pooled.shape == (1, 512, 7, 7)
+    assert_close(pooled, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_proposals_and_detections_are_in_pixels_of_each_picture(detector: RCNN) -> None:
+    for parameter in detector.regions.head.parameters():
+        nn.init.zeros_(parameter)
+    with torch.no_grad():
+        detector.regions.head.classes.bias[3] = 9.0
+    images = [torch.rand(3, 128, 192), torch.rand(3, 300, 100)]
+    proposals = [
+        torch.tensor([[100.0, 60.0, 180.0, 120.0], [0.0, 0.0, 192.0, 128.0]]),
+        torch.tensor([[10.0, 200.0, 90.0, 290.0]]),
+    ]
+    found = detector.eval().detect(images, proposals)
+    for detections, boxes in zip(found, proposals, strict=True):
+        assert set(detections.names) == {"hen"}
+        best = iou(boxes, detections.boxes).max(dim=1)
+        assert_close(detections.boxes[best.indices], boxes, atol=1e-3, rtol=0.0)
+
+
+def test_an_image_is_detected_alike_in_any_batch(detector: RCNN) -> None:
+    detector.eval()
+    images = [torch.rand(3, 64, 96), torch.rand(3, 60, 50), torch.rand(3, 40, 96)]
+    proposals = [torch.tensor([LEFT, RIGHT]), torch.tensor([LEFT]), torch.zeros(0, 4)]
+    together = detector.detect(images, proposals)
+    for image, boxes, found in zip(images, proposals, together, strict=True):
+        (alone,) = detector.detect([image], [boxes])
+        assert torch.equal(found.labels, alone.labels)
+        assert_close(found.boxes, alone.boxes, atol=1e-3, rtol=0.0)
+
+
+def test_regions_less_than_a_cell_apart_are_no_duplicates(
+    settings: DetectorSettings, batch: ImageBatch
+) -> None:
+    limits = replace(settings.proposals, unique_on_grid=True)
+    detector = RCNN(replace(settings, proposals=limits)).eval()
+    close = [4.0, 8.0, 42.0, 60.0]
+    boxes = torch.tensor([LEFT, close, LEFT])
+    given = replace(batch, proposals=Proposals.pad([boxes, boxes[:1]], batch.scales))
+    _, used = detector.detect_batch(given)
+    assert used.boxes[0, used.valid[0]].tolist() == [LEFT, close]
+
+
+class TestSettings:
+    def test_batches_need_no_padding(self, settings: DetectorSettings) -> None:
+        images = replace(settings.images, multiple=1)
+        detector = RCNN(replace(settings, images=images)).eval()
+        (found,) = detector.detect([torch.rand(3, 61, 43)], [torch.tensor([[5.0, 5, 40, 50]])])
+        assert len(found) > 0
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"warp": WarpSettings(31, 2)}, r"warp\.size=31.*stride of 16.*2 cells.*32 or more"),
+            ({"pooling": PoolingSettings("pyramid")}, r"pooling\.kind='pyramid'.*model=sppnet"),
+            (
+                {"backbone": BackboneSettings("resnet18_fpn", weights=None, hidden=4)},
+                r"backbone\.name='resnet18_fpn'.*4 feature maps.*resnet18 or vgg16",
+            ),
+        ],
+    )
+    def test_what_does_not_fit_is_refused_with_a_way_out(
+        self, settings: DetectorSettings, changes: dict[str, Any], message: str
+    ) -> None:
+        with pytest.raises(SettingsError, match=message):
+            RCNN(replace(settings, **changes))

@@ -1,0 +1,181 @@
+"""Four steps, one network; killed and started again, the same network."""
+
+# ruff: noqa: ARG002 (the arguments of the hooks are Lightning's)
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from rcnn.data import ShapesSource
+from rcnn.data.sources import TrainingSource
+from rcnn.data.stored import ProposalFiles
+from rcnn.model.backbones import LoadedWeights
+from rcnn.model.settings import DetectorSettings
+from rcnn.training import DetectionDataModule, LoaderSettings
+from rcnn.training.alternating import AlternatingTraining, Plan
+from rcnn.training.checkpoint import read_checkpoint
+from rcnn.training.optim import AdamWCosine
+from rcnn.training.stages import StageError, StageStore
+
+SOURCE = ShapesSource(train=4, val=0, test=2, size=64)
+NAMES = ["1_rpn", "2_fast_rcnn", "3_rpn", "4_fast_rcnn"]
+
+
+class KilledError(Exception):
+    """What a test does to a run."""
+
+
+class Fault(pl.Callback):
+    """Does something to the module at the start of a step of a stage."""
+
+    def __init__(self, step: int, action: Callable[[Any], None]) -> None:
+        self.step = step
+        self.action = action
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step == self.step:
+            self.action(pl_module)
+
+
+@pytest.fixture
+def plan(settings: DetectorSettings) -> Plan:
+    return Plan(
+        settings=settings,
+        recipe=AdamWCosine(warmup_steps=1),
+        weights=LoadedWeights("random", "for a test"),
+        steps=(3, 3, 3, 3),
+        seed=0,
+        inputs={},
+        device=torch.device("cpu"),
+        leads=True,
+    )
+
+
+def training(
+    plan: Plan, store: Path, trained: list[str], faults: dict[str, Fault] | None = None
+) -> AlternatingTraining:
+    """Return a training of a few steps; ``trained`` gets the names of the steps it runs."""
+
+    def make_trainer(name: str, folder: Path, steps: int) -> pl.Trainer:
+        trained.append(name)
+        keep = ModelCheckpoint(folder, filename="last", enable_version_counter=False)
+        fault = (faults or {}).get(name)
+        return pl.Trainer(
+            accelerator="cpu",
+            devices=1,
+            max_epochs=-1,
+            max_steps=steps,
+            callbacks=[keep, fault] if fault else [keep],
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+
+    def make_data(folder: Path | None) -> DetectionDataModule:
+        files = None if folder is None else ProposalFiles(str(folder))
+        return DetectionDataModule(
+            TrainingSource(SOURCE), LoaderSettings(workers=0), proposals=files
+        )
+
+    return AlternatingTraining(plan, StageStore(store), make_data, make_trainer)
+
+
+@pytest.fixture(autouse=True)
+def _no_val_is_no_news() -> Iterator[None]:
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Total length of .* is zero")
+        warnings.filterwarnings("ignore", "Checkpoint directory .* is not empty")
+        warnings.filterwarnings("ignore", "Found .* module.* in eval mode")
+        yield
+
+
+def product(store: Path, name: str) -> dict[str, torch.Tensor]:
+    (folder,) = store.glob(f"{name}-*")
+    return read_checkpoint(folder / "module.ckpt")["state_dict"]
+
+
+@pytest.mark.slow
+def test_the_result_has_each_part_from_the_step_that_learned_it(plan: Plan, tmp_path: Path) -> None:
+    trained: list[str] = []
+    merged = training(plan, tmp_path, trained).run().state_dict()
+    assert trained == NAMES
+    steps = {name: product(tmp_path, name) for name in NAMES}
+    for name, tensor in merged.items():
+        part = {"body": "2_fast_rcnn", "rpn": "3_rpn", "regions": "4_fast_rcnn"}[name.split(".")[1]]
+        assert torch.equal(tensor, steps[part][name]), name
+    # The convolutions are those of step 2 in 3 and 4, bit by bit; everything else has learned.
+    body = [name for name in merged if name.startswith("detector.body.")]
+    for later in ("3_rpn", "4_fast_rcnn"):
+        assert all(torch.equal(steps[later][name], merged[name]) for name in body)
+    head = "detector.regions.head.classes.weight"
+    assert not torch.equal(steps["2_fast_rcnn"][head], merged[head])
+    assert not torch.equal(steps["1_rpn"][body[0]], merged[body[0]])
+
+
+@pytest.mark.slow
+def test_what_is_in_the_store_is_not_trained_again(plan: Plan, tmp_path: Path) -> None:
+    first = training(plan, tmp_path, []).run().state_dict()
+    trained: list[str] = []
+    again = training(plan, tmp_path, trained)
+    second = again.run().state_dict()
+    assert trained == []
+    assert all("found" in line for line in again.log)
+    assert all(torch.equal(second[name], tensor) for name, tensor in first.items())
+    # Other settings are other steps; those of another last step share the first three.
+    longer = training(replace(plan, steps=(3, 3, 3, 4)), tmp_path, trained)
+    longer.run()
+    assert trained == ["4_fast_rcnn"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [1, 2])
+def test_a_run_killed_in_step_three_ends_as_if_it_had_not_been(
+    plan: Plan, tmp_path: Path, step: int
+) -> None:
+    """An epoch has two steps: once there is nothing to resume from, once a checkpoint."""
+
+    def kill(module: Any) -> None:
+        raise KilledError
+
+    whole = training(plan, tmp_path / "whole", []).run().state_dict()
+    with pytest.raises(KilledError):
+        training(plan, tmp_path / "killed", [], {"3_rpn": Fault(step, kill)}).run()
+    trained: list[str] = []
+    resumed = training(plan, tmp_path / "killed", trained).run().state_dict()
+    assert trained == ["3_rpn", "4_fast_rcnn"]
+    for name, tensor in whole.items():
+        assert torch.equal(resumed[name], tensor), name
+
+
+@pytest.mark.slow
+def test_shared_convolutions_that_move_end_the_run(plan: Plan, tmp_path: Path) -> None:
+    def move(module: Any) -> None:
+        module.detector.body.conv1.weight.data[0, 0, 0, 0] += 1
+
+    with pytest.raises(StageError, match=r"3_rpn has moved 1 of .*conv1\.weight"):
+        training(plan, tmp_path, [], {"3_rpn": Fault(1, move)}).run()
+    assert not list(tmp_path.glob("3_rpn-" + "?" * 12))
+
+
+@pytest.mark.slow
+def test_unshared_networks_are_the_first_two_steps(plan: Plan, tmp_path: Path) -> None:
+    trained: list[str] = []
+    module, folder = training(plan, tmp_path, trained).run_unshared(("test",))
+    assert trained == NAMES[:2]
+    assert module.system == "fast_rcnn"
+    assert [path.name for path in folder.glob("*.proposals")] == ["test.proposals"]
+    assert torch.equal(
+        module.state_dict()["detector.body.conv1.weight"],
+        product(tmp_path, "2_fast_rcnn")["detector.body.conv1.weight"],
+    )
