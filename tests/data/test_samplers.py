@@ -23,7 +23,7 @@ def images(batches: list[list[Pick]]) -> list[list[int]]:
 def epoch(number: int, wide: int = 21, high: int = 12, batch_size: int = 2) -> list[list[Pick]]:
     sampler = AspectGroupedBatchSampler(ratios(wide, high), batch_size, seed=3)
     for _ in range(number):
-        iter(sampler)
+        list(sampler)
     return list(sampler)
 
 

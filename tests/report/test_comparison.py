@@ -60,9 +60,10 @@ def test_a_job_that_belongs_to_no_row_is_named(sweep: Path, job: Job) -> None:
     job(4, None)
     (sweep / "3").mkdir()
     remarks = report(sweep).remarks
-    assert "In no row of the table: 1 (loss.weight=3)." in remarks
-    assert any("2 (loss.weight=4); not finished: no metrics.json" in text for text in remarks)
-    assert any("3 (no config.yaml); not finished" in text for text in remarks)
+    stray = "1 (loss.weight=3), mAP (%) 90.0, training (h) 0.500."
+    assert f"In no row of the table: {stray}" in remarks
+    assert any("2 (loss.weight=4), not finished: no metrics.json" in text for text in remarks)
+    assert any("3 (no config.yaml), not finished" in text for text in remarks)
 
 
 def test_a_finished_job_without_the_measure_is_named(sweep: Path, job: Job, node: Any) -> None:
@@ -220,7 +221,7 @@ def test_a_job_without_a_config_is_named_and_makes_no_difference(sweep: Path, jo
     (sweep / "2").mkdir()
     found = report(sweep)
     assert found.titles == ("loss.weight",)
-    stray = "2 (no config.yaml); not finished: no metrics.json; its folder holds nothing."
+    stray = "2 (no config.yaml), not finished: no metrics.json; its folder holds nothing."
     assert f"In no row of the table: {stray}" in found.remarks
 
 

@@ -66,6 +66,11 @@ def test_a_sweep_without_figures_can_be_drawn(sweep: Path, job: Job) -> None:
     assert ink(picture(compare(find_runs([sweep]))), (0x57, 0x64, 0xF9)) == 0
 
 
+def test_a_sweep_of_which_no_job_has_begun_can_be_written(sweep: Path, tmp_path: Path) -> None:
+    (sweep / "0").mkdir()
+    assert len(write_report(compare(find_runs([sweep])), tmp_path / "out")) == 3
+
+
 def test_times_of_several_powers_of_ten_can_be_drawn(sweep: Path, job: Job) -> None:
     for weight, seconds in ((1, 0.002), (10, 40.0), (100, 0.0)):
         job(weight, 0.5, node=None, metrics={"test/seconds_per_image": seconds})

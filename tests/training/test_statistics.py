@@ -142,7 +142,8 @@ def test_equals_the_released_formula_over_images_in_both_orientations(
     targets: list[list[Tensor]] = [[] for _ in NAMES]
     for count in (0, 1, 3, 5, 8):
         corners = 20 + 80 * torch.rand(count, 2, generator=generator)
-        objects = torch.cat([corners, corners + 20 + 60 * torch.rand(count, 2)], dim=1)
+        sides = 30 + 60 * torch.rand(count, 2, generator=generator)
+        objects = torch.cat([corners, corners + sides], dim=1)
         labels = torch.arange(count) % 3 + 1
         noise = torch.rand(count, 60, 4, generator=generator) * 24 - 12
         boxes = (objects[:, None] + noise).flatten(0, 1).clamp(0, WIDTH)

@@ -7,6 +7,7 @@ from typing import cast
 
 import pytorch_lightning as pl
 from hydra.utils import instantiate
+from pytorch_lightning.callbacks import LearningRateMonitor
 
 from rcnn.app.config import Config
 from rcnn.data.stored import ProposedDataset
@@ -15,6 +16,7 @@ from rcnn.model.settings import DetectorSettings
 from rcnn.model.systems import needs_proposals
 from rcnn.settings import SettingsError
 from rcnn.training import DetectionDataModule, DetectionModule
+from rcnn.training.announcing import announce
 from rcnn.training.statistics import measure_deltas
 
 
@@ -47,7 +49,7 @@ def build_module(config: Config, data: DetectionDataModule) -> DetectionModule:
         plus_one=config.run.plus_one,
         weights=weights.source,
     )
-    weights.load_into(module.detector.backbone)
+    announce(weights.load_into(module.detector.backbone))
     return module
 
 
@@ -72,6 +74,8 @@ def build_trainer(config: Config) -> pl.Trainer:
     loggers = [
         instantiate(node, _convert_="all") for node in config.plain["logger"].values() if node
     ]
+    if not loggers:  # it insists on one
+        callbacks = [one for one in callbacks if not isinstance(one, LearningRateMonitor)]
     return cast(
         pl.Trainer,
         instantiate(

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import platform
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -16,6 +13,8 @@ from typing import Any
 
 import torch
 from omegaconf import OmegaConf
+
+from rcnn.training.files import whole_file, write_json
 
 PACKAGES = (
     "rcnn",
@@ -32,7 +31,8 @@ PACKAGES = (
 def write_start(folder: Path, config: Mapping[str, Any]) -> None:
     """Write ``config.yaml`` (resolved) and ``environment.json`` at the start of a run."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+    with whole_file(folder / "config.yaml") as partial:
+        partial.write_text(OmegaConf.to_yaml(OmegaConf.create(dict(config))), encoding="utf-8")
     write_json(folder / "environment.json", environment())
 
 
@@ -49,28 +49,6 @@ def environment() -> dict[str, Any]:
             torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())
         ],
     }
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON; numbers that are not finite, which JSON does not have, become null."""
-    write_text(path, json.dumps(_finite(value), indent=2) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, prefix=f".{path.name}.", delete=False, encoding="utf-8"
-    ) as file:
-        file.write(text)
-    Path(file.name).replace(path)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _git(*arguments: str) -> str | None:

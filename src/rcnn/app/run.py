@@ -16,11 +16,12 @@ from rcnn.app.alternating import run_alternating
 from rcnn.app.build import build_data, build_module, build_trainer
 from rcnn.app.config import Config, parse
 from rcnn.app.quiet import quieten
-from rcnn.app.record import write_json, write_start
+from rcnn.app.record import write_start
 from rcnn.app.results import Results, print_results
 from rcnn.launch import needs_processes, run_in_processes
 from rcnn.model.backbones import resolve
 from rcnn.training import DetectionDataModule, DetectionModule
+from rcnn.training.files import write_json
 
 
 def run(composed: DictConfig) -> float:
@@ -61,7 +62,13 @@ def _settle_weights(config: Config) -> list[str]:
     if weights.source != "random":
         return []
     config.plain["backbone"]["weights"] = None
-    return [weights.message]
+    notes = [weights.message]
+    if config.system == "sppnet":
+        notes.append(
+            "model=sppnet never learns its convolutions: they stay RANDOM. Give "
+            "backbone.weights=imagenet, or the path of a file."
+        )
+    return notes
 
 
 def run_job(plain: dict[str, Any]) -> Results:

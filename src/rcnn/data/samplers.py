@@ -64,9 +64,14 @@ class AspectGroupedBatchSampler(Sampler[list[Pick]]):
         return -(-len(self._wide) // (self._batch_size * self._world_size))
 
     def __iter__(self) -> Iterator[list[Pick]]:
-        done = self._passes * len(self) if self._batches_done is None else self._batches_done()
+        if self._batches_done is None:
+            return self._next_epoch()
+        return self._rest_of_epoch(*divmod(self._batches_done(), len(self)))
+
+    def _next_epoch(self) -> Iterator[list[Pick]]:
+        # Counted when the first batch is drawn: a loader with workers opens its first pass twice.
         self._passes += 1
-        return self._rest_of_epoch(*divmod(done, len(self)))
+        yield from self._rest_of_epoch(self._passes - 1, 0)
 
     def _rest_of_epoch(self, epoch: int, first: int) -> Iterator[list[Pick]]:
         for_order, for_images = np.random.SeedSequence([self._seed, epoch]).spawn(2)

@@ -8,16 +8,14 @@ Letters: B images, R RoIs, C channels, S pooled size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models import detection
 
 from rcnn.interop.errors import InteropError
 from rcnn.interop.layout import anchor_order
 from rcnn.model.faster_rcnn import FasterRCNN
+from rcnn.model.modes import evaluating
 
 SIZE = (64, 96)
 """(height, width) of the probe: two by three cells of the coarsest stride that is pooled from."""
@@ -39,7 +37,7 @@ def compare(model: detection.FasterRCNN, detector: FasterRCNN) -> None:
     pixels = torch.randn(1, 3, *SIZE, generator=generator).to(device)
     size = detector.settings.pooling.size
     pooled = torch.randn(2, detector.body.channels, size, size, generator=generator).to(device)
-    with _evaluating(model), _evaluating(detector):
+    with evaluating(model), evaluating(detector):
         levels = model.backbone(pixels)
         if isinstance(levels, Tensor):
             levels = {"0": levels}
@@ -92,15 +90,3 @@ def _check_anchors(model: detection.FasterRCNN, detector: FasterRCNN) -> None:
                 f"rpn.anchor_generator.cell_anchors[{level}] is not supported: it is not made of "
                 "the generator's sizes and aspect_ratios."
             )
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Let norms and dropout behave as in evaluation, and put every part back as it was."""
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes.items():
-            part.training = training

@@ -137,5 +137,7 @@ def _check_expressible(detector: FasterRCNN) -> None:
     require(head.classifier == "softmax", "head.classifier", head.classifier, allowed)
     allowed = "torchvision has one normalisation for all classes; use rcnn.load, which folds it in"
     require(measured is None, "deltas.class_means", measured, allowed)
+    ranks = settings.backbone.ranks
+    require(ranks is None, "backbone.ranks", ranks, "torchvision has whole layers")
     mean = settings.deltas.mean
     require(not any(mean), "deltas.mean", mean, "torchvision has zeros")

@@ -114,14 +114,15 @@ def _columns(runs: Sequence[Run], tags: Sequence[str], plan: Plan | None) -> tup
 
 
 def _lines(groups: Sequence[Group], columns: Sequence[Column]) -> Iterable[Line]:
-    for group, following in zip(groups, (*groups[1:], None), strict=True):
+    settings = [group.setting for group in groups]
+    for group, following in zip(groups, [*settings[1:], *settings[-1:]], strict=True):
         known = {} if group.row is None else group.row.paper
         yield Line(
             cells=group.cells,
             paper=tuple(known.get(column.title) for column in columns),
             ours=tuple(measure(group.runs, column) for column in columns),
             runs=group.runs,
-            ends_table=following is not None and following.setting != group.setting,
+            ends_table=following != group.setting,
         )
 
 
@@ -165,12 +166,12 @@ def _stand_in(theirs: Column, plan: Plan, columns: Sequence[Column]) -> Column |
 
 def _context(runs: Sequence[Run]) -> str:
     """Say on what, with what and how long the runs were trained."""
-    told = {
-        key: ", ".join(dict.fromkeys(spelled([key], flatten(run))[0] for run in runs if run.config))
+    flats = [flatten(run) for run in runs if run.config]
+    name, backbone, seed = (
+        ", ".join(dict.fromkeys(spelled([key], flat)[0] for flat in flats))
         for key in ("name", "backbone.name", "seed")
-    }
+    )
     steps = [value for run in runs if (value := run.value("steps")) is not None]
     ends = dict.fromkeys(f"{end:.0f}" for end in (min(steps), max(steps))) if steps else ["no"]
-    return (
-        f"{told['name']}; {told['backbone.name']}; {' to '.join(ends)} steps; seed {told['seed']}"
-    )
+    parts = [name, backbone, f"{' to '.join(ends)} steps", f"seed {seed}"]
+    return "; ".join(parts) if flats else "nothing but empty folders"

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rcnn.report.differences import Flat, flatten, spelled, telling, values, varying
-from rcnn.report.plan import Plan, Row, read_plan
+from rcnn.report.node import read_plan
+from rcnn.report.plan import Plan, Row
 from rcnn.report.runs import ReportError, Run
 from rcnn.settings import SettingsError
 

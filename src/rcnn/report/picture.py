@@ -1,7 +1,7 @@
 """A report as a picture: the paper's figures and ours side by side, row by row.
 
-Both panels of a measure span equally much, so that an effect is as long here as there, even where
-the figures themselves lie far apart because ours were measured on other data.
+Both panels of a percentage span equally much, so that an effect is as long here as there, even
+where the figures themselves lie far apart because ours were measured on other data.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def picture(report: Report) -> bytes:
     from matplotlib.figure import Figure as Canvas
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    tiers, rows = _tiers(report), len(report.lines)
+    tiers, rows = _tiers(report), max(1, len(report.lines))
     height = FOOT + len(tiers) * (HEAD + ROW * rows)
     # The object interface: no pyplot, which keeps every figure of the process in a global list.
     layout = ConstrainedLayoutEngine(w_pad=0.14, h_pad=0.1)
@@ -77,7 +77,7 @@ def picture(report: Report) -> bytes:
                     axes.axhline(place + 0.5, color=QUIET, linewidth=1)
     labels = ["\n".join(textwrap.wrap(" / ".join(line.cells), 32)) for line in report.lines]
     for axes in grid[:, 0]:
-        axes.set_yticks(range(rows), labels, fontsize=10.5, color=INK)
+        axes.set_yticks(range(len(labels)), labels, fontsize=10.5, color=INK)
         axes.set_ylim(rows - 0.5, -0.5)
     if report.title:
         canvas.suptitle(report.title, x=0.01, ha="left", fontsize=14, color=INK, weight="bold")
@@ -113,7 +113,7 @@ def _ends(figures: Sequence[Figure]) -> list[float]:
 
 
 def _common_span(ends: Sequence[Sequence[float]]) -> float:
-    return 1.2 * max(1.0, *(max(each) - min(each) for each in ends if each))
+    return 1.2 * max([1.0, *(max(each) - min(each) for each in ends if each)])
 
 
 def _draw(axes: Axes, panel: Panel) -> None:
@@ -169,9 +169,8 @@ def _scale(axes: Axes, panel: Panel) -> None:
 
 
 def _legend(report: Report) -> str:
-    lines = [f"Ours: {report.ours}."]
-    if report.source:
-        lines.insert(0, f"Paper: {report.source}.")
+    lines = [f"Paper: {report.source}.", f"Ours: {report.ours}."] if report.source else []
+    lines = lines or [f"Runs: {report.ours}."]
     if any(figure.spread is not None for line in report.lines for figure in line.ours):
         lines.append("Dot and bar: mean ± sample standard deviation; strokes: single runs.")
     return "\n".join(part for line in lines for part in textwrap.wrap(line, 130))

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from rcnn.report.differences import flatten, spelled
+from rcnn.report.figures import measure, spelled_figure
 from rcnn.report.grouping import Group, Grouping
 from rcnn.report.plan import Column
 from rcnn.report.runs import Run
@@ -18,7 +19,7 @@ def remarks_on(grouping: Grouping, columns: Sequence[Column]) -> Iterator[str]:
         yield f"No job of these rows was started: {'; '.join(idle)}."
     for group in grouping.groups:
         yield from _on_group(group, columns)
-    yield from _on_strays(grouping)
+    yield from _on_strays(grouping, columns)
     if grouping.along:
         yield f"These keys differ along with those named: {', '.join(grouping.along)}."
     yield from _on_weights(grouping)
@@ -41,14 +42,15 @@ def _on_group(group: Group, columns: Sequence[Column]) -> Iterator[str]:
             yield f"{names} are {times} runs of the same config and seed {seed}."
 
 
-def _on_strays(grouping: Grouping) -> Iterator[str]:
+def _on_strays(grouping: Grouping, columns: Sequence[Column]) -> Iterator[str]:
     rows = [group.row for group in grouping.groups if group.row is not None]
     wanted = list(dict.fromkeys(key for row in rows for key in row.where))
     for run in grouping.strays:
         cells = zip(wanted, spelled(wanted, flatten(run)), strict=True)
         has = ", ".join(f"{key}={cell}" for key, cell in cells) if run.config else ""
-        state = f"; not finished: {run.fault}" if run.results is None else ""
-        yield f"In no row of the table: {run.name} ({has or 'no config.yaml'}){state}."
+        found = [f"{c.heading} {spelled_figure(measure([run], c), c.unit)}" for c in columns]
+        state = f"not finished: {run.fault}" if run.results is None else ", ".join(found)
+        yield f"In no row of the table: {run.name} ({has or 'no config.yaml'}), {state}."
 
 
 def _on_weights(grouping: Grouping) -> Iterator[str]:

@@ -32,7 +32,8 @@ def rendered(report: Report) -> RenderableType:
     parts: list[RenderableType] = []
     if report.title:
         parts += [Text(report.title, style="bold"), Text(f"Paper: {report.source}")]
-    parts += [Text(f"Ours:  {report.ours}"), _table(report)]
+    whose = "Ours:  " if report.title else "Runs: "
+    parts += [Text(f"{whose}{report.ours}"), _table(report)]
     figures = [figure for line in report.lines for figure in line.ours if figure.values]
     if any(figure.spread is not None for figure in figures):
         parts.append(Text("±: sample standard deviation over the n seeds", style="dim"))

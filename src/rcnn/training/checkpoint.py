@@ -10,7 +10,7 @@ import torch
 CHECKPOINT_KEY = "rcnn"
 """Where a checkpoint holds what rebuilds the detector."""
 
-CHECKPOINT_FORMAT = 1
+CHECKPOINT_FORMAT = 2
 
 
 class CheckpointError(RuntimeError):

@@ -85,6 +85,14 @@ class DetectionModule(pl.LightningModule):
         self._log_losses("train", losses, len(batch), on_step=True)
         return {"loss": losses.total, "losses": {k: v.detach() for k, v in losses.named.items()}}
 
+    def on_train_start(self) -> None:
+        """Open the loader of a resumed training where that training is."""
+        # The optimiser asks for the number of steps, and Lightning opens the loader to count them,
+        # before it restores how far the training has come.
+        fetcher = self.trainer.fit_loop._data_fetcher
+        if batches_done(self.trainer) and fetcher is not None:
+            iter(fetcher)
+
     def configure_optimizers(self) -> Any:
         """Return what the recipe makes for a run of the trainer's length."""
         trainer = self.trainer

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rcnn.data.pictures import Picture, as_images
 from rcnn.model.fast_rcnn import FastRCNN
+from rcnn.model.modes import evaluating
 from rcnn.model.systems import Detector
 from rcnn.structures import Detections
 
@@ -28,15 +29,11 @@ def predict(
     single = isinstance(pictures, Picture)
     images = as_images([pictures] if isinstance(pictures, Picture) else pictures)
     _check(detector, len(images), proposals)
-    training = detector.training
-    detector.eval()
-    try:
-        found: list[Detections] = []
+    found: list[Detections] = []
+    with evaluating(detector):
         for first in range(0, len(images), batch_size):
             some = slice(first, first + batch_size)
             found += _detect(detector, images[some], None if proposals is None else proposals[some])
-    finally:
-        detector.train(training)
     on_cpu = [detections.to("cpu") for detections in found]
     return on_cpu[0] if single else on_cpu
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -31,6 +30,7 @@ from rcnn.data import (
 )
 from rcnn.data.stored import ProposalWriter
 from rcnn.data.stored.decode import decode, leave_out
+from rcnn.model.modes import evaluating
 from rcnn.model.proposal_network import ProposalNetwork
 from rcnn.model.proposals import ProposalLimits, propose
 from rcnn.ops.boxes import clip, scale
@@ -84,7 +84,7 @@ def propose_with(
         limits = dataclasses.replace(limits, before_nms_test=before_nms)
     images = module.settings.images
     transform = EvaluationTransform(images.shorter_side, images.longer_side, images.antialias)
-    with ProposalWriter(path, dataset, _source(module, limits)) as writer, _evaluating(network):
+    with ProposalWriter(path, dataset, _source(module, limits)) as writer, evaluating(network):
         missing = set(writer.missing())
         # Whole batches, as without an interruption: an image's padding hangs on its neighbours.
         batches = EvaluationBatchSampler(dataset.aspect_ratios, batch_size)
@@ -181,14 +181,3 @@ def _source(module: DetectionModule, limits: ProposalLimits) -> str:
         f"RPN of {module.system}, settings and weights {content.hexdigest()[:16]}, at most "
         f"{limits.before_nms_test} of a level before and {limits.after_nms_test} after suppression"
     )
-
-
-@contextmanager
-def _evaluating(network: ProposalNetwork) -> Iterator[None]:
-    """Put a network into evaluation mode, and back."""
-    training = network.training
-    network.eval()
-    try:
-        yield
-    finally:
-        network.train(training)

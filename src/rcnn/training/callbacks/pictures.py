@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -54,8 +55,11 @@ class Pictures(pl.Callback):
             sample = dataset[number]
             batch = _batch(sample, pl_module)
             detections = pl_module.detector.detect_batch(batch.images)[0][0].to("cpu")
+            truth = sample.truth
+            if detections.class_names != pl_module.class_names:  # those of an RPN have no class
+                truth = dataclasses.replace(truth, labels=torch.ones_like(truth.labels))
             comparison = draw_comparison(
-                sample.image, detections, sample.truth, minimum_score=self.minimum_score
+                sample.image, detections, truth, minimum_score=self.minimum_score
             )
             self._show(trainer, f"detections/{number}", comparison)
             generator = torch.Generator(pl_module.device).manual_seed(self.seed)
