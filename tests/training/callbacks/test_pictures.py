@@ -46,3 +46,7 @@ def test_detections_and_sampled_rois_go_to_files_and_to_tensorboard(tmp_path: Pa
     events = EventAccumulator(str(tmp_path / "events"))
     events.Reload()
     assert set(events.Tags()["images"]) == {name[9:-4] for name in names}
+
+    trainer.test(DetectionModule(settings), data, verbose=False)
+    tested = (tmp_path / "pictures" / "test_detections").glob("*.png")
+    assert [path.name for path in tested] == ["0.png"]

@@ -12,6 +12,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
 from rcnn.data import DetectionBatch, Sample, collate, resized
+from rcnn.data.sources import Split
 from rcnn.structures import RoISamples
 from rcnn.training.datamodule import DetectionDataModule
 from rcnn.training.module import DetectionModule
@@ -21,11 +22,13 @@ from rcnn.view import draw_comparison, draw_rois, image_of, stage_board, to_pil
 class Pictures(pl.Callback):
     """Draws ground truth beside detections, and the RoIs that a training step would sample.
 
-    The pictures go to TensorBoard and, the latest of each, into ``folder``.
+    After a validation they are of validation images, as ``detections`` and ``sampled_rois``; after
+    a test of test images, as ``test_detections``. They go to TensorBoard and, the latest of each,
+    into ``folder``.
 
     Args:
         folder: of the picture files; null writes none.
-        images: how many validation images are drawn, always the first ones.
+        images: how many images are drawn, always the first ones.
         minimum_score: detections below it are not drawn.
         seed: of the sampled RoIs.
     """
@@ -45,28 +48,41 @@ class Pictures(pl.Callback):
     @torch.no_grad()
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw the first images of the validation split."""
-        data = getattr(trainer, "datamodule", None)
-        if not isinstance(pl_module, DetectionModule) or not isinstance(data, DetectionDataModule):
+        if trainer.sanity_checking or not isinstance(pl_module, DetectionModule):
             return
-        if trainer.sanity_checking or not trainer.is_global_zero:
-            return
-        dataset = data.dataset("val")
-        for number in range(min(self.images, len(dataset))):
-            sample = dataset[number]
+        for number, sample in enumerate(self._first(trainer, "val")):
             batch = _batch(sample, pl_module)
-            detections = pl_module.detector.detect_batch(batch.images)[0][0].to("cpu")
-            truth = sample.truth
-            if detections.class_names != pl_module.class_names:  # those of an RPN have no class
-                truth = dataclasses.replace(truth, labels=torch.ones_like(truth.labels))
-            comparison = draw_comparison(
-                sample.image, detections, truth, minimum_score=self.minimum_score
-            )
-            self._show(trainer, f"detections/{number}", comparison)
+            self._show(trainer, f"detections/{number}", self._comparison(pl_module, sample, batch))
             generator = torch.Generator(pl_module.device).manual_seed(self.seed)
             step = pl_module.detector.training_pass(batch.images, batch.targets, generator)
             if step.rois is not None:
                 panel = _sampled_rois(batch, step.rois.to("cpu"))
                 self._show(trainer, f"sampled_rois/{number}", panel)
+
+    @torch.no_grad()
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw the first images of the test split."""
+        if not isinstance(pl_module, DetectionModule):
+            return
+        for number, sample in enumerate(self._first(trainer, "test")):
+            comparison = self._comparison(pl_module, sample, _batch(sample, pl_module))
+            self._show(trainer, f"test_detections/{number}", comparison)
+
+    def _first(self, trainer: pl.Trainer, split: Split) -> list[Sample]:
+        """Return the images that are drawn; none in all processes but the first."""
+        data = getattr(trainer, "datamodule", None)
+        if not isinstance(data, DetectionDataModule) or not trainer.is_global_zero:
+            return []
+        dataset = data.dataset(split)
+        return [dataset[number] for number in range(min(self.images, len(dataset)))]
+
+    def _comparison(
+        self, module: DetectionModule, sample: Sample, batch: DetectionBatch
+    ) -> UInt8[Tensor, "3 h w"]:
+        detections, truth = module.detector.detect_batch(batch.images)[0][0].to("cpu"), sample.truth
+        if detections.class_names != module.class_names:  # those of an RPN have no class
+            truth = dataclasses.replace(truth, labels=torch.ones_like(truth.labels))
+        return draw_comparison(sample.image, detections, truth, minimum_score=self.minimum_score)
 
     def _show(self, trainer: pl.Trainer, tag: str, picture: UInt8[Tensor, "3 h w"]) -> None:
         for logger in trainer.loggers:
