@@ -170,3 +170,24 @@ def test_a_system_without_its_proposals_is_told_so_before_anything_is_written(
     assert "proposals.folder" in answer.stderr
     assert "Traceback" not in answer.stderr
     assert not runs(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["alternating", "unshared"])
+def test_a_training_in_steps_over_two_processes_ends_in_one_checkpoint(
+    scheme: str, tmp_path: Path
+) -> None:
+    words = (f"scheme={scheme}", "trainer.devices=2", "trainer.max_epochs=2")
+    answer = train(*words, folder=tmp_path)
+    assert answer.returncode == 0, answer.stderr
+    (run,) = runs(tmp_path)
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["last.ckpt"]
+    results = json.loads((run / "metrics.json").read_text())
+    assert "test/map_50" in results["metrics"]
+    steps = sorted(path.name for path in (run / "stages").iterdir())
+    stored = {path.name.split("-")[0] for path in (run.parent / "stages").iterdir()}
+    assert set(steps) <= stored
+    assert len(steps) == (4 if scheme == "alternating" else 2)
+    again = train(*words, "name=shapes", folder=tmp_path)
+    assert "found as" in again.stdout + again.stderr
+    assert len(runs(tmp_path)) == 2

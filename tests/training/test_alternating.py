@@ -54,6 +54,7 @@ def plan(settings: DetectorSettings) -> Plan:
         steps=(3, 3, 3, 3),
         seed=0,
         inputs={},
+        plus_one=False,
         device=torch.device("cpu"),
         leads=True,
     )

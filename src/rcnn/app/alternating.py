@@ -94,6 +94,7 @@ def _plan(config: Config, data: DetectionDataModule, trainer: pl.Trainer) -> Pla
         steps=_steps(config, data, trainer),
         seed=config.run.seed,
         inputs=json.loads(json.dumps(inputs)),
+        plus_one=config.run.plus_one,
         device=trainer.strategy.root_device,
         leads=trainer.global_rank == 0,
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 
 import rcnn
 from rcnn.data import as_images
@@ -33,11 +33,12 @@ def run(arguments: argparse.Namespace) -> int:
     out = Path(arguments.out)
     out.mkdir(parents=True, exist_ok=True)
     rows = []
-    for path in track(_files(arguments.pictures), description="predict"):
-        image = as_images([path])[0]
-        found = module.predict(image)
-        to_pil(draw_detections(image, found, arguments.score)).save(out / f"{path.stem}.png")
-        rows.append({"file": str(path), "detections": _plain(found, arguments.score)})
+    with Progress() as bar:
+        for path in bar.track(_files(arguments.pictures), description="predict"):
+            image = as_images([path])[0]
+            found = module.predict(image)
+            to_pil(draw_detections(image, found, arguments.score)).save(out / f"{path.stem}.png")
+            rows.append({"file": str(path), "detections": _plain(found, arguments.score)})
     (out / "detections.json").write_text(json.dumps(rows, indent=2) + "\n")
     count = sum(len(row["detections"]) for row in rows)
     Console().print(f"{count} detections in {len(rows)} pictures; see {out}")

@@ -57,6 +57,7 @@ class Plan:
         seed: of each step, so that a step does not depend on whether the one before it was run
             or found.
         inputs: everything else that changes a product, as plain values: data, optimiser, trainer.
+        plus_one: VOC's metric counts pixels inclusively.
         device: of this process.
         leads: whether this process makes what only one has to make.
     """
@@ -67,6 +68,7 @@ class Plan:
     steps: tuple[int, ...]
     seed: int
     inputs: dict[str, Any]
+    plus_one: bool
     device: torch.device
     leads: bool
 
@@ -154,6 +156,7 @@ class AlternatingTraining:
             system=system,
             recipe=plan.recipe,
             seed=plan.seed,
+            plus_one=plan.plus_one,
             weights=plan.weights.source,
         )
 
