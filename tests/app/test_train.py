@@ -191,3 +191,14 @@ def test_a_training_in_steps_over_two_processes_ends_in_one_checkpoint(
     again = train(*words, "name=shapes", folder=tmp_path)
     assert "found as" in again.stdout + again.stderr
     assert len(runs(tmp_path)) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_a_sweep_can_run_its_jobs_beside_each_other(launcher: str, tmp_path: Path) -> None:
+    answer = train("-m", "seed=0,1", f"hydra/launcher={launcher}", folder=tmp_path)
+    assert answer.returncode == 0, answer.stderr
+    jobs = runs(tmp_path)
+    assert [job.name for job in jobs] == ["0", "1"]
+    results = [json.loads((job / "metrics.json").read_text()) for job in jobs]
+    assert results[0]["metrics"]["train/loss"] != results[1]["metrics"]["train/loss"]
