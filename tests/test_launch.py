@@ -230,8 +230,13 @@ def test_a_job_that_cannot_travel_is_an_error_before_anything_starts() -> None:
 
 
 def test_interruption_ends_all_processes(jobs: ModuleType) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        run(jobs.interrupt_parent, (), 2)
+    # A shell's background jobs, such as these tests may be, are started with it ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(jobs.interrupt_parent, (), 2)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_job_after_job_works_and_each_has_its_own_meeting_place(
