@@ -180,3 +180,13 @@ def test_unshared_networks_are_the_first_two_steps(plan: Plan, tmp_path: Path) -
         module.state_dict()["detector.body.conv1.weight"],
         product(tmp_path, "2_fast_rcnn")["detector.body.conv1.weight"],
     )
+
+
+@pytest.mark.slow
+def test_a_step_that_is_stopped_early_is_not_taken_for_finished(plan: Plan, tmp_path: Path) -> None:
+    def stop(module: Any) -> None:
+        module.trainer.should_stop = True
+
+    with pytest.raises(StageError, match=r"1_rpn ended after 2 of 3 optimiser steps"):
+        training(plan, tmp_path, [], {"1_rpn": Fault(1, stop)}).run()
+    assert [path.suffix for path in tmp_path.iterdir()] == [".partial"]

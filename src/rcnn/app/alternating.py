@@ -84,7 +84,7 @@ def _plan(config: Config, data: DetectionDataModule, trainer: pl.Trainer) -> Pla
         "optimizer": config.plain["optimizer"],
         "loader": dataclasses.asdict(config.loader),
         "trainer": {k: v for k, v in node.items() if k not in (*LENGTH, *NO_INFLUENCE)},
-        "callbacks": sorted(config.plain["callbacks"]),
+        "callbacks": _moved(_trained_with(config.plain["callbacks"]), config.run.run_dir, ""),
         "processes": trainer.world_size,
     }
     return Plan(
@@ -130,12 +130,7 @@ def _stage_trainer(config: Config, name: str, folder: Path, steps: int) -> pl.Tr
     run_dir = str(Path(config.run.run_dir, "stages", name))
     plain = _moved(copy.deepcopy(config.plain), config.run.run_dir, run_dir)
     plain["trainer"] |= {"max_epochs": -1, "max_steps": steps, "num_sanity_val_steps": 0}
-    nodes = {key: node for key, node in plain["callbacks"].items() if node}
-    plain["callbacks"] = {
-        key: node
-        for key, node in nodes.items()
-        if node["_target_"].rpartition(".")[2] not in ("ModelCheckpoint", "Pictures")
-    }
+    plain["callbacks"] = _trained_with(plain["callbacks"])
     plain["callbacks"]["checkpoint"] = {
         "_target_": "pytorch_lightning.callbacks.ModelCheckpoint",
         "dirpath": str(folder),
@@ -144,6 +139,16 @@ def _stage_trainer(config: Config, name: str, folder: Path, steps: int) -> pl.Tr
     }
     run = dataclasses.replace(config.run, run_dir=run_dir)
     return build_trainer(dataclasses.replace(config, plain=plain, run=run))
+
+
+def _trained_with(callbacks: dict[str, Any]) -> dict[str, Any]:
+    """Return the callbacks of a step, which has a checkpoint of its own and no validation."""
+    left_out = ("ModelCheckpoint", "Pictures")
+    return {
+        key: node
+        for key, node in callbacks.items()
+        if node and node["_target_"].rpartition(".")[2] not in left_out
+    }
 
 
 def _moved(value: Any, old: str, new: str) -> Any:

@@ -30,12 +30,14 @@ def mistakes() -> tuple[type[Exception], ...]:
     from rcnn.settings import SettingsError
     from rcnn.training.callbacks import NonFiniteLossError
     from rcnn.training.checkpoint import CheckpointError
+    from rcnn.training.stages import StageError
 
     return (
         SettingsError,
         DataError,
         WeightsError,
         CheckpointError,
+        StageError,
         NonFiniteLossError,
         HydraException,
         OmegaConfBaseException,

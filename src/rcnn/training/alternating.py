@@ -183,6 +183,12 @@ class AlternatingTraining:
         began = time.monotonic()
         trainer.fit(module, data, ckpt_path=begun if begun.is_file() else None)
         seconds = time.monotonic() - began
+        if trainer.global_step != steps:
+            raise StageError(
+                f"Step {stage.name} ended after {trainer.global_step} of {steps} optimiser steps, "
+                "by trainer.max_time or a callback: its product would not be what its name says. "
+                "Run the same command again to go on from its last epoch."
+            )
         _require_unmoved(stage, shared, _frozen_part(module))
         trainer.save_checkpoint(folder / PRODUCT)
         if trainer.is_global_zero:
