@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchvision.ops import box_iou
 
-from rcnn.metrics.overlap import iou, pairs_within_groups
+from rcnn.metrics.overlap import areas, coverage, iou, pairs_within_groups
 
 groups = st.lists(st.integers(0, 4), max_size=12).map(lambda numbers: np.array(numbers, dtype=int))
 
@@ -27,6 +27,14 @@ def test_plus_one_counts_the_last_pixel() -> None:
 def test_two_empty_boxes_do_not_overlap() -> None:
     point = np.array([[3.0, 3.0, 3.0, 3.0]])
     assert iou(point, point).tolist() == [0.0]
+
+
+def test_coverage_is_the_share_inside_and_areas_count_a_last_pixel_if_asked() -> None:
+    a = np.array([[0.0, 0.0, 4.0, 2.0], [0.0, 0.0, 4.0, 2.0], [1.0, 1.0, 1.0, 1.0]])
+    b = np.array([[1.0, 0.0, 9.0, 9.0], [5.0, 0.0, 9.0, 9.0], [0.0, 0.0, 9.0, 9.0]])
+    assert coverage(a, b).tolist() == [0.75, 0.0, 0.0]
+    assert areas(a).tolist() == [8.0, 8.0, 0.0]
+    assert areas(a, 1.0).tolist() == [15.0, 15.0, 1.0]
 
 
 def test_iou_equals_torchvision() -> None:

@@ -36,7 +36,10 @@ class FlatDetections:
 
     def above(self, min_score: float) -> "FlatDetections":
         """Return those with at least this score; the images stay."""
-        kept = self.scores >= min_score
+        return self.where(self.scores >= min_score)
+
+    def where(self, kept: Bool[Tensor, " D"]) -> "FlatDetections":
+        """Return the marked ones; the images stay."""
         return FlatDetections(
             boxes=self.boxes[kept],
             scores=self.scores[kept],

@@ -47,10 +47,39 @@ def iou(
             ``x2 - x1 + 1`` (the rule of the VOC devkit for its integer pixel indices).
     """
     extra = 1.0 if plus_one else 0.0
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]) + extra
-    intersection = np.clip(sides, 0, None).prod(axis=-1)
-    area_a = (a[..., 2:] - a[..., :2] + extra).prod(axis=-1)
-    area_b = (b[..., 2:] - b[..., :2] + extra).prod(axis=-1)
-    union = area_a + area_b - intersection
-    return np.asarray(np.divide(intersection, union, out=np.zeros_like(union), where=union > 0))
+    intersection = _intersection(a, b, extra)
+    return _share(intersection, areas(a, extra) + areas(b, extra) - intersection)
+
+
+def coverage(
+    a: Float[np.ndarray, "*boxes 4"], b: Float[np.ndarray, "*boxes 4"]
+) -> Float[np.ndarray, "*boxes"]:
+    """Return the share of each box of ``a`` that lies inside its partner, 0 for an empty box."""
+    return _share(_intersection(a, b, 0.0), areas(a))
+
+
+def areas(boxes: Float[np.ndarray, "*boxes 4"], extra: float = 0.0) -> Float[np.ndarray, "*boxes"]:
+    """Return width times height of boxes, each of them longer by ``extra``."""
+    x1, y1, x2, y2 = _coordinates(boxes)
+    return np.asarray((x2 - x1 + extra) * (y2 - y1 + extra))
+
+
+def _intersection(
+    a: Float[np.ndarray, "*#boxes 4"], b: Float[np.ndarray, "*#boxes 4"], extra: float
+) -> Float[np.ndarray, "*#boxes"]:
+    ax1, ay1, ax2, ay2 = _coordinates(a)
+    bx1, by1, bx2, by2 = _coordinates(b)
+    width = np.minimum(ax2, bx2) - np.maximum(ax1, bx1) + extra
+    height = np.minimum(ay2, by2) - np.maximum(ay1, by1) + extra
+    return np.asarray(np.maximum(width, 0) * np.maximum(height, 0))
+
+
+def _coordinates(boxes: Float[np.ndarray, "*shape 4"]) -> list[Float[np.ndarray, "*shape"]]:
+    # numpy is slow along a last axis of two or four numbers; a column at a time is not.
+    return [boxes[..., column].astype(np.float64) for column in range(4)]
+
+
+def _share(
+    part: Float[np.ndarray, "*boxes"], whole: Float[np.ndarray, "*boxes"]
+) -> Float[np.ndarray, "*boxes"]:
+    return np.asarray(np.divide(part, whole, out=np.zeros_like(whole), where=whole > 0))

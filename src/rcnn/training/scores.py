@@ -34,6 +34,8 @@ class Scores(nn.Module):
         batch: ImageBatch | None = None,
     ) -> None:
         """Add the images of one minibatch; all boxes in original pixels but the proposals'."""
+        # Every metric works on the CPU: each tensor is fetched once, not once for each metric.
+        truths = [truth.to("cpu") for truth in truths]
         targets = [
             {
                 "boxes": truth.boxes,
@@ -47,16 +49,16 @@ class Scores(nn.Module):
         if detections is not None:
             found = [
                 {"boxes": one.boxes, "scores": one.scores, "labels": one.labels}
-                for one in detections
+                for one in (one.to("cpu") for one in detections)
             ]
             self.voc.update(found, targets)
             self.coco.update(found, targets)
         if proposals is not None and batch is not None:
-            original = scale(proposals.boxes, 1 / batch.scales)
+            original = scale(proposals.boxes, 1 / batch.scales).cpu()
             regions = [
                 {"boxes": boxes[valid], "scores": scores[valid]}
                 for boxes, scores, valid in zip(
-                    original, proposals.scores, proposals.valid, strict=True
+                    original, proposals.scores.cpu(), proposals.valid.cpu(), strict=True
                 )
             ]
             self.recall.update(regions, targets)
