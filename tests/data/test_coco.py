@@ -193,3 +193,18 @@ def test_grey_photograph_and_all_others_decode_to_colour(shared_data: Path) -> N
     for index in range(0, len(dataset), 9):
         sample = dataset[index]
         assert sample.image.shape == (3, *sample.original_size)
+
+
+def test_outlines_of_any_kind_change_nothing(write_coco: Write) -> None:
+    runs = {"counts": [3, 4], "size": [40, 60]}
+    outlines = ([[1, 2, 3.5, 4]], [], runs, {**runs, "counts": "a]b"}, [["a"]], None)
+    entries = [dog(k, segmentation=one, bbox=[k, 5, 7, 8]) for k, one in enumerate(outlines)]
+    truth = opened(write_coco(entries)).truth(0)
+    assert truth.boxes.tolist() == [[k, 5, k + 7, 13] for k in range(len(outlines))]
+
+
+def test_a_fault_is_told_with_its_line_and_column_in_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "instances.json"
+    file.write_text('{"annotations": [{"segmentation": [[1, 2]], "bbox": oops}]}')
+    with pytest.raises(DataError, match="line 1 column 53"):
+        COCODataset(file, tmp_path)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from rcnn.data.decoding import ORIENTATION, read_header, read_image
+from rcnn.data.decoding import ORIENTATION, ImageHeader, read_header, read_image
 from rcnn.data.errors import DataError
 
 
@@ -159,3 +159,24 @@ def test_header_tells_both_sizes_and_the_end(
     assert header.size == (4, 6)
     assert header.turned_size == (6, 4)
     assert header.has_end
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"comment": "c" * 100}])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_plain_jpeg_is_looked_at_without_its_tables(
+    tmp_path: Path, mode: str, options: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new(mode, (6, 4)).save(tmp_path / "a.jpg", **options)
+    monkeypatch.setattr(Image, "open", None)
+    assert read_header(tmp_path / "a.jpg") == ImageHeader((4, 6), (4, 6), True)
+
+
+def test_jpeg_whose_size_stands_far_behind_is_left_to_pillow(tmp_path: Path) -> None:
+    Image.new("RGB", (6, 4)).save(tmp_path / "a.jpg", icc_profile=b"p" * 60_000)
+    assert read_header(tmp_path / "a.jpg").size == (4, 6)
+
+
+def test_headers_of_photographs_are_what_pillow_says(shared_data: Path) -> None:
+    for file in sorted(shared_data.glob("*/**/*.jpg"))[::9]:
+        with Image.open(file) as image:
+            assert read_header(file).size == (image.height, image.width)

@@ -1,6 +1,8 @@
 """Data sets of annotated images: reading, checking, transforming, batching."""
 
 from rcnn.data.batching import collate
+from rcnn.data.cache import PictureCache
+from rcnn.data.cache_budget import CacheBudget
 from rcnn.data.coco import COCODataset
 from rcnn.data.dataset import DetectionDataset, IndexedDataset
 from rcnn.data.decoding import read_image
@@ -31,6 +33,7 @@ __all__ = [
     "AspectGroupedBatchSampler",
     "COCODataset",
     "COCOSource",
+    "CacheBudget",
     "DataError",
     "DataReport",
     "DataSource",
@@ -46,6 +49,7 @@ __all__ = [
     "PascalSource",
     "Pick",
     "Picture",
+    "PictureCache",
     "Problems",
     "Sample",
     "ShapesDataset",

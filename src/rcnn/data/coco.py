@@ -72,6 +72,7 @@ class _Reader:
     def __init__(self, file: COCOFile, folder: Path, problems: Problems) -> None:
         self.builder = IndexBuilder(file.class_names, problems, noun="annotation", show=show_box)
         self._path = file.path
+        self._annotation = f"{file.path}, annotation"  # a path takes longer to write than to read
         self._folder = folder
         self._labels = {category: k for k, category in enumerate(file.category_ids, start=1)}
         self._images: dict[int | str, int | None] = {}  # None: the image was left out
@@ -107,7 +108,7 @@ class _Reader:
             DataError: for a fault of the entry that can be seen without its image.
         """
         annotation_id = entry.get("id", number)
-        where = f"{self._path}, annotation {annotation_id}"
+        where = f"{self._annotation} {annotation_id}"
         image_id, category = entry.get("image_id"), entry.get("category_id")
         if not isinstance(image_id, int | str) or image_id not in self._images:
             raise DataError.about(

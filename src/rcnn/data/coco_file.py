@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from rcnn.data.coco_outlines import without_outlines
 from rcnn.data.errors import DataError
 from rcnn.data.index_builder import Corners
 
 Entry = Mapping[str, object]
 LISTS = ("images", "annotations", "categories")
+NUMBERS = frozenset((int, float))
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class COCOFile:
             DataError: if it is missing, no JSON, lacks a list, or has no sound categories.
         """
         try:
-            content = json.loads(path.read_bytes(), object_hook=_without_outlines)
+            content = _content(path)
         except (OSError, ValueError) as error:  # a JSON error names line and column
             raise DataError(
                 f"{path} cannot be read as JSON: {error}. It has to be a COCO annotation file; "
@@ -104,7 +108,7 @@ def read_corners(entry: Entry, where: str) -> Corners:
         DataError: if its ``bbox`` is not four numbers.
     """
     box = entry.get("bbox")
-    if isinstance(box, list) and len(box) == 4 and all(map(_is_number, box)):
+    if isinstance(box, list) and len(box) == 4 and NUMBERS.issuperset(map(type, box)):
         x, y, width, height = map(float, box)
         return x, y, x + width, y + height
     raise DataError.about(
@@ -175,11 +179,15 @@ def _categories(entries: list[Entry], path: Path) -> dict[int, str]:
     return dict(sorted(names.items()))
 
 
-def _without_outlines(entry: dict[str, object]) -> dict[str, object]:
-    """Forget what is most of a large file as soon as it is parsed; it would fill gigabytes."""
-    entry.pop("segmentation", None)
-    return entry
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _content(path: Path) -> Any:
+    """Return what a file holds; outlines may be missing."""
+    collecting = gc.isenabled()
+    gc.disable()  # a million entries, none of them garbage, would be searched again and again
+    try:
+        return json.loads(without_outlines(path.read_bytes()).decode())
+    except ValueError:
+        # Whatever is wrong, line and column have to be those of the file.
+        return json.loads(path.read_bytes())
+    finally:
+        if collecting:
+            gc.enable()

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, Int32
+from jaxtyping import Float32, Int32, UInt8
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from rcnn.data.decoding import read_image
@@ -54,6 +55,19 @@ class DetectionDataset(Dataset[Sample], ABC):
         Raises:
             DataError: if its file cannot be decoded.
         """
+
+    def sample(self, index: int, image: UInt8[Tensor, "3 h w"]) -> Sample:
+        """Return an image whose pixels are there already with all that is known of it.
+
+        A data set whose samples carry more than its images, sizes and objects extends this, for
+        :class:`rcnn.data.PictureCache` keeps nothing but pixels.
+
+        Args:
+            index: of the image.
+            image: its pixels, decoded earlier and perhaps resized.
+        """
+        height, width = self.sizes[index].tolist()
+        return Sample(image, self.truth(index), self.image_ids[index], (height, width))
 
 
 class IndexedDataset(DetectionDataset):
@@ -106,10 +120,5 @@ class IndexedDataset(DetectionDataset):
             DataError: if its file cannot be decoded, or has changed its size.
         """
         place = range(len(self))[index]
-        size = self.index.size(place)
-        return Sample(
-            image=read_image(self.image_folder / self.index.files[place], size),
-            truth=self.index.truth(place),
-            image_id=self.image_ids[place],
-            original_size=size,
-        )
+        file = self.image_folder / self.index.files[place]
+        return self.sample(place, read_image(file, self.index.size(place)))

@@ -31,6 +31,12 @@ TURNS = {
 }
 END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB\x60\x82"}
 
+# JPEG: marker, kind and length of a segment; in a frame header precision, height and width follow.
+FRAME = struct.Struct(">BBHBHH")
+FRAMES = (0xC0, 0xC1, 0xC2)
+SKIPPED = {0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)} - {0xE1}  # tables, comments; no EXIF
+HEAD = 4096  # bytes in which a size is looked for without Pillow
+
 # What Pillow's parsers let through when a file is broken.
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, struct.error)
 
@@ -58,6 +64,9 @@ def read_header(file: Path) -> ImageHeader:
     """
     try:
         with file.open("rb") as stream:
+            if (size := _plain_jpeg_size(stream.peek(HEAD))) is not None:
+                stream.seek(-2, os.SEEK_END)
+                return ImageHeader(size, size, stream.read() == END_MARKERS["JPEG"])
             image = Image.open(stream)
             width, height = image.size
             turned = (width, height) if _orientation(image) >= 5 else (height, width)
@@ -111,6 +120,24 @@ def wrong_size(
         found=f"annotated as {annotated[1]} x {annotated[0]}, the image file has {sizes}",
         allowed="Width and height of annotation and file have to agree",
     )
+
+
+def _plain_jpeg_size(head: bytes) -> tuple[int, int] | None:
+    """Return the (height, width) of a JPEG, or None where Pillow has to look.
+
+    Pillow reads all tables of a header, which takes most of the time in which a large data set is
+    opened. Here the segments are skipped up to the one with the size. EXIF data and whatever is
+    unusual are left to Pillow.
+    """
+    place = 2
+    while head[:2] == b"\xff\xd8" and len(head) >= place + 9:
+        marker, kind, length, precision, height, width = FRAME.unpack_from(head, place)
+        if marker == 0xFF and kind in FRAMES and precision == 8 and height > 0 < width:
+            return height, width
+        if marker != 0xFF or kind not in SKIPPED:
+            return None
+        place += 2 + length
+    return None
 
 
 def _orientation(image: Image.Image) -> int:

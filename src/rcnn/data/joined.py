@@ -9,7 +9,8 @@ import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Int32, UInt8
+from torch import Tensor
 
 from rcnn.data.dataset import DetectionDataset
 from rcnn.data.errors import DataError, Problems
@@ -41,11 +42,11 @@ class JoinedDataset(DetectionDataset):
                     found=f"{list(parts[first].class_names)} and {list(parts[name].class_names)}",
                     allowed="Joined data sets need the same class names in the same order",
                 )
-        self._names = tuple(parts)
         self._parts = tuple(parts.values())
         self._ends = np.cumsum([len(part) for part in self._parts])
         self.class_names = self._parts[0].class_names
         self.aspect_ratios = np.concatenate([part.aspect_ratios for part in self._parts])
+        self._sizes = np.concatenate([part.sizes for part in self._parts])
         self.image_ids = PackedStrings(
             f"{name}/{image_id}" for name, part in parts.items() for image_id in part.image_ids
         )
@@ -56,7 +57,7 @@ class JoinedDataset(DetectionDataset):
     @property
     def sizes(self) -> Int32[np.ndarray, "I 2"]:
         """The size of every image, known without decoding it."""
-        return np.concatenate([part.sizes for part in self._parts])
+        return self._sizes
 
     def truth(self, index: int) -> GroundTruth:
         """Return the objects of an image, without decoding it."""
@@ -66,8 +67,13 @@ class JoinedDataset(DetectionDataset):
     def __getitem__(self, index: int) -> Sample:
         """Decode an image of one of the parts."""
         part, place = self._find(index)
-        sample = self._parts[part][place]
-        return dataclasses.replace(sample, image_id=f"{self._names[part]}/{sample.image_id}")
+        return dataclasses.replace(self._parts[part][place], image_id=self.image_ids[index])
+
+    def sample(self, index: int, image: UInt8[Tensor, "3 h w"]) -> Sample:
+        """Return an image whose pixels are there already with all that is known of it."""
+        part, place = self._find(index)
+        sample = self._parts[part].sample(place, image)
+        return dataclasses.replace(sample, image_id=self.image_ids[index])
 
     def _find(self, index: int) -> tuple[int, int]:
         place = range(len(self))[index]

@@ -5,11 +5,14 @@ Letters: B images, N objects and P proposals of an image, (h, w) of its pixels.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from rcnn.data.transport import light
 from rcnn.structures import GroundTruth, ImageBatch, Targets, TensorFields
 
 
@@ -58,3 +61,7 @@ class DetectionBatch(TensorFields):
 
     def __len__(self) -> int:
         return len(self.image_ids)
+
+    def __reduce__(self) -> tuple[type[DetectionBatch], tuple[Any, ...]]:
+        fields = dataclasses.fields(self)
+        return type(self), tuple(light(getattr(self, field.name)) for field in fields)

@@ -94,7 +94,7 @@ class ShapesDataset(DetectionDataset):
     @property
     def sizes(self) -> Int32[np.ndarray, "I 2"]:
         """The size of every picture; all are the same."""
-        return np.full((len(self), 2), self._size, dtype=np.int32)
+        return np.broadcast_to(np.int32(self._size), (len(self), 2))
 
     def truth(self, index: int) -> GroundTruth:
         """Return the objects of a picture, without drawing it."""

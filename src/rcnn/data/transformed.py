@@ -8,12 +8,14 @@ workers.
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from typing import NamedTuple
 
 import torch
 from torch.utils.data import Dataset
 
+from rcnn.data.cache import PictureCache
 from rcnn.data.dataset import DetectionDataset
 from rcnn.data.errors import DataError, DataWarning
 from rcnn.data.samples import Sample
@@ -44,14 +46,20 @@ class TransformedDataset(Dataset[Sample]):
             give a number that cannot be compared, so there a broken file is an error under
             ``skip`` as well. (What can be seen without decoding was left out when the data set
             was opened.)
+        cache: keeps pictures of ``dataset``, so that they are decoded once.
     """
 
     def __init__(
-        self, dataset: DetectionDataset, transform: Transform, substitute: bool = False
+        self,
+        dataset: DetectionDataset,
+        transform: Transform,
+        substitute: bool = False,
+        cache: PictureCache | None = None,
     ) -> None:
         self.dataset = dataset
         self.transform = transform
         self.substitute = substitute
+        self.cache = cache
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -69,9 +77,19 @@ class TransformedDataset(Dataset[Sample]):
         count = len(self.dataset)
         for step in range(count if self.substitute else 1):
             try:
-                return self.dataset[(index + step) % count]
+                return self._read((index + step) % count)
             except DataError as error:
                 if not self.substitute:
                     raise
                 warnings.warn(f"{error} The next image takes its place.", DataWarning, stacklevel=2)
         raise DataError(f"None of the {count} images can be decoded.", "empty data set")
+
+    def _read(self, index: int) -> Sample:
+        """Return an image from the cache; or from its file, and leave it in the cache."""
+        if self.cache is None:
+            return self.dataset[index]
+        picture = self.cache.get(index)
+        if picture is not None:
+            return self.dataset.sample(index, picture)
+        sample = self.dataset[index]
+        return dataclasses.replace(sample, image=self.cache.keep(index, sample.image))

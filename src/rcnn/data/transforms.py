@@ -15,7 +15,8 @@ from rcnn.data.samples import Sample
 from rcnn.ops import boxes, images
 from rcnn.settings import require
 
-# The generator is seeded for the image and the epoch: two calls with the same one agree.
+# The generator is seeded for the image and the epoch: two calls with the same one agree. The given
+# sample stays as it is, its pixels too: they may lie in a cache.
 Transform = Callable[[Sample, torch.Generator], Sample]
 
 

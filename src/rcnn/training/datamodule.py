@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,9 +13,11 @@ from torch.utils.data import DataLoader
 
 from rcnn.data import (
     AspectGroupedBatchSampler,
+    CacheBudget,
     DetectionDataset,
     EvaluationBatchSampler,
     EvaluationTransform,
+    PictureCache,
     Sample,
     TrainingTransform,
     TransformedDataset,
@@ -41,6 +44,9 @@ class LoaderSettings:
         group_by_aspect: put upright images with upright and lying with lying ones, which saves
             padding.
         seed: of the order and of the augmentation.
+        cache_gib: memory in GiB, per device, in which decoded training and validation images are
+            kept for all workers, so that each is decoded once; those for which it is too small
+            are decoded each time. Only time changes, no sample does.
     """
 
     batch_size: int = 2
@@ -50,11 +56,13 @@ class LoaderSettings:
     shorter_sides: tuple[int, ...] | None = None
     group_by_aspect: bool = True
     seed: int = 0
+    cache_gib: float = 0.0
 
     def __post_init__(self) -> None:
         for key in ("batch_size", "eval_batch_size"):
             require(getattr(self, key) >= 1, key, getattr(self, key), "it is 1 or more")
         require(self.workers >= 0, "workers", self.workers, "it is 0 or more")
+        require(0 <= self.cache_gib < math.inf, "cache_gib", self.cache_gib, "it is 0 or more")
         require(0 <= self.flip <= 1, "flip", self.flip, "it lies in 0..1")
         sides = self.shorter_sides
         usable = sides is None or (len(sides) > 0 and min(sides) >= 1)
@@ -87,6 +95,7 @@ class DetectionDataModule(pl.LightningDataModule):
         self.images = images
         self.proposals = proposals
         self._datasets: dict[Split, DetectionDataset] = {}
+        self._budget = CacheBudget(int(self.loader.cache_gib * 2**30))
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -140,16 +149,16 @@ class DetectionDataModule(pl.LightningDataModule):
             group=loader.group_by_aspect,
             batches_done=partial(batches_done, self.trainer) if self.trainer else None,
         )
+        sides = loader.shorter_sides or (images.shorter_side,)
         transform = TrainingTransform(
             flip_probability=loader.flip,
-            shorter_sides=loader.shorter_sides or (images.shorter_side,),
+            shorter_sides=sides,
             longer_side=images.longer_side,
             antialias=images.antialias,
         )
         skip = dataset.problems.on_error == "skip"
-        return self._loader(
-            TransformedDataset(dataset, transform, substitute=skip), sampler, images
-        )
+        cache = self._cache("train", sides, images)
+        return self._loader(TransformedDataset(dataset, transform, skip, cache), sampler, images)
 
     def val_dataloader(self) -> DataLoader[Sample] | list[DataLoader[Sample]]:
         """Return the validation split, every image once over all processes; [] without one."""
@@ -182,7 +191,16 @@ class DetectionDataModule(pl.LightningDataModule):
         transform = EvaluationTransform(
             images.shorter_side, images.longer_side, images.antialias, keep_original=several
         )
-        return self._loader(TransformedDataset(dataset, transform), sampler, images)
+        sides = () if several else (images.shorter_side,)
+        # A test sees its images once.
+        cache = self._cache(split, sides, images) if split == "val" else None
+        return self._loader(TransformedDataset(dataset, transform, cache=cache), sampler, images)
+
+    def _cache(
+        self, split: Split, sides: tuple[int, ...], images: ImageSettings
+    ) -> PictureCache | None:
+        sizes = self.dataset(split).sizes
+        return self._budget.cache(split, sizes, sides, images.longer_side, images.antialias)
 
     def _loader(
         self, dataset: TransformedDataset, sampler: Any, images: ImageSettings

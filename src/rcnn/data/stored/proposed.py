@@ -8,7 +8,8 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Int32, UInt8
+from torch import Tensor
 
 from rcnn.data.dataset import DetectionDataset
 from rcnn.data.samples import Sample
@@ -53,6 +54,12 @@ class ProposedDataset(DetectionDataset):
         Raises:
             DataError: if the image cannot be decoded.
         """
-        sample = self.dataset[index]
+        return self._proposed(index, self.dataset[index])
+
+    def sample(self, index: int, image: UInt8[Tensor, "3 h w"]) -> Sample:
+        """Return an image whose pixels are there already, with its proposals."""
+        return self._proposed(index, self.dataset.sample(index, image))
+
+    def _proposed(self, index: int, sample: Sample) -> Sample:
         boxes = self.stored.boxes(self.image_ids[index], self.limit)
         return dataclasses.replace(sample, proposals=boxes)
