@@ -137,5 +137,34 @@ def test_any_number_of_proposals_is_classified(
         assert (len(detections) > 0) == (count > 0)
 
 
+@pytest.mark.parametrize("used", [0, 1, 3])
+def test_places_that_no_image_uses_change_no_detection(
+    settings: DetectorSettings, random_boxes: Boxes, batch_of: MakeBatch, used: int
+) -> None:
+    boxes = random_boxes(3, 2, 20) * 0.3 + torch.tensor([0.0, 0.0, 30.0, 30.0])
+    valid = torch.arange(20) < torch.tensor([[used], [used // 2]])
+    proposals = Proposals(boxes, torch.rand(2, 20), valid)
+    stage, batch = _stage(settings), batch_of((96, 96), (96, 96))
+    pool = _pool(settings, torch.randn(2, 8, 6, 6))
+    pooled: list[int] = []
+
+    def counted(rois: Tensor) -> Tensor:
+        pooled.append(rois.shape[1])
+        return pool(rois)
+
+    found = stage.detect(counted, proposals, batch)
+    assert pooled == [max(used, 1)]
+    # As if the last place were used, by a box that can be no detection: far outside.
+    elsewhere = boxes.index_fill(1, torch.tensor(19), -1e4)
+    everything = Proposals(elsewhere, proposals.scores, valid | (torch.arange(20) == 19))
+    wanted = stage.detect(counted, everything, batch)
+    assert pooled[1] == 20
+    for ours, theirs in zip(found, wanted, strict=True):
+        keep = (theirs.boxes[:, 2:] - theirs.boxes[:, :2]).amin(dim=1) > 0
+        assert_close(ours.boxes, theirs.boxes[keep])
+        assert_close(ours.scores, theirs.scores[keep])
+        assert torch.equal(ours.labels, theirs.labels[keep])
+
+
 def test_normalisation_of_targets_is_no_weight(settings: DetectorSettings) -> None:
     assert not any("delta" in name for name in _stage(settings).state_dict())

@@ -1,6 +1,6 @@
 """Non-maximum suppression against torchvision, image by image and group by group."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -14,6 +14,14 @@ from rcnn.ops.boxes import iou
 from rcnn.ops.suppression import suppress
 
 Boxes = Callable[..., Tensor]
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Sets the number of PyTorch's threads for a test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
 
 
 def _reference(
@@ -200,3 +208,23 @@ def test_stopping_early_gives_the_first_of_all_that_are_kept(
     for image in range(2):
         assert len(_kept(everything, image)) > limit
         assert _kept(first, image) == _kept(everything, image)[:limit]
+
+
+@pytest.mark.parametrize("number", [1, 2, 8])
+@pytest.mark.parametrize("groups", [1, 5])
+@pytest.mark.parametrize("limit", [200, 900, 5000])
+def test_many_candidates_on_any_number_of_threads(
+    threads: Callable[[int], None], number: int, groups: int, limit: int
+) -> None:
+    """So many that images are looked at beside each other, and that neighbours are sorted."""
+    generator = torch.Generator().manual_seed(2)
+    corners = torch.rand(3, 2500, 2, generator=generator) * 400
+    boxes = torch.cat([corners, corners + 10 + corners.flip(-1) / 8], dim=-1)
+    scores = torch.randint(1000, (3, 2500), generator=generator) / 1000  # many equal ones
+    group = torch.randint(groups, (3, 2500), generator=generator)
+    valid = torch.rand(3, 2500, generator=generator) < torch.tensor([[1.0], [0.7], [0.0]])
+    threads(number)
+    result = suppress(boxes, scores, group, valid, 0.7, limit)
+    for i in range(3):
+        expected = _reference(boxes[i].double(), scores[i].double(), group[i], valid[i], 0.7)
+        assert _kept(result, i) == expected[:limit]

@@ -5,10 +5,15 @@ Letters: B images, N boxes of an image, P places for those that are kept, M of o
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torchvision.ops import nms
+
+from rcnn.ops.greedy import STRETCH, first_kept
+from rcnn.ops.neighbours import Candidates
 
 
 def suppress(
@@ -33,16 +38,14 @@ def suppress(
         Positions among the N, best first, and which of the P places are in use.
     """
     batch, count = scores.shape
-    scores = scores.detach()
-    flat = set_apart(boxes.detach(), groups).flatten(0, 1)
+    boxes, scores = boxes.detach(), scores.detach()
+    apart = set_apart(boxes, groups)
     # A GPU waits less for one call on all images than for several; a processor that compares pairs
     # one by one is better off where it may stop early.
-    if flat.device.type == "cpu":
-        image = torch.arange(batch)[:, None] * count
-        order = scores.argsort(dim=1, descending=True, stable=True) + image
-        taking_part = [row[valid.flatten()[row]] for row in order]
-        kept = torch.cat([best_apart(flat, row, iou_threshold, limit) for row in taking_part])
+    if boxes.device.type == "cpu":
+        kept = _image_by_image(boxes, scores, groups, valid, apart, iou_threshold, limit)
     else:
+        flat = apart.flatten(0, 1)
         candidates = valid.flatten().nonzero().squeeze(1)
         survivors = nms(flat[candidates], scores.flatten()[candidates].to(flat), iou_threshold)
         kept = candidates[survivors]
@@ -73,30 +76,35 @@ def set_apart(boxes: Float[Tensor, "B N 4"], groups: Int[Tensor, "B N"]) -> Floa
     return precise - low + (place * (high - low + 1))[:, :, None]
 
 
-def best_apart(
-    boxes: Float[Tensor, "N 4"], order: Int[Tensor, " M"], iou_threshold: float, limit: int
-) -> Int[Tensor, " K"]:
-    """Return the first ``limit`` of greedy suppression, going no further than needed.
+def _image_by_image(
+    boxes: Float[Tensor, "B N 4"],
+    scores: Float[Tensor, "B N"],
+    groups: Int[Tensor, "B N"],
+    valid: Bool[Tensor, "B N"],
+    apart: Float[Tensor, "B N 4"],
+    iou_threshold: float,
+    limit: int,
+) -> Int[Tensor, " M"]:
+    """Return the flat positions of what is kept, best first in each image.
 
-    What is kept among the best M boxes does not depend on those behind them. So a stretch of them
-    is looked at, beside what was kept before, until enough are kept: the 300 best of 6,000
-    proposals stand among the first thousand.
-
-    Args:
-        boxes: of all images and groups, set apart.
-        order: positions of the candidates, best first.
-        iou_threshold: a box goes if its IoU with a better kept one is above this.
-        limit: the most that are kept.
+    Python's lock is free while an operator runs, so threads look at several images at once, as many
+    as PyTorch would use. For fewer candidates than one stretch it does not pay to start them.
     """
-    # Where most candidates are needed, looking at the kept ones again costs more than it saves.
-    stretch = 4 * limit if len(order) > 6 * limit else max(len(order), 1)
-    kept, start = order[:0], 0
-    while start < len(order) and len(kept) < limit:
-        candidates = torch.cat([kept, order[start : start + stretch]])
-        ranks = torch.arange(len(candidates), 0, -1, dtype=boxes.dtype)
-        kept = candidates[nms(boxes[candidates], ranks, iou_threshold)]
-        start += stretch
-    return kept[:limit]
+    count = valid.shape[1]
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    ranked = valid.gather(1, order)
+
+    def keep(image: int) -> Int[Tensor, " K"]:
+        candidates = Candidates(boxes[image], groups[image], apart[image])
+        taking_part = order[image].masked_select(ranked[image])
+        return first_kept(candidates, taking_part, iou_threshold, limit) + image * count
+
+    images = range(len(order))
+    workers = min(len(order), torch.get_num_threads())
+    if workers > 1 and count > STRETCH:
+        with ThreadPoolExecutor(workers) as pool:
+            return torch.cat(list(pool.map(keep, images)))
+    return torch.cat([keep(image) for image in images])
 
 
 def _pack(

@@ -1,0 +1,83 @@
+"""Overlaps among neighbours against the IoU of all pairs."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from rcnn.ops import neighbours
+from rcnn.ops.boxes import iou
+from rcnn.ops.neighbours import Candidates, Neighbours
+
+
+def _candidates(boxes: Tensor, groups: Tensor) -> Candidates:
+    precise = boxes.double()
+    return Candidates(boxes, groups, precise + groups[:, None] * 1000)
+
+
+def _check(boxes: Tensor, groups: Tensor, threshold: float, some: Tensor, others: Tensor) -> None:
+    candidates = _candidates(boxes, groups)
+    found = Neighbours(candidates, threshold).overlap(some, others)
+    expected = (iou(candidates.apart[some], candidates.apart[others]) > threshold).any(dim=1)
+    assert found.tolist() == expected.tolist()
+
+
+@given(
+    some=st.sampled_from([1, 3, 64, 150]),
+    others=st.sampled_from([1, 3, 700]),
+    groups=st.sampled_from([1, 3]),
+    step=st.sampled_from([1 / 64, 4]),  # coarse coordinates: duplicates, zero areas, equal IoUs
+    threshold=st.sampled_from([0.3, 0.5, 0.7, 1.0]),
+    dtype=st.sampled_from([torch.bfloat16, torch.float32, torch.float64]),
+    seed=st.integers(0, 10**6),
+)
+@settings(deadline=None, max_examples=150, derandomize=True)
+def test_neighbours_are_all_that_counts(
+    some: int,
+    others: int,
+    groups: int,
+    step: float,
+    threshold: float,
+    dtype: torch.dtype,
+    seed: int,
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    corners = torch.rand(some + others, 2, 2, generator=generator).sort(dim=-2).values * 64
+    boxes = ((corners / step).round() * step).flatten(-2).to(dtype)
+    group = torch.randint(groups, (some + others,), generator=generator)
+    positions = torch.randperm(some + others, generator=generator)
+    _check(boxes, group, threshold, positions[:some], positions[some:])
+
+
+@pytest.mark.parametrize("line", ["row", "column", "centre"])
+def test_boxes_on_any_line_are_found(line: str) -> None:
+    at, apart = torch.arange(300).float(), torch.zeros(300)
+    if line == "centre":
+        sides = 1.01**at
+        boxes = torch.stack([-sides, -sides, sides, sides], dim=1)
+    else:
+        x, y = (at, apart) if line == "row" else (apart, at)
+        boxes = torch.stack([x, y, x + 10, y + 10], dim=1)
+    groups = torch.zeros(300).long()
+    for threshold in (0.5, 0.9):
+        _check(boxes, groups, threshold, torch.arange(0, 300, 2), torch.arange(1, 300, 7))
+
+
+def test_windows_that_are_cut_do_not_lose_a_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "PAIRS", 640)
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.rand(400, 2, generator=generator) * 60
+    boxes = torch.cat([corners, corners + 20], dim=1)
+    _check(boxes, torch.zeros(400).long(), 0.6, torch.arange(200), torch.arange(200, 400))
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.7])
+def test_what_single_precision_cannot_tell_is_decided_in_double(threshold: float) -> None:
+    height = round(10 * threshold)
+    boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, height]])
+    boxes = boxes + torch.tensor([1.0, 2.0, 1.0, 2.0])
+    candidates = _candidates(boxes, torch.zeros(2).long())
+    pair = torch.tensor([0]), torch.tensor([1])
+    assert not Neighbours(candidates, threshold).overlap(*pair).any()
+    assert Neighbours(candidates, threshold - 1e-12).overlap(*pair).all()
