@@ -6,12 +6,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, nn
-from torchvision.models import resnet18
+from torch import Tensor
 from torchvision.models.detection import FasterRCNN
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
-from torchvision.ops import MultiScaleRoIAlign
 
 from rcnn.data import DetectionBatch
 from rcnn.model.settings import DetectorSettings
@@ -19,65 +15,6 @@ from rcnn.ops.boxes import scale
 from rcnn.structures import Detections
 from rcnn.training.optim import Recipe
 from rcnn.training.scores import Scores
-
-
-class _Body(nn.Sequential):
-    """A ResNet up to layer3, as torchvision's FasterRCNN wants a backbone."""
-
-    out_channels = 256
-
-
-class _Tail(nn.Module):
-    """layer4 and average pooling on every RoI."""
-
-    def __init__(self, layer4: nn.Module) -> None:
-        super().__init__()
-        self.layer4 = layer4
-
-    def forward(self, pooled: Tensor) -> Tensor:
-        return self.layer4(pooled).mean(dim=(2, 3))
-
-
-def resnet18_c4(settings: DetectorSettings) -> FasterRCNN:
-    """Return torchvision's detector with a ResNet-18 C4 body from random weights.
-
-    Its limits and thresholds are those of ``settings`` wherever torchvision has them. It cannot
-    leave out anchors that cross the border, and has no two-way softmax for objectness.
-    """
-    net = resnet18(weights=None)
-    body = _Body(net.conv1, net.bn1, net.relu, net.maxpool, net.layer1, net.layer2, net.layer3)
-    classes = len(settings.class_names) + 1
-    sizes = tuple(int(16 * s) for s in settings.anchors.scales)
-    std = settings.deltas.std
-    limits, anchors, rois = settings.proposals, settings.anchor_sampling, settings.roi_sampling
-    return FasterRCNN(
-        body,
-        min_size=settings.images.shorter_side,
-        max_size=settings.images.longer_side,
-        image_mean=list(settings.images.mean),
-        image_std=list(settings.images.std),
-        rpn_anchor_generator=AnchorGenerator((sizes,), (settings.anchors.ratios,)),
-        rpn_pre_nms_top_n_train=limits.before_nms_train,
-        rpn_pre_nms_top_n_test=limits.before_nms_test,
-        rpn_post_nms_top_n_train=limits.after_nms_train,
-        rpn_post_nms_top_n_test=limits.after_nms_test,
-        rpn_nms_thresh=limits.nms_iou,
-        rpn_fg_iou_thresh=anchors.positive_iou,
-        rpn_bg_iou_thresh=anchors.negative_iou,
-        rpn_batch_size_per_image=anchors.samples,
-        rpn_positive_fraction=anchors.positive_fraction,
-        box_roi_pool=MultiScaleRoIAlign(["0"], settings.pooling.size, 2),
-        box_head=_Tail(net.layer4),
-        box_predictor=FastRCNNPredictor(512, classes),
-        box_score_thresh=settings.detections.score,
-        box_nms_thresh=settings.detections.nms_iou,
-        box_detections_per_img=settings.detections.per_image,
-        box_fg_iou_thresh=rois.foreground_iou,
-        box_bg_iou_thresh=rois.background_high,
-        box_batch_size_per_image=rois.rois,
-        box_positive_fraction=rois.foreground_fraction,
-        bbox_reg_weights=tuple(1 / s for s in std),
-    )
 
 
 class TorchvisionModule(pl.LightningModule):

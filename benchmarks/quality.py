@@ -19,7 +19,8 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from benchmarks.baseline import TorchvisionModule, resnet18_c4
+from benchmarks.baseline import TorchvisionModule
+from benchmarks.peers import c4_detector
 from rcnn.app.build import build_data, build_module
 from rcnn.app.config import Config, parse
 from rcnn.app.quiet import quieten
@@ -60,7 +61,7 @@ def train(detector: str, root: str, seed: int, epochs: int) -> dict[str, Any]:
         module: pl.LightningModule = ours
     else:
         pl.seed_everything(seed, workers=True, verbose=False)
-        module = TorchvisionModule(resnet18_c4(ours.settings), ours.settings, ours.recipe)
+        module = TorchvisionModule(c4_detector(ours.settings), ours.settings, ours.recipe)
     trainer = instantiate(
         config.plain["trainer"], logger=False, enable_checkpointing=False, _convert_="all"
     )

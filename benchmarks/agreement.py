@@ -1,0 +1,171 @@
+"""Whether both detectors find and learn the same; what differs is not worth timing.
+
+In full precision. Rounding may carry a pair of boxes across the threshold of suppression, so some
+boxes in a hundred may differ; weights, settings and formulas may not.
+
+Letters: N and M boxes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN as TorchvisionRCNN
+
+from benchmarks.scenes import Scene
+from benchmarks.sides import images_of, targets_of
+from rcnn.interop import from_torchvision
+from rcnn.model.faster_rcnn import FasterRCNN
+from rcnn.model.modes import evaluating
+from rcnn.structures import Losses, Targets
+
+Module = TypeVar("Module", bound=nn.Module)
+
+PIXELS, SCORE, SHARE, LOSS = 0.1, 1e-3, 0.98, 2e-3
+"""Allowed differences of a box and a score; the share of boxes that has to be the same, and the
+largest relative difference of a loss."""
+
+EVERYTHING, FEW = 1_000_000, 100
+"""Samples of which none is left out, and how many proposals then pass through the box head."""
+
+TERMS = {
+    "rpn_objectness": "loss_objectness",
+    "rpn_boxes": "loss_rpn_box_reg",
+    "roi_classes": "loss_classifier",
+    "roi_boxes": "loss_box_reg",
+}
+"""Our names of the losses, and torchvision's."""
+
+
+class DisagreementError(Exception):
+    """Both detectors do not do the same, so that their times cannot be compared."""
+
+
+@torch.no_grad()
+def check(model: TorchvisionRCNN, detector: FasterRCNN, scenes: Sequence[Scene]) -> float:
+    """Compare proposals, detections and losses.
+
+    Args:
+        model: torchvision's detector.
+        detector: ours, with the same weights.
+        scenes: what both look at.
+
+    Returns:
+        The smallest share of boxes of one side that the other one has, too.
+
+    Raises:
+        DisagreementError: it says what differs.
+    """
+    with _in_full():
+        found = {
+            "proposals of a training step": _proposals(model, detector, scenes),
+            "detections": _detections(model, detector, scenes),
+        }
+        differences = _losses(model, scenes)
+    for name, share in found.items():
+        if share < SHARE:
+            raise DisagreementError(
+                f"Only {share:.1%} of the {name} are the same on both sides; it takes {SHARE:.0%}."
+            )
+    for name, difference in differences.items():
+        if not difference <= LOSS:
+            raise DisagreementError(
+                f"The loss {name} differs by {difference:.2g} of itself, {LOSS:g} is allowed."
+            )
+    return min(found.values())
+
+
+def _proposals(model: TorchvisionRCNN, detector: FasterRCNN, scenes: Sequence[Scene]) -> float:
+    device = detector.images.mean.device
+    images = images_of(list(scenes), device)
+    with evaluating(model), evaluating(detector):
+        pictures, targets = model.transform(images, targets_of(list(scenes), device))
+        levels = model.backbone(pictures.tensors)
+        levels = {"0": levels} if isinstance(levels, Tensor) else levels
+        model.rpn.training = True  # the limits of training
+        theirs = model.rpn(pictures, levels, targets)[0]
+        batch = detector.images.batch(images)
+        ours = detector.propose(detector.look(batch), batch, train=True)
+    return min(
+        _shared(_near(ours.boxes[i, ours.valid[i]], boxes)) for i, boxes in enumerate(theirs)
+    )
+
+
+def _detections(model: TorchvisionRCNN, detector: FasterRCNN, scenes: Sequence[Scene]) -> float:
+    images = images_of(list(scenes), detector.images.mean.device)
+    with evaluating(model), evaluating(detector):
+        theirs, ours = model(images), detector.detect(images)
+    return min(
+        _shared(
+            _near(one.boxes, other["boxes"])
+            & (one.labels[:, None] == other["labels"])
+            & ((one.scores[:, None] - other["scores"]).abs() < SCORE)
+        )
+        for one, other in zip(ours, theirs, strict=True)
+    )
+
+
+def _losses(model: TorchvisionRCNN, scenes: Sequence[Scene]) -> dict[str, float]:
+    """Compare the losses of all anchors and of all of a few proposals: nothing is drawn."""
+    device = next(model.parameters()).device
+    images = images_of(list(scenes), device)
+    # Where an image has fewer RoIs than another one, ours fills up with copies, which the norms of
+    # the box head would count.
+    with _sampling_all(model), evaluating(model):
+        detector = from_torchvision(model)
+        batch = detector.images.batch(images)
+        truths = Targets.pad([scene.truth.to(device) for scene in scenes])
+        ours: Losses = _but_norms(detector).losses(batch, truths)
+        theirs = _but_norms(model)(images, targets_of(list(scenes), device))
+    return {
+        name: ((ours.named[name] - theirs[other]).abs() / theirs[other].abs()).item()
+        for name, other in TERMS.items()
+    }
+
+
+def _but_norms(module: Module) -> Module:
+    """Switch all parts of a detector to training except its batch norms."""
+    module.train()
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.eval()
+    return module
+
+
+@contextmanager
+def _sampling_all(model: TorchvisionRCNN) -> Iterator[None]:
+    samplers = model.rpn.fg_bg_sampler, model.roi_heads.fg_bg_sampler
+    samples, limit = [one.batch_size_per_image for one in samplers], model.rpn._post_nms_top_n
+    for sampler in samplers:
+        sampler.batch_size_per_image = EVERYTHING
+    model.rpn._post_nms_top_n = {**limit, "training": FEW}
+    yield
+    for sampler, count in zip(samplers, samples, strict=True):
+        sampler.batch_size_per_image = count
+    model.rpn._post_nms_top_n = limit
+
+
+@contextmanager
+def _in_full() -> Iterator[None]:
+    """Multiply in float32 on a GPU, too, which may take 10 bits of it for enough."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    yield
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def _near(ours: Tensor, theirs: Tensor) -> Bool[Tensor, "N M"]:
+    return (ours[:, None] - theirs).abs().amax(dim=2) < PIXELS
+
+
+def _shared(same: Bool[Tensor, "N M"]) -> float:
+    """Return the share of boxes that have a counterpart, on the side where fewer have one."""
+    if same.numel() == 0:  # nothing was found on at least one side
+        return 0.0
+    shares = same.any(dim=0).float().mean(), same.any(dim=1).float().mean()
+    return float(min(shares))

@@ -1,0 +1,73 @@
+"""How both sides run: device, precision, memory format, compilation."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torchvision.models.detection import FasterRCNN as TorchvisionRCNN
+
+from rcnn.model.faster_rcnn import FasterRCNN
+from rcnn.training.speed import SpeedSettings, prepare
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Device and switches.
+
+    Attributes:
+        device: of both sides.
+        precision: "32", or "bf16" for mixed precision on both sides.
+        speed: of our side.
+        both: torchvision's side has the memory format and the compilation of ours, too; otherwise
+            it runs as its builders return it.
+        clock: "wall", or "cpu" for the seconds of this process on all cores, which tell more on a
+            machine that has other work to do.
+    """
+
+    device: torch.device
+    precision: Literal["32", "bf16"] = "32"
+    speed: SpeedSettings = field(default_factory=SpeedSettings)
+    both: bool = False
+    clock: Literal["wall", "cpu"] = "wall"
+
+    @classmethod
+    def of(cls, arguments: argparse.Namespace) -> Runtime:
+        """Return what the command line says."""
+        speed = SpeedSettings(arguments.channels_last, arguments.compile)
+        return cls(arguments.device, arguments.precision, speed, arguments.both, arguments.clock)
+
+    def columns(self) -> dict[str, str | int | float]:
+        """Return the switches as columns of a row."""
+        formats = {True: "channels last", False: "contiguous"}
+        compiled = {True: ", compiled", False: ""}
+        own = formats[self.speed.channels_last] + compiled[self.speed.compile]
+        return {
+            "device": self.device.type,
+            "precision": self.precision,
+            "clock": self.clock,
+            "rcnn runs": own,
+            "torchvision runs": own if self.both else formats[False],
+        }
+
+    def settle(self, detector: FasterRCNN, model: TorchvisionRCNN) -> None:
+        """Apply the switches to ours and to torchvision's."""
+        prepare(detector, self.speed)
+        if self.both and self.speed.channels_last:
+            model.to(memory_format=torch.channels_last)
+        if self.both and self.speed.compile:
+            heads = model.roi_heads
+            for part in (model.backbone, model.rpn.head, heads.box_head, heads.box_predictor):
+                part.compile(dynamic=True)
+
+    def wait(self) -> None:
+        """Let the device finish before a clock is read."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def seconds(self) -> float:
+        """Read the clock."""
+        return time.process_time() if self.clock == "cpu" else time.perf_counter()

@@ -1,0 +1,100 @@
+"""Detectors that do not do the same are not timed."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN as TorchvisionRCNN
+
+from benchmarks import detectors
+from benchmarks.agreement import DisagreementError, check
+from benchmarks.runtime import Runtime
+from benchmarks.sides import Workload, build_model, scenes_of
+from rcnn.interop import from_torchvision
+from rcnn.model.faster_rcnn import FasterRCNN
+
+LOAD = Workload("mobilenet_v3_large_fpn", (64, 96), classes=3, objects=2)
+SCENES = scenes_of(LOAD)
+
+
+@pytest.fixture(scope="module")
+def model() -> TorchvisionRCNN:
+    return build_model(LOAD, SCENES, torch.device("cpu"))
+
+
+def test_the_same_weights_agree_and_the_model_stays_as_it_is(model: TorchvisionRCNN) -> None:
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    limits = from_torchvision(model).settings
+    assert check(model, from_torchvision(model), SCENES) > 0.98
+    assert from_torchvision(model).settings == limits
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def more_deltas(detector: FasterRCNN) -> None:
+    detector.rpn.deltas.bias.detach().add_(0.5)
+
+
+def other_classes(detector: FasterRCNN) -> None:
+    detector.regions.head.classes.weight.detach().neg_()
+
+
+def fewer_detections(detector: FasterRCNN) -> None:
+    limits = replace(detector.settings.detections, per_image=5)
+    detector.regions.settings = replace(detector.settings, detections=limits)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (more_deltas, "proposals of a training step"),
+        (other_classes, "detections"),
+        (fewer_detections, "detections"),
+    ],
+)
+def test_what_differs_is_named(
+    model: TorchvisionRCNN, change: Callable[[FasterRCNN], None], named: str
+) -> None:
+    detector = from_torchvision(model)
+    change(detector)
+    with pytest.raises(DisagreementError, match=named):
+        check(model, detector, SCENES)
+
+
+def test_another_loss_is_named(model: TorchvisionRCNN, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = model.rpn.compute_loss
+
+    def doubled(*arguments: Tensor) -> tuple[Tensor, Tensor]:
+        objectness, boxes = losses(*arguments)
+        return objectness, 2 * boxes
+
+    monkeypatch.setattr(model.rpn, "compute_loss", doubled)
+    with pytest.raises(DisagreementError, match=r"loss rpn_boxes differs by 0\.5"):
+        check(model, from_torchvision(model), SCENES)
+
+
+def test_no_detections_at_all_are_no_agreement(model: TorchvisionRCNN) -> None:
+    """Two detectors that find nothing have not shown that they find the same."""
+    threshold = model.roi_heads.score_thresh
+    model.roi_heads.score_thresh = 0.999999
+    try:
+        with pytest.raises(DisagreementError, match=r"Only 0\.0% of the detections"):
+            check(model, from_torchvision(model), SCENES)
+    finally:
+        model.roi_heads.score_thresh = threshold
+
+
+def test_the_part_refuses_to_time_them(
+    model: TorchvisionRCNN, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(given: nn.Module) -> FasterRCNN:
+        detector = from_torchvision(given)
+        more_deltas(detector)
+        return detector
+
+    monkeypatch.setattr(detectors, "build_model", lambda *_: model)
+    monkeypatch.setattr(detectors, "from_torchvision", wrong)
+    monkeypatch.setattr(detectors, "time_tasks", lambda *_: pytest.fail("was timed"))
+    with pytest.raises(DisagreementError, match=r"mobilenet_v3_large_fpn at 64x96"):
+        detectors.time_sides(LOAD, Runtime(torch.device("cpu")), pairs=1)

@@ -1,0 +1,25 @@
+"""Shares of the time by kind of operation."""
+
+import torch
+from torch import nn
+
+from benchmarks.kinds import shares_of
+from benchmarks.runtime import Runtime
+
+CPU = Runtime(torch.device("cpu"))
+
+
+def test_convolutions_and_linear_layers_are_told_from_the_rest() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(8, 64, 3), nn.BatchNorm2d(64), nn.ReLU(), nn.Flatten(), nn.Linear(64 * 36, 500)
+    )
+    pixels = torch.randn(16, 8, 8, 8)
+    shares = shares_of(lambda: network(pixels).sum().backward(), CPU)
+    assert shares.matrices > 0
+    assert shares.layers > 0
+    assert shares.matrices + shares.layers < 1
+
+
+def test_sorting_is_neither() -> None:
+    shares = shares_of(lambda: torch.randn(1000).sort(), CPU)
+    assert shares.matrices == shares.layers == 0

@@ -1,0 +1,69 @@
+"""The parts that time detectors, from the command line to their rows."""
+
+import argparse
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from benchmarks import detectors, growth, memory, stages
+from benchmarks.charging import STAGES
+from benchmarks.pairs import Row
+
+QUIET = ["--clock", "cpu"]
+
+
+def rows_of(part: ModuleType, words: list[str], folder: Path) -> list[Row]:
+    parser = argparse.ArgumentParser()
+    part.add_arguments(parser)
+    parser.set_defaults(out=folder / "part.json")
+    return part.measure(parser.parse_args([*words, *QUIET]))
+
+
+def test_detectors_are_timed_at_both_tasks(tmp_path: Path) -> None:
+    words = ["--backbones", "mobilenet_v3_large_fpn", "--sizes", "64x96", "--pairs", "1"]
+    step, inference = rows_of(detectors, words, tmp_path)
+    assert (step["task"], inference["task"]) == ("train step", "inference")
+    for row in (step, inference):
+        assert (row["backbone"], row["size"]) == ("mobilenet_v3_large_fpn", "64x96")
+        assert row["same boxes %"] > 98
+        assert row["rcnn ms q1"] <= row["rcnn ms"] <= row["rcnn ms q3"]
+        assert row["ratio q1"] <= row["ratio"] <= row["ratio q3"]
+        assert (row["rcnn runs"], row["torchvision runs"]) == ("channels last", "contiguous")
+        assert row["clock"] == "cpu"
+
+
+def test_stages_add_up_on_both_sides(tmp_path: Path) -> None:
+    words = ["--backbones", "mobilenet_v3_large_fpn", "--size", "64x96", "--repeats", "1"]
+    rows = rows_of(stages, words, tmp_path)
+    for task in ("train step", "inference"):
+        of_task = {str(row["stage"]): row for row in rows if row["task"] == task}
+        known = [of_task[stage] for stage in STAGES if stage in of_task]
+        for side in ("rcnn", "torchvision"):
+            total = sum(float(row[f"{side} ms"]) for row in known)
+            assert total == pytest.approx(of_task["all"][f"{side} ms"])
+            for stage in ("body", "rpn head", "proposals", "pooling", "tail"):
+                assert of_task[stage][f"{side} ms"] > 0, stage
+            assert ("backward" in of_task) == (task == "train step")
+            assert 0 < of_task["overhead"][f"{side} %"] < 100
+
+
+def test_growth_has_a_row_for_each_value_and_a_picture(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    words = ["--backbone", "mobilenet_v3_large_fpn", "--size", "64x96", "--pairs", "1"]
+    words += ["--axes", "objects", "--values", "1"]
+    rows = rows_of(growth, words, tmp_path)
+    assert [(row["axis"], row["value"], row["task"]) for row in rows] == [
+        ("objects in an image", 1, task) for task in ("train step", "inference")
+    ]
+    assert (tmp_path / "part.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_memory_of_a_step_holds_the_weights_and_all_that_goes_with_them(tmp_path: Path) -> None:
+    words = ["--backbones", "mobilenet_v3_large_fpn", "--size", "64x96"]
+    step, inference = rows_of(memory, words, tmp_path)
+    weights = 19 * 4  # MiB of 19 million parameters; a step has gradients and momenta, too
+    for side in ("rcnn", "torchvision"):
+        assert step[f"{side} MiB"] > 3 * weights * 0.9
+        assert weights * 0.9 < inference[f"{side} MiB"] < step[f"{side} MiB"]

@@ -1,0 +1,62 @@
+"""Both detectors have the same weights, and behave as if they had learned something."""
+
+import pytest
+import torch
+
+from benchmarks.pairs import set_task
+from benchmarks.runtime import Runtime
+from benchmarks.sides import Sides, Workload, build_sides
+from rcnn.training.speed import SpeedSettings
+
+LOAD = Workload("mobilenet_v3_large_fpn", (96, 128), classes=3, objects=2, before_nms=500)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def sides() -> Sides:
+    return build_sides(LOAD, Runtime(CPU))
+
+
+def test_the_workload_is_that_of_both(sides: Sides) -> None:
+    settings = sides.ours.module.settings
+    assert settings.proposals.before_nms_train == settings.proposals.before_nms_test == 500
+    assert sides.theirs.module.rpn._pre_nms_top_n == {"training": 500, "testing": 500}
+    assert len(settings.class_names) == 3
+
+
+def test_many_things_are_found(sides: Sides) -> None:
+    set_task(sides, "inference")
+    ours, theirs = (side.detect() for side in sides)
+    for one, other in zip(ours, theirs, strict=True):
+        assert len(one) == len(other["boxes"]) > 10
+        assert len(one.labels.unique()) > 1
+
+
+def test_a_step_moves_the_weights_of_both_by_the_same_optimiser(sides: Sides) -> None:
+    set_task(sides, "train step")
+    ours, theirs = (type(side.optimizer) for side in sides)
+    assert ours is theirs
+    for side in sides:
+        before = [parameter.detach().clone() for parameter in side.module.parameters()]
+        side.step()
+        changed = [
+            not torch.equal(now, then)
+            for now, then in zip(side.module.parameters(), before, strict=True)
+        ]
+        assert all(p.requires_grad for p in side.module.parameters())
+        assert sum(changed) > len(changed) / 2
+
+
+def test_memory_format_and_precision_are_as_asked() -> None:
+    for channels_last in (True, False):
+        speed = SpeedSettings(channels_last)
+        for both in (True, False):
+            ours, theirs = build_sides(LOAD, Runtime(CPU, "bf16", speed, both))
+            weights = ours.module.rpn.conv.weight, theirs.module.rpn.head.conv[0][0].weight
+            last = [w.is_contiguous(memory_format=torch.channels_last) for w in weights]
+            assert last == [channels_last, channels_last and both]
+    seen = []
+    ours.module.rpn.register_forward_hook(lambda *call: seen.append(call[2].logits[0].dtype))
+    ours.module.train()
+    assert ours.loss().dtype == torch.float32
+    assert seen == [torch.bfloat16]
