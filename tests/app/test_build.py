@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 from torchvision.models.vgg import cfgs, make_layers
 
-from rcnn.app.build import build_data, build_module
+from rcnn.app.build import build_data, build_module, build_trainer
 from rcnn.app.config import parse
 from rcnn.model.systems import SYSTEMS
 from rcnn.training import DetectionModule
@@ -82,3 +82,23 @@ def test_torchvision_s_names_find_their_place_in_every_system(
     frozen = [p for p in module.detector.body.parameters() if not p.requires_grad]
     assert frozen
     assert (len(frozen) == len(list(module.detector.body.parameters()))) == (system == "sppnet")
+
+
+def test_the_speed_of_the_config_reaches_module_and_process(
+    composed: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = built(composed, "speed.channels_last=false", "speed.compile=true")
+    assert module.speed.compile
+    assert module.get_parameter("detector.rpn.conv.weight").is_contiguous()
+    asked: list[str] = []
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", asked.append)
+    build_trainer(parse(composed("speed.matmul=high", "logger=none", "trainer=cpu")))
+    assert asked == ["high"]
+
+
+def test_what_is_switched_off_takes_its_callback_along(composed: Compose) -> None:
+    off = ("trainer.enable_progress_bar=false", "logger=none")
+    trainer = build_trainer(parse(composed("trainer=cpu", *off)))
+    kinds = {type(callback).__name__ for callback in trainer.callbacks}  # type: ignore[attr-defined]
+    assert kinds.isdisjoint({"Progress", "LearningRateMonitor"})
+    assert "Throughput" in kinds

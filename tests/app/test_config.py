@@ -11,7 +11,8 @@ from hydra.utils import instantiate
 from rcnn.app.config import THRESHOLDS, parse, threshold_keys
 from rcnn.model.backbones import SHIPPED
 from rcnn.model.systems import needs_proposals
-from rcnn.settings import SettingsError
+from rcnn.settings import SettingsError, to_plain
+from rcnn.training.speed import SpeedSettings
 
 Compose = Callable[..., dict[str, Any]]
 CONF = Path(__file__).parents[2] / "conf"
@@ -27,6 +28,10 @@ def overrides(choice: str) -> list[str]:
     if choice in ("data=voc", "data=coco") or choice.startswith("experiment="):
         return [choice, "data.root=/somewhere", "proposals.folder=/somewhere"]
     group, _, name = choice.partition("=")
+    if group.startswith("sweep/"):  # a row of that sweep
+        return [group.replace("/", "="), f"+{choice}", "proposals.folder=/somewhere"]
+    if choice == "sweep=proposals":
+        return [choice, "ckpt_path=/somewhere.ckpt"]
     needs_folder = group == "model" and needs_proposals(name)
     return [choice, "proposals.folder=/somewhere"] if needs_folder else [choice]
 
@@ -60,6 +65,12 @@ def test_an_override_reaches_its_stage(composed: Compose) -> None:
     assert config.detector["anchor_sampling"].positive_iou == 0.6
 
 
+def test_the_default_speed_is_that_of_the_settings(composed: Compose) -> None:
+    assert parse(composed()).speed == SpeedSettings()
+    assert composed()["speed"] == to_plain(SpeedSettings())
+    assert parse(composed("speed.compile=true")).speed.compile
+
+
 def test_shapes_are_learned_from_random_weights_and_other_data_from_imagenet(
     composed: Compose,
 ) -> None:
@@ -80,6 +91,7 @@ def test_shapes_are_learned_from_random_weights_and_other_data_from_imagenet(
         ("+loader.batchsize=4", "batch_size"),
         ("+model.rpn.chanels=4", "channels"),
         ("+data.tain=4", "data.train"),
+        ("+speed.chanels_last=false", "channels_last"),
     ],
 )
 def test_a_mistyped_key_is_an_error_that_names_the_nearest(
@@ -106,6 +118,8 @@ def test_a_mistyped_key_is_an_error_that_names_the_nearest(
         ("data.train=lots", "data.train='lots'"),
         ("data._target_=rcnn.data.ShapeSource", "rcnn.data.ShapeSource"),
         ("task=test", "ckpt_path"),
+        ("speed.compile=2", "speed.compile=2 is not possible: it must be true or false"),
+        ("speed.matmul=low", "choose one of 'highest', 'high', 'medium'"),
         ("data=voc", "data.root has to be given"),
     ],
 )

@@ -24,7 +24,10 @@ from rcnn.settings import SettingsError
 Compose = Callable[..., dict[str, Any]]
 CONF = Path(__file__).parents[2] / "conf"
 SWEEPS = sorted(path.stem for path in (CONF / "sweep").glob("*.yaml"))
-NEEDS = {"lineage": ["proposals.folder=/somewhere"]}
+NEEDS = {
+    "lineage": ["proposals.folder=/somewhere"],
+    "proposals": ["ckpt_path=/somewhere.ckpt"],
+}
 """What a table needs beside its name."""
 
 DATA = [

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from rcnn.data import ShapesSource
 from rcnn.data.stored import ProposalWriter
@@ -162,6 +163,30 @@ def test_every_system_is_trained_and_tested(system: str, more: list[str], tmp_pa
 
 
 @pytest.mark.slow
+def test_one_checkpoint_is_tested_with_other_limits_and_nothing_else(tmp_path: Path) -> None:
+    answer = train("thresholds.roi_rois=24", folder=tmp_path)
+    assert answer.returncode == 0, answer.stderr
+    (run,) = runs(tmp_path)
+    test = ("task=test", f"ckpt_path={run / 'checkpoints' / 'best.ckpt'}")
+    few = train(*test, "name=few", "thresholds.proposal_after_nms_test=3", folder=tmp_path)
+    assert few.returncode == 0, few.stderr
+    (tested,) = runs(tmp_path / "outputs" / "few")
+    record = json.loads((tested / "metrics.json").read_text())
+    assert record["notes"] == [
+        "Tested with thresholds.proposal_after_nms_test=3; the checkpoint has 100."
+    ]
+    # The config of the test is that of the detector under test.
+    assert yaml.safe_load((tested / "config.yaml").read_text())["thresholds"]["roi_rois"] == 24
+    before = json.loads((run / "metrics.json").read_text())["metrics"]
+    assert record["metrics"]["test/recall_100"] <= before["test/recall_100"]
+
+    other = train(*test, "name=other", "thresholds.roi_rois=32", folder=tmp_path)
+    assert other.returncode == 2
+    assert "thresholds.roi_rois=32 (the checkpoint has 24)" in other.stderr
+    assert not runs(tmp_path / "outputs" / "other")
+
+
+@pytest.mark.slow
 def test_a_system_without_its_proposals_is_told_so_before_anything_is_written(
     tmp_path: Path,
 ) -> None:
@@ -173,7 +198,7 @@ def test_a_system_without_its_proposals_is_told_so_before_anything_is_written(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["alternating", "unshared"])
+@pytest.mark.parametrize("scheme", ["alternating", "unshared", "stage_wise"])
 def test_a_training_in_steps_over_two_processes_ends_in_one_checkpoint(
     scheme: str, tmp_path: Path
 ) -> None:

@@ -175,6 +175,33 @@ def test_limits_hold_per_level_before_and_per_image_after(
     assert torch.equal(test.boxes[0], anchors[[*range(30), *range(60, 75)]])
 
 
+def test_without_ranking_any_come_first_but_only_when_detecting(batch_of: MakeBatch) -> None:
+    places = torch.cartesian_prod(torch.arange(10.0), torch.arange(10.0)) * 20
+    anchors = torch.cat([places, places + 18], dim=1)
+    logits, deltas = [torch.linspace(3, -3, 100).expand(2, 100)], [torch.zeros(2, 100, 4)]
+    batch, limits = batch_of((200, 200), (200, 200)), replace(LIMITS, rank_test=False)
+
+    def found(scores: list[Tensor], *, train: bool) -> Tensor:
+        return propose(anchors, scores, deltas, batch, limits, train=train).boxes
+
+    by_chance = found(logits, train=False)
+    assert torch.equal(by_chance, found([-logits[0]], train=False))  # whatever the network says
+    assert torch.equal(by_chance[0], by_chance[1])
+    places_of = (by_chance[0][:, None] == anchors).all(dim=2).long().argmax(dim=1)
+    assert len(places_of.unique()) == limits.after_nms_test
+    assert places_of.max() > 80  # not the first, nor the best
+    assert torch.equal(found(logits, train=True)[0], anchors[: limits.after_nms_train])
+
+
+def test_without_refinement_anchors_stay_but_only_when_detecting(batch_of: MakeBatch) -> None:
+    anchors = torch.tensor([[10.0, 10.0, 30.0, 30.0], [60.0, 60.0, 90.0, 90.0]])
+    wanted = torch.tensor([[40.0, 20.0, 80.0, 40.0], [10.0, 60.0, 50.0, 110.0]])
+    given = [torch.tensor([[2.0, 0.0]])], [encode(anchors, wanted)[None]], batch_of((120, 120))
+    limits = ProposalLimits(refine_test=False)
+    assert_close(propose(anchors, *given, limits, train=False).boxes[0], anchors)
+    assert_close(propose(anchors, *given, limits, train=True).boxes[0], wanted)
+
+
 def test_levels_do_not_suppress_each_other(batch_of: MakeBatch) -> None:
     box = torch.tensor([[10.0, 10.0, 50.0, 50.0]])
     anchors = torch.cat([box, box, box])

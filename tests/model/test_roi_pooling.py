@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.testing import assert_close
 from torchvision.ops import MultiScaleRoIAlign, roi_align, roi_pool
 
-from rcnn.model.roi_pooling import PoolingSettings, assign_levels, crop, pool_rois
+from rcnn.model.roi_pooling import PoolingSettings, assign_levels, crop, pool_levels, pool_rois
 from rcnn.settings import SettingsError
 
 Boxes = Callable[..., Tensor]
@@ -314,6 +314,31 @@ def test_every_kind_pools_from_a_pyramid(settings: PoolingSettings, random_boxes
         assert_close(pooled[k], alone[0], atol=1e-4, rtol=1e-4)
     gradients = torch.autograd.grad(pooled.sum(), features)
     assert all(gradient.any() for gradient in gradients)
+
+
+@pytest.mark.parametrize("settings", KINDS)
+def test_without_a_look_at_the_levels_a_pyramid_is_pooled_alike(
+    settings: PoolingSettings, random_boxes: Boxes
+) -> None:
+    """A GPU is not asked which RoIs belong to a level: all pass all of them."""
+    rois = random_boxes(8, 40, extent=256.0)
+    rois[-2:] = 0.0  # unused places
+    images = torch.arange(2).repeat_interleave(20)
+    weights = torch.randn(40, 3, settings.size, settings.size)
+    results = []
+    for look in (True, False):
+        generator = torch.Generator().manual_seed(0)
+        features = [
+            torch.randn(2, 3, 64 // 2**k, 64 // 2**k, generator=generator).requires_grad_()
+            for k in range(3)
+        ]
+        some = replace(settings, canonical_size=120.0)
+        pooled = pool_levels(features, [4, 8, 16], rois, images, some, look=look)
+        gradients = torch.autograd.grad((pooled * weights).sum(), features)
+        results.append([pooled, *gradients])
+    for looked, blind in zip(*results, strict=True):
+        assert looked.any()
+        assert_close(blind, looked)
 
 
 @pytest.mark.parametrize("settings", [*KINDS, PYRAMID])

@@ -8,7 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.testing import assert_close
-from torchvision.ops import box_iou, generalized_box_iou
+from torchvision.ops import (
+    box_iou,
+    complete_box_iou_loss,
+    distance_box_iou_loss,
+    generalized_box_iou,
+    generalized_box_iou_loss,
+)
 
 from rcnn.ops.losses import deltas_of_class, objectness_loss, overlap_loss, smooth_l1
 
@@ -93,6 +99,25 @@ def test_overlap_losses_equal_torchvisions_overlaps(random_boxes: Boxes) -> None
     for kind, oracle in (("iou", box_iou), ("giou", generalized_box_iou)):
         overlap = oracle(predicted.flatten(0, 1), target.flatten(0, 1)).diagonal().view(3, 5)
         assert_close(overlap_loss(predicted, target, kind), 1 - overlap, atol=1e-5, rtol=0.0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "oracle"),
+    [
+        ("giou", generalized_box_iou_loss),
+        ("diou", distance_box_iou_loss),
+        ("ciou", complete_box_iou_loss),
+    ],
+)
+def test_overlap_losses_and_gradients_equal_torchvisions(
+    kind: Any, oracle: Any, random_boxes: Boxes
+) -> None:
+    target, results = random_boxes(4, 200), []
+    for loss in (lambda one: overlap_loss(one, target, kind), lambda one: oracle(one, target)):
+        predicted = (random_boxes(3, 200) + random_boxes(5, 200) / 20).requires_grad_()
+        terms = loss(predicted)
+        results.append((terms.detach(), *torch.autograd.grad(terms.sum(), predicted)))
+    assert_close(results[0], results[1], atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -29,6 +29,18 @@ def test_a_row_reaches_another_within_what_is_allowed(
     assert judge(claim, figures(a=(a,), b=(b,))).holds is holds
 
 
+@pytest.mark.parametrize(("a", "holds"), [(40.0, True), (30.0, True), (29.0, False)])
+def test_a_row_reaches_so_many_times_as_much_as_another(a: float, holds: bool) -> None:
+    claim = Claim("a takes ten times as long", more="a", less=("b",), times=10.0)
+    assert judge(claim, figures(a=(a,), b=(3.0,))).holds is holds
+
+
+def test_a_factor_widens_the_spread_of_the_row_that_it_multiplies() -> None:
+    claim = Claim("a takes ten times as long", more="a", less=("b",), times=10.0)
+    found = judge(claim, figures(a=(34.0,), b=(2.5, 3.5)))
+    assert (found.holds, found.less, found.in_spread) == (True, 3.0, True)
+
+
 def test_a_row_is_held_against_the_greatest_of_the_others() -> None:
     claim = Claim("a is best", more="a", less=("b", "c"))
     judgement = judge(claim, figures(a=(70.0,), b=(60.0,), c=(71.0,)))

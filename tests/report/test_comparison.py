@@ -169,6 +169,23 @@ def test_a_metric_that_nobody_measured_is_an_error_that_names_the_nearest(
         report(sweep, tags=("test/map_05",))
 
 
+def test_a_run_that_was_started_without_the_table_is_taken_into_that_of_the_others(
+    sweep: Path, job: Job
+) -> None:
+    job(1, 0.6, node=None)
+    job(10, 0.7)
+    job(3, 0.8, node=None)
+    found = report(sweep)
+    assert (line(found, "light").finished, line(found, "medium").finished) == (1, 1)
+    assert any(remark.startswith("In no row of the table: 2 (") for remark in found.remarks)
+
+
+def test_of_runs_that_only_test_no_length_is_told(sweep: Path, job: Job) -> None:
+    for weight in (1, 10):
+        job(weight, 0.6, results={"steps": 0}, task="test")
+    assert report(sweep).ours == "shapes; resnet18; tested only; seed 0"
+
+
 def test_two_tables_at_once_are_an_error(sweep: Path, job: Job, node: Any) -> None:
     job(1, 0.4)
     job(1, 0.4, node={**node, "title": "Masses"})

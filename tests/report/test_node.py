@@ -46,6 +46,7 @@ def test_of_several_rows_the_first_that_fits_is_meant(node: dict[str, Any]) -> N
         (lambda n: n["claims"][0].update(less=[]), "it names at least one row"),
         (lambda n: n["claims"][0].update(column="mAp"), "no column 'mAp', did you mean 'mAP'"),
         (lambda n: n["claims"][0].update(withn=1), "did you mean 'within'"),
+        (lambda n: n["claims"][0].update(times=0), "sweep.claims[0].times=0"),
     ],
 )
 def test_a_plan_that_is_not_sound_is_an_error_that_says_where(

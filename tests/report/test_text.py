@@ -40,6 +40,14 @@ def test_the_pattern_is_told_with_both_pairs_of_figures(sweep: Path, job: Job) -
     assert " ".join(line.split()) == "medium is best yes 70.0 ≥ 60.0 no 50.0 < 55.0"
 
 
+def test_a_pattern_of_so_many_times_shows_the_factor(sweep: Path, job: Job, node: Any) -> None:
+    node["claims"][0] |= {"says": "twice as much", "times": 2.0}
+    job(10, 0.50, node=node)
+    job(1, 0.30, node=node)
+    (line,) = (line for line in text(sweep).splitlines() if line.startswith("twice as much"))
+    assert " ".join(line.split()) == "twice as much no 70.0 < 2 x 60.0 no 50.0 < 2 x 30.0"
+
+
 def test_a_pattern_that_cannot_be_judged_names_the_row(sweep: Path, job: Job) -> None:
     job(10, 0.50)
     assert "open no figure: light" in text(sweep)

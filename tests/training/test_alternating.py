@@ -2,6 +2,7 @@
 
 # ruff: noqa: ARG002 (the arguments of the hooks are Lightning's)
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +19,11 @@ from rcnn.data.stored import ProposalFiles
 from rcnn.model.backbones import LoadedWeights
 from rcnn.model.settings import DetectorSettings
 from rcnn.training import DetectionDataModule, LoaderSettings
-from rcnn.training.alternating import AlternatingTraining, Plan
+from rcnn.training.alternating import AlternatingTraining
 from rcnn.training.checkpoint import read_checkpoint
 from rcnn.training.optim import AdamWCosine
+from rcnn.training.speed import SpeedSettings
+from rcnn.training.stage_runner import Plan, StageRunner
 from rcnn.training.stages import StageError, StageStore
 
 SOURCE = ShapesSource(train=4, val=0, test=2, size=64)
@@ -57,6 +60,7 @@ def plan(settings: DetectorSettings) -> Plan:
         plus_one=False,
         device=torch.device("cpu"),
         leads=True,
+        speed=SpeedSettings(),
     )
 
 
@@ -87,7 +91,7 @@ def training(
             TrainingSource(SOURCE), LoaderSettings(workers=0), proposals=files
         )
 
-    return AlternatingTraining(plan, StageStore(store), make_data, make_trainer)
+    return AlternatingTraining(StageRunner(plan, StageStore(store), make_data, make_trainer))
 
 
 @pytest.fixture(autouse=True)
@@ -99,6 +103,12 @@ def _no_val_is_no_news() -> Iterator[None]:
         warnings.filterwarnings("ignore", "Checkpoint directory .* is not empty")
         warnings.filterwarnings("ignore", "Found .* module.* in eval mode")
         yield
+
+
+def spent(store: Path) -> dict[str, float]:
+    """Return the seconds of every stored step and of the proposals between them."""
+    found = {path.parent.name: json.loads(path.read_text()) for path in store.glob("*/spent.json")}
+    return {name: record["seconds"] for name, record in found.items()}
 
 
 def product(store: Path, name: str) -> dict[str, torch.Tensor]:
@@ -126,12 +136,16 @@ def test_the_result_has_each_part_from_the_step_that_learned_it(plan: Plan, tmp_
 
 @pytest.mark.slow
 def test_what_is_in_the_store_is_not_trained_again(plan: Plan, tmp_path: Path) -> None:
-    first = training(plan, tmp_path, []).run().state_dict()
+    before = training(plan, tmp_path, [])
+    first = before.run().state_dict()
     trained: list[str] = []
     again = training(plan, tmp_path, trained)
     second = again.run().state_dict()
     assert trained == []
-    assert all("found" in line for line in again.log)
+    assert all("found" in line for line in again.runner.log)
+    # What is found counts as much as it took when it was made.
+    assert again.runner.seconds == pytest.approx(before.runner.seconds)
+    assert before.runner.seconds == pytest.approx(sum(spent(tmp_path).values()))
     assert all(torch.equal(second[name], tensor) for name, tensor in first.items())
     # Other settings are other steps; those of another last step share the first three.
     longer = training(replace(plan, steps=(3, 3, 3, 4)), tmp_path, trained)
@@ -153,8 +167,10 @@ def test_a_run_killed_in_step_three_ends_as_if_it_had_not_been(
     with pytest.raises(KilledError):
         training(plan, tmp_path / "killed", [], {"3_rpn": Fault(step, kill)}).run()
     trained: list[str] = []
-    resumed = training(plan, tmp_path / "killed", trained).run().state_dict()
+    run = training(plan, tmp_path / "killed", trained)
+    resumed = run.run().state_dict()
     assert trained == ["3_rpn", "4_fast_rcnn"]
+    assert run.runner.seconds == pytest.approx(sum(spent(tmp_path / "killed").values()))
     for name, tensor in whole.items():
         assert torch.equal(resumed[name], tensor), name
 
@@ -172,9 +188,13 @@ def test_shared_convolutions_that_move_end_the_run(plan: Plan, tmp_path: Path) -
 @pytest.mark.slow
 def test_unshared_networks_are_the_first_two_steps(plan: Plan, tmp_path: Path) -> None:
     trained: list[str] = []
-    module, folder = training(plan, tmp_path, trained).run_unshared(("test",))
+    run = training(plan, tmp_path, trained)
+    module, folder = run.run_unshared(("test",))
     assert trained == NAMES[:2]
     assert module.system == "fast_rcnn"
+    trains = [s for name, s in spent(tmp_path).items() if not name.startswith("1_test_proposals")]
+    assert len(trains) == 3
+    assert run.runner.seconds == pytest.approx(sum(trains))
     assert [path.name for path in folder.glob("*.proposals")] == ["test.proposals"]
     assert torch.equal(
         module.state_dict()["detector.body.conv1.weight"],

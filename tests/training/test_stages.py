@@ -21,7 +21,8 @@ def test_a_stage_is_found_once_it_is_finished(store: StageStore) -> None:
     folder = store.begin(FIRST)
     (folder / "product").write_text("weights")
     assert store.find(FIRST) is None
-    assert store.finish(FIRST) == store.find(FIRST) == store.folder / FIRST.key
+    assert store.finish(FIRST, 1.5) == store.find(FIRST) == store.folder / FIRST.key
+    assert store.seconds(FIRST) == 1.5
     assert (store.folder / FIRST.key / "product").read_text() == "weights"
     assert not folder.exists()
 
@@ -43,7 +44,7 @@ def test_what_an_interrupted_run_left_is_still_there(store: StageStore) -> None:
 )
 def test_other_inputs_are_another_stage(store: StageStore, other: Stage) -> None:
     store.begin(FIRST)
-    store.finish(FIRST)
+    store.finish(FIRST, 1.0)
     assert store.find(other) is None
 
 
@@ -64,7 +65,7 @@ def test_a_folder_that_something_else_has_touched_is_refused(
     store: StageStore, content: str | None
 ) -> None:
     store.begin(FIRST)
-    record = store.finish(FIRST) / INPUTS
+    record = store.finish(FIRST, 1.0) / INPUTS
     if content is None:
         record.unlink()
     else:
@@ -76,7 +77,7 @@ def test_a_folder_that_something_else_has_touched_is_refused(
 def test_another_process_is_waited_for(store: StageStore) -> None:
     def work() -> None:
         time.sleep(0.2)
-        store.finish(FIRST)
+        store.finish(FIRST, 1.0)
 
     store.begin(FIRST)
     worker = threading.Thread(target=work)

@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import cast
 
 import pytorch_lightning as pl
+import torch
 from hydra.utils import instantiate
-from pytorch_lightning.callbacks import LearningRateMonitor
+from pytorch_lightning.callbacks import LearningRateMonitor, ProgressBar
 
 from rcnn.app.config import Config
 from rcnn.data.stored import ProposedDataset
@@ -48,6 +49,7 @@ def build_module(config: Config, data: DetectionDataModule) -> DetectionModule:
         seed=config.run.seed,
         plus_one=config.run.plus_one,
         weights=weights.source,
+        speed=config.speed,
     )
     announce(weights.load_into(module.detector.backbone))
     return module
@@ -67,15 +69,22 @@ def _measured(
 
 
 def build_trainer(config: Config) -> pl.Trainer:
-    """Build the trainer with its callbacks and loggers."""
+    """Build the trainer with its callbacks and loggers, and set the precision of matrix products.
+
+    That precision holds for the whole process, as the trainer does.
+    """
+    torch.set_float32_matmul_precision(config.speed.matmul)
     callbacks = [
         instantiate(node, _convert_="all") for node in config.plain["callbacks"].values() if node
     ]
     loggers = [
         instantiate(node, _convert_="all") for node in config.plain["logger"].values() if node
     ]
-    if not loggers:  # it insists on one
+    # Two callbacks insist on what may have been switched off.
+    if not loggers:
         callbacks = [one for one in callbacks if not isinstance(one, LearningRateMonitor)]
+    if not config.plain["trainer"].get("enable_progress_bar", True):
+        callbacks = [one for one in callbacks if not isinstance(one, ProgressBar)]
     return cast(
         pl.Trainer,
         instantiate(

@@ -28,6 +28,7 @@ from rcnn.model.warping import WarpSettings
 from rcnn.report import read_plan
 from rcnn.settings import SettingsError, from_plain, nearest, require
 from rcnn.training.datamodule import LoaderSettings
+from rcnn.training.speed import SpeedSettings
 
 THRESHOLDS = {
     "rpn": ("anchor_sampling", AnchorSampling),
@@ -76,12 +77,13 @@ class SchemeConfig:
     Attributes:
         name: ``joint`` and ``exact`` are single trainings, see :mod:`rcnn.training.schemes`;
             ``alternating`` and ``unshared`` are trainings in steps, see
-            :mod:`rcnn.training.alternating`.
-        shares: of the run's length that each of the four steps gets; ``unshared`` uses two.
+            :mod:`rcnn.training.alternating`, as is ``stage_wise``, see
+            :mod:`rcnn.training.stage_wise`.
+        shares: of the run's length that each step gets: four of ``alternating``, two of the others.
         store: the folder of the products of steps, shared by runs.
     """
 
-    name: Literal["joint", "exact", "alternating", "unshared"] = "joint"
+    name: Literal["joint", "exact", "alternating", "unshared", "stage_wise"] = "joint"
     shares: tuple[float, ...] = ()
     store: str | None = None
 
@@ -96,7 +98,7 @@ class SchemeConfig:
     @property
     def in_steps(self) -> bool:
         """Whether there are several trainings."""
-        return self.name in ("alternating", "unshared")
+        return self.name in ("alternating", "unshared", "stage_wise")
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,7 @@ class Config:
         delta_statistics: whether the data also gives the normalisation of box targets.
         loader: how minibatches are made.
         proposals: where those lie that the detector does not make itself.
+        speed: how the detector is run.
         plain: the whole config as it was composed, resolved, for instantiation and the record.
     """
 
@@ -149,6 +152,7 @@ class Config:
     delta_statistics: Literal["fixed", "empirical"]
     loader: LoaderSettings
     proposals: ProposalFiles
+    speed: SpeedSettings
     plain: dict[str, Any]
 
     def settings(
@@ -173,6 +177,7 @@ def parse(plain: dict[str, Any]) -> Config:
         "scheme": SchemeConfig,
         "loader": LoaderSettings,
         "proposals": ProposalFiles,
+        "speed": SpeedSettings,
     }
     own = {entry.name for entry in fields(RunConfig)}
     known = [*groups, "thresholds", "sweep", *TARGETS, *own]
@@ -193,7 +198,7 @@ def parse(plain: dict[str, Any]) -> Config:
     if plain.get("sweep") is not None:
         read_plan(plain["sweep"])
     model, loader, files = parts.pop("model"), parts.pop("loader"), parts.pop("proposals")
-    scheme = parts.pop("scheme")
+    scheme, speed = parts.pop("scheme"), parts.pop("speed")
     if needs_proposals(model.system) and files.folder is None:
         raise SettingsError(
             f"model={model.system} makes no proposals itself: give proposals.folder=<folder>, "
@@ -209,6 +214,7 @@ def parse(plain: dict[str, Any]) -> Config:
         model.delta_statistics,
         loader,
         files,
+        speed,
         plain,
     )
 

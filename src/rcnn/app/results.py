@@ -22,7 +22,8 @@ class Results:
         best_checkpoint: chosen on the validation split; None if none was written.
         monitored: the value of the metric that chose it.
         steps: optimiser steps.
-        seconds: of training, with validation.
+        seconds: of training, with its validations, from the first run on if it was resumed; of a
+            training in steps, of all steps and the proposals between them, also of those stored.
         notes: what a reader of the figures has to know.
     """
 

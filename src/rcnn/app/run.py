@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -12,16 +11,19 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 
-from rcnn.app.alternating import run_alternating
 from rcnn.app.build import build_data, build_module, build_trainer
+from rcnn.app.checkpoint_settings import settle_for_test
 from rcnn.app.config import Config, parse
+from rcnn.app.overrides import said_to_hydra
 from rcnn.app.quiet import quieten
 from rcnn.app.record import write_start
 from rcnn.app.results import Results, print_results
+from rcnn.app.steps import run_in_steps
 from rcnn.launch import needs_processes, run_in_processes
 from rcnn.model.backbones import resolve
 from rcnn.training import DetectionDataModule, DetectionModule
 from rcnn.training.files import write_json
+from rcnn.training.timing import timer_of
 
 
 def run(composed: DictConfig) -> float:
@@ -31,9 +33,15 @@ def run(composed: DictConfig) -> float:
     checkpoints on the way, and ``metrics.json`` at the end.
 
     Raises:
-        SettingsError: the config holds an unknown key or an impossible value.
+        SettingsError: the config holds an unknown key or an impossible value, or a checkpoint is to
+            be tested with settings that only a training can give it.
+        CheckpointError: there is no checkpoint to test.
     """
     config = parse(cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True)))
+    note: list[str] = []
+    if config.run.task == "test":
+        plain, note = settle_for_test(config, said_to_hydra())
+        config = parse(plain)
     folder = Path(config.run.run_dir)
     trainer = config.plain["trainer"]
     processes = needs_processes(
@@ -43,7 +51,7 @@ def run(composed: DictConfig) -> float:
         trainer.get("num_nodes", 1),
     )
     rank_zero_only(write_start)(folder, config.plain)
-    note = _settle_weights(config)
+    note += _settle_weights(config)
     if processes > 1:
         results = run_in_processes(run_job, (config.plain,), processes)
     else:
@@ -79,21 +87,42 @@ def run_job(plain: dict[str, Any]) -> Results:
     data = build_data(config)
     data.prepare_data()
     if config.run.task == "train" and config.scheme.in_steps:
-        return run_alternating(config, data)
+        return run_in_steps(config, data)
     trainer = build_trainer(config)
     if config.run.task == "test":
-        module = DetectionModule.load_from_checkpoint(cast(str, config.run.ckpt_path))
+        module = _load(config)
         trainer.test(module, data, verbose=False)
         checkpoint = config.run.ckpt_path
         return Results(_metrics(trainer), module.per_class, module.weights, checkpoint)
     return _train(config, trainer, data)
 
 
+def _load(config: Config) -> DetectionModule:
+    """Return the checkpoint's module with the config's settings, which may detect otherwise."""
+    module = DetectionModule.load_from_checkpoint(
+        cast(str, config.run.ckpt_path), speed=config.speed
+    )
+    settings = config.settings(module.class_names, config.detector["backbone"])
+    if settings == module.settings and not config.run.plus_one:
+        return module
+    changed = DetectionModule(
+        settings,
+        system=module.system,
+        scheme=module.scheme,
+        seed=module.seed,
+        plus_one=config.run.plus_one,
+        weights=module.weights,
+        speed=module.speed,
+    )
+    changed.load_state_dict(module.state_dict())
+    return changed
+
+
 def _train(config: Config, trainer: pl.Trainer, data: DetectionDataModule) -> Results:
     module = build_module(config, data)
-    start = time.monotonic()
+    timer = timer_of(trainer)
     trainer.fit(module, data, ckpt_path=config.run.ckpt_path)
-    seconds = time.monotonic() - start
+    seconds = timer.time_elapsed()
     metrics, steps = _metrics(trainer), trainer.global_step
     checkpoint = trainer.checkpoint_callback
     best = getattr(checkpoint, "best_model_path", "") or None

@@ -10,15 +10,27 @@ from rcnn.data import COCODataset, DetectionDataset, ShapesSource, VOCDataset, p
 from rcnn.data.sources import SPLITS
 
 
-def layouts(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+def layouts(
+    parser: argparse.ArgumentParser, *, counts_faults: bool = False
+) -> Iterator[argparse.ArgumentParser]:
     """Make the data set the next word of a command, and yield the parser of each layout.
 
     A caller gives these the command's own options, so that they may follow the data set.
+
+    Args:
+        parser: of the command.
+        counts_faults: the command tells all faults of a data set, and so is not asked what to do
+            about them; of a folder in VOC layout it takes everything unless a split is named.
     """
     kinds = parser.add_subparsers(dest="layout", required=True, metavar="layout")
     voc = kinds.add_parser("voc", help="a folder with Annotations and JPEGImages")
     voc.add_argument("root", help="the folder")
-    voc.add_argument("--split", required=True, help="a file in ImageSets/Main, or all")
+    voc.add_argument(
+        "--split",
+        required=not counts_faults,
+        default="all",
+        help="a file in ImageSets/Main, or all" + " (all)" * counts_faults,
+    )
     voc.add_argument(
         "--class-names",
         nargs="+",
@@ -33,6 +45,9 @@ def layouts(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser
     coco.add_argument("annotations", help="the JSON file")
     coco.add_argument("images", help="the folder of the images")
     for files in (voc, pascal, coco):
+        if counts_faults:
+            files.set_defaults(on_error="skip")
+            continue
         files.add_argument(
             "--on-error",
             choices=("raise", "skip"),

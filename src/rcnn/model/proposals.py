@@ -32,6 +32,11 @@ class ProposalLimits:
         nms_iou: a proposal goes if it overlaps a better one by more.
         min_size: the shortest side that stays, in pixels of the original image.
         score: the lowest probability of "object" that stays.
+        rank_test: the best come first when detecting; without, any do, in an order by chance that
+            is the same for every image, and what suppression leaves hangs on it: nms_iou=1 leaves
+            all (Faster R-CNN, table 2: no cls).
+        refine_test: anchors are moved by the predicted deltas when detecting; without, they are the
+            proposals (Faster R-CNN, table 2: no reg).
         unique_on_grid: of given proposals those go that cover the same cells of the feature map
             as a better one (as in the released code of Fast R-CNN).
     """
@@ -43,6 +48,8 @@ class ProposalLimits:
     nms_iou: float = 0.7
     min_size: float = 16.0
     score: float = 0.0
+    rank_test: bool = True
+    refine_test: bool = True
     unique_on_grid: bool = False
 
     def __post_init__(self) -> None:
@@ -80,6 +87,10 @@ def propose(
     """
     before = limits.before_nms_train if train else limits.before_nms_test
     after = limits.after_nms_train if train else limits.after_nms_test
+    if not (train or limits.rank_test):
+        logits = [_by_chance(level) for level in logits]
+    if not (train or limits.refine_test):
+        deltas = [torch.zeros_like(level) for level in deltas]
 
     # 1. The best of each level; only these are decoded.
     boxes, scores, groups = [], [], []
@@ -106,6 +117,12 @@ def propose(
         scores=torch.where(valid, objectness.gather(1, kept), 0.0),
         valid=valid,
     )
+
+
+def _by_chance(logits: Float[Tensor, "B A"]) -> Float[Tensor, "B A"]:
+    """Return scores that say nothing, always the same ones."""
+    chance = torch.rand(logits.shape[1], generator=torch.Generator().manual_seed(0))
+    return chance.to(logits).expand_as(logits)
 
 
 def given_proposals(

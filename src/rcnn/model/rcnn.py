@@ -51,18 +51,23 @@ class RCNN(FastRCNN):
         # (B, R, 4) -> (B R, 4)
         regions = rois.flatten(0, 1)
         images = torch.arange(len(rois), device=rois.device).repeat_interleave(rois.shape[1])
-        # A look at the places without a region would cost as much as one at a region.
-        used = (area(regions) > 0).nonzero().squeeze(1)
+        used = area(regions) > 0
         if torch.is_grad_enabled():
-            pooled = self._features(pixels, regions[used], images[used])
-        else:
-            # Batch norms in training would mix the regions of a chunk, and count them.
-            with evaluating(self.body):
-                chunks = used.split(self.settings.warp.chunk)
-                parts = [self._features(pixels, regions[some], images[some]) for some in chunks]
-            pooled = torch.cat(parts)
+            # Places without a region, which only an image without proposals has, show one of the
+            # others and do not count. To leave them out, a GPU would have to be waited for.
+            place = torch.arange(len(used), device=used.device)
+            shown = torch.where(used, place, used.long().argmax())
+            pooled = self._features(pixels, regions[shown], images[shown])
+            return torch.where(used[:, None, None, None], pooled, 0.0)
+        # Here most places may be empty, and a look at one would cost as much as at a region.
+        places = used.nonzero().squeeze(1)
+        # Batch norms in training would mix the regions of a chunk, and count them.
+        with evaluating(self.body):
+            chunks = places.split(self.settings.warp.chunk)
+            parts = [self._features(pixels, regions[some], images[some]) for some in chunks]
+        pooled = torch.cat(parts)
         everywhere = pooled.new_zeros(len(regions), *pooled.shape[1:])
-        return everywhere.index_copy(0, used, pooled)
+        return everywhere.index_copy(0, places, pooled)
 
     def _features(self, pixels: Tensor, regions: Tensor, images: Tensor) -> Tensor:
         """Return the pooled features of regions; of VGG-16 at 224 pixels these are its pool5."""

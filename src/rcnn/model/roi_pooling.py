@@ -98,12 +98,44 @@ def pool_rois(
     images = torch.arange(len(rois), device=rois.device).repeat_interleave(rois.shape[1])
     if len(levels) == 1:
         return _pool(levels[0], strides[0], flat, images, settings)
-    chosen = assign_levels(flat, strides, settings)
-    pooled = levels[0].new_zeros(len(flat), levels[0].shape[1], settings.size, settings.size)
+    # A CPU may look which RoIs belong to a level; a GPU would have to be waited for.
+    look = flat.device.type == "cpu"
+    return pool_levels(levels, strides, flat, images, settings, look=look)
+
+
+def pool_levels(
+    levels: Sequence[Float[Tensor, "B C _ _"]],
+    strides: Sequence[int],
+    rois: Float[Tensor, "N 4"],
+    images: Int[Tensor, " N"],
+    settings: PoolingSettings,
+    *,
+    look: bool,
+) -> Float[Tensor, "N C S S"]:
+    """Pool every RoI from that one of several levels that fits its size.
+
+    Args:
+        levels: finest first.
+        strides: of the levels, in pixels.
+        rois: in pixels of the resized images.
+        images: which image each RoI is taken from.
+        settings: how.
+        look: let the host read which RoIs belong to a level, and pool only these. Otherwise all
+            pass every level, and those of other levels lie so far outside of it that the operators
+            read nothing, nor add anything to the gradient. The result is the same.
+    """
+    chosen = assign_levels(rois, strides, settings)
+    pooled = levels[0].new_zeros(len(rois), levels[0].shape[1], settings.size, settings.size)
     for number, (features, stride) in enumerate(zip(levels, strides, strict=True)):
-        members = (chosen == number).nonzero().squeeze(1)
-        part = _pool(features, stride, flat[members], images[members], settings)
-        pooled = pooled.index_copy(0, members, part)
+        member = chosen == number
+        if look:
+            places = member.nonzero().squeeze(1)
+            part = _pool(features, stride, rois[places], images[places], settings)
+            pooled = pooled.index_copy(0, places, part)
+        else:
+            outside = torch.where(member[:, None], rois, -8.0 * stride)
+            part = _pool(features, stride, outside, images, settings)
+            pooled = torch.where(member[:, None, None, None], part, pooled)
     return pooled
 
 

@@ -6,25 +6,24 @@ boxes. A loss never samples; unused places carry the label -1.
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
-from torchvision.ops import (
-    complete_box_iou_loss,
-    distance_box_iou_loss,
-    generalized_box_iou_loss,
-)
 
-from rcnn.ops.boxes import iou
+from rcnn.ops.boxes import area, intersection
 
 Overlap = Literal["iou", "giou", "diou", "ciou"]
 """Of two boxes: intersection over union, and its variants that know how far apart they are."""
 
 SPECK = 1e-3
 """Pixels: a shorter side counts as this long, so that every ratio of sides is a number."""
+
+TINY = 1e-7
+"""Square pixels, or a share: what nothing is divided by less than."""
 
 
 def smooth_l1(
@@ -49,16 +48,32 @@ def overlap_loss(
     of the aspect ratios, too (both Zheng et al. 2020).
     """
     predicted, target = _visible(predicted), _visible(target)
+    # (*n, 4) -> (*n, 1, 4): each with its own one
+    shared = intersection(predicted[..., None, :], target[..., None, :])[..., 0, 0]
+    union = (area(predicted) + area(target) - shared).clamp(min=TINY)
+    overlap = shared / union
     if kind == "iou":
-        # (*n, 4) -> (*n, 1, 4): each with its own one
-        return 1 - iou(predicted[..., None, :], target[..., None, :])[..., 0, 0]
-    losses = {
-        "giou": generalized_box_iou_loss,
-        "diou": distance_box_iou_loss,
-        "ciou": complete_box_iou_loss,
-    }
-    terms: Tensor = losses[kind](predicted, target)
-    return terms
+        return 1 - overlap
+    # The smallest box around both
+    first = torch.minimum(predicted[..., :2], target[..., :2])
+    around = torch.maximum(predicted[..., 2:], target[..., 2:]) - first
+    if kind == "giou":
+        return 1 - overlap + 1 - union / around.prod(dim=-1).clamp(min=TINY)
+    shift = (predicted[..., :2] + predicted[..., 2:] - target[..., :2] - target[..., 2:]) / 2
+    diagonal = around.square().sum(dim=-1).clamp(min=TINY)
+    loss = 1 - overlap + shift.square().sum(dim=-1) / diagonal
+    if kind == "diou":
+        return loss
+    ratios = ((_aspect(target) - _aspect(predicted)) * 2 / math.pi).square()
+    with torch.no_grad():  # a weight, which is not learned from
+        weight = ratios / (1 - overlap + ratios).clamp(min=TINY)
+    return loss + weight * ratios
+
+
+def _aspect(boxes: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n"]:
+    """Return the arc tangent of width over height."""
+    width, height = (boxes[..., 2:] - boxes[..., :2]).unbind(-1)
+    return torch.atan2(width, height)
 
 
 def _visible(boxes: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:

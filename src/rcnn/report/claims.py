@@ -18,7 +18,8 @@ class Judgement:
         more: of the row that is to reach as much.
         less: the greatest of the others.
         missing: the rows without a figure.
-        in_spread: the two differ by less than one of them varies over its seeds.
+        in_spread: the two differ by less than one of them varies over its seeds, where the claim
+            says "so many times" with so many times of the other.
     """
 
     holds: bool | None
@@ -63,12 +64,13 @@ def judge(claim: Claim, figures: Mapping[str, Figure]) -> Judgement:
     if more.mean is None or greatest.mean is None:
         return Judgement(None, more.mean, greatest.mean, missing, False)
     # A hair's breadth for the rounding of the subtraction.
-    reaches = more.mean >= greatest.mean - claim.within - 1e-9
-    spread = max(more.spread or 0.0, greatest.spread or 0.0)
+    wanted = claim.times * greatest.mean
+    reaches = more.mean >= wanted - claim.within - 1e-9
+    spread = max(more.spread or 0.0, claim.times * (greatest.spread or 0.0))
     return Judgement(
         holds=None if reaches and missing else reaches,
         more=more.mean,
         less=greatest.mean,
         missing=missing,
-        in_spread=abs(more.mean - greatest.mean) < spread,
+        in_spread=abs(more.mean - wanted) < spread,
     )

@@ -173,5 +173,7 @@ def _context(runs: Sequence[Run]) -> str:
     )
     steps = [value for run in runs if (value := run.value("steps")) is not None]
     ends = dict.fromkeys(f"{end:.0f}" for end in (min(steps), max(steps))) if steps else ["no"]
-    parts = [name, backbone, f"{' to '.join(ends)} steps", f"seed {seed}"]
+    only_tested = flats and all(flat.get("task") == "test" for flat in flats)
+    length = "tested only" if only_tested else f"{' to '.join(ends)} steps"
+    parts = [name, backbone, length, f"seed {seed}"]
     return "; ".join(parts) if flats else "nothing but empty folders"

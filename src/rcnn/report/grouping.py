@@ -76,8 +76,10 @@ def group_by_plan(runs: Sequence[Run], plan: Plan) -> Grouping:
     rows: dict[str, list[Run]] = {label: [] for label in labels}
     strays: list[Run] = []
     for run in runs:
-        # Its own plan: what the rows ask for may depend on the run's data.
-        row = _plan(run).row_of(run.config) if run.config.get("sweep") is not None else None
+        # Its own plan: what the rows ask for may depend on the run's data. A run that was started
+        # without one is taken into the table of the others.
+        own = plan if run.config.get("sweep") is None else _plan(run)
+        row = own.row_of(run.config)
         (rows[row.label] if row is not None and row.label in rows else strays).append(run)
     flats = [[flatten(run) for run in members] for members in rows.values()]
     everything = [flat for members in flats for flat in members]

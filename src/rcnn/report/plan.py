@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from rcnn.settings import require
+
 Unit = Literal["%", "", "s", "min", "h", "ms"]
 
 FACTORS: dict[Unit, float] = {"%": 100, "": 1, "s": 1, "min": 1 / 60, "h": 1 / 3600, "ms": 1000}
@@ -63,6 +65,7 @@ class Claim:
         says: it in words.
         more: the label of the row that reaches as much.
         less: the labels of the others.
+        times: it reaches at least so many times as much.
         within: it may fall short by this much, in the column's unit.
         column: the title of the column; null is the first.
     """
@@ -72,6 +75,10 @@ class Claim:
     less: tuple[str, ...]
     within: float = 0.0
     column: str | None = None
+    times: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(self.times > 0, "times", self.times, "it is above 0")
 
 
 @dataclass(frozen=True)

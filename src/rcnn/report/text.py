@@ -104,7 +104,9 @@ def _judged(judgement: Judgement, verdict: Verdict) -> Text:
         return word + Text(f"no figure: {', '.join(judgement.missing)}")
     sign = "<" if not judgement.holds else "≥"
     allowance = f" - {verdict.claim.within:g}" if verdict.claim.within else ""
-    figures = f"{written(judgement.more, unit)} {sign} {written(judgement.less, unit)}{allowance}"
+    factor = f"{verdict.claim.times:g} x " if verdict.claim.times != 1 else ""
+    less = f"{factor}{written(judgement.less, unit)}{allowance}"
+    figures = f"{written(judgement.more, unit)} {sign} {less}"
     return word + Text(figures + " (within the spread)" * judgement.in_spread)
 
 

@@ -24,6 +24,7 @@ from rcnn.training.position import batches_done
 from rcnn.training.prediction import predict
 from rcnn.training.schemes import Scheme, check_scheme, losses_of
 from rcnn.training.scores import Scores
+from rcnn.training.speed import SpeedSettings, align_state, prepare
 
 
 class DetectionModule(pl.LightningModule):
@@ -42,6 +43,7 @@ class DetectionModule(pl.LightningModule):
             the process only, so that a resumed run draws the same.
         plus_one: VOC's metric counts pixels inclusively.
         weights: where the backbone's weights came from, for the record.
+        speed: how the detector is run; no checkpoint holds it.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class DetectionModule(pl.LightningModule):
         seed: int = 0,
         plus_one: bool = False,
         weights: str = "random",
+        speed: SpeedSettings | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(settings, DetectorSettings):
@@ -63,7 +66,9 @@ class DetectionModule(pl.LightningModule):
         self.recipe: Recipe = recipe or AdamWCosine()
         self.seed = seed
         self.weights = weights
+        self.speed = speed or SpeedSettings()
         self.detector = build_detector(system, settings)
+        prepare(self.detector, self.speed)
         self.scheme = scheme
         check_scheme(scheme, self.detector)
         self.val_scores = Scores(settings.class_names, plus_one=plus_one)
@@ -105,6 +110,8 @@ class DetectionModule(pl.LightningModule):
             # Lightning refuses to clip under mixed precision for optimisers that unscale inside.
             fused="mixed" not in trainer.precision or trainer.gradient_clip_val is None,
         )
+        # A resumed run may have another memory format than the one that wrote the checkpoint.
+        optimizer.register_load_state_dict_post_hook(align_state)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "learning_rate"},
@@ -206,6 +213,7 @@ class DetectionModule(pl.LightningModule):
         checkpoint_path: str | Path,
         map_location: torch.device | str = "cpu",
         recipe: Recipe | None = None,
+        speed: SpeedSettings | None = None,
     ) -> DetectionModule:
         """Rebuild a module from its checkpoint alone.
 
@@ -215,6 +223,7 @@ class DetectionModule(pl.LightningModule):
             checkpoint_path: a file that a training run wrote.
             map_location: the device of the module.
             recipe: for training on; see the class.
+            speed: how the detector is run.
 
         Raises:
             CheckpointError: the file is missing, damaged, or none of this package's.
@@ -228,6 +237,7 @@ class DetectionModule(pl.LightningModule):
             scheme=record["scheme"],
             seed=record["seed"],
             weights=record["weights"],
+            speed=speed,
         )
         module.load_state_dict(checkpoint["state_dict"])
         return module.to(map_location)
@@ -256,6 +266,7 @@ class DetectionModule(pl.LightningModule):
             scheme=self.scheme,
             seed=self.seed,
             weights=f"detector of {', '.join(self.class_names)}",
+            speed=self.speed,
         )
         state = {
             name: tensor
@@ -284,7 +295,8 @@ class DetectionModule(pl.LightningModule):
             "sync_dist": not on_step,
             "batch_size": images,
         }
-        self.log(f"{split}/loss", losses.total, prog_bar=on_step, **how)
+        # Not for Lightning's bar: it would read, and so wait for, each of them at every step.
+        self.log(f"{split}/loss", losses.total, **how)
         terms = {f"{split}/loss_{name}": term for name, term in losses.named.items()}
-        self.log_dict(terms, prog_bar=on_step, **how)
+        self.log_dict(terms, **how)
         self.log_dict({f"{split}/{name}": n.float() for name, n in counts.items()}, **how)

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-INPUTS = "inputs.json"
-"""In the folder of a stage: what went into it."""
+INPUTS, SPENT = "inputs.json", "spent.json"
+"""In the folder of a stage: what went into it, and how long it took."""
 
 
 class StageError(RuntimeError):
@@ -83,11 +83,22 @@ class StageStore:
         (folder / INPUTS).write_text(stage.record)
         return folder
 
-    def finish(self, stage: Stage) -> Path:
-        """Give the folder its final name: from now on the stage is found."""
+    def finish(self, stage: Stage, seconds: float) -> Path:
+        """Give the folder its final name: from now on the stage is found.
+
+        Args:
+            stage: whose product is complete.
+            seconds: that it took, for :meth:`seconds`.
+        """
         folder = self.folder / stage.key
-        (self.folder / f"{stage.key}.partial").rename(folder)
+        partial = self.folder / f"{stage.key}.partial"
+        (partial / SPENT).write_text(json.dumps({"seconds": seconds}) + "\n")
+        partial.rename(folder)
         return folder
+
+    def seconds(self, stage: Stage) -> float:
+        """Return how long a finished stage took, whenever that was."""
+        return float(json.loads((self.folder / stage.key / SPENT).read_text())["seconds"])
 
     def wait(self, stage: Stage, seconds: float = 0.5) -> Path:
         """Wait until another process has finished the stage."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.callbacks.progress.rich_progress import (
     BatchesProcessedColumn,
@@ -13,13 +14,15 @@ from pytorch_lightning.callbacks.progress.rich_progress import (
 from rich.progress import BarColumn, ProgressColumn, TextColumn, TimeRemainingColumn
 
 TERMS = ("rpn_objectness", "rpn_boxes", "roi_classes", "roi_boxes")
+TOTAL = "train/loss"
 
 
 class Progress(RichProgressBar):
     """Lightning's bar, with the total loss as the sum of its terms.
 
     The terms stand in the order of the data flow: objectness and boxes of the RPN, classes and
-    boxes of the RoIs.
+    boxes of the RoIs. They are read from what the module logs, all at once and only when the bar is
+    drawn: Lightning would read those that are logged with ``prog_bar=True`` at every step.
 
     Args:
         refresh_rate: steps between two updates; each waits for the device.
@@ -43,15 +46,39 @@ class Progress(RichProgressBar):
         epochs = self.trainer.max_epochs
         return f"Epoch {current_epoch + 1}" + (f"/{epochs}" if epochs and epochs > 0 else "")
 
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Draw the bar when it is due; Lightning's would read the losses at every step."""
+        done = batch_idx + 1
+        if done % self.refresh_rate == 0 or done == self.total_train_batches:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
     def get_metrics(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
         """Return the figures beside the bar."""
         metrics: dict[str, Any] = dict(super().get_metrics(trainer, pl_module))
-        metrics.pop("v_num", None)
-        total = metrics.pop("train/loss", None)
-        terms = [metrics.pop(f"train/loss_{name}", None) for name in TERMS]
+        losses = _losses(trainer)
+        for name in ("v_num", *losses):
+            metrics.pop(name, None)
+        total = losses.pop(TOTAL, None)
         if total is not None:
-            shown = "+".join(f"{term:.2f}" for term in terms if term is not None)
+            shown = "+".join(f"{term:.2f}" for term in losses.values())
             metrics["loss"] = f"{total:.2f} = {shown}" if shown else f"{total:.2f}"
         return metrics
+
+
+def _losses(trainer: pl.Trainer) -> dict[str, float]:
+    """Read the losses that were logged last."""
+    logged = trainer.callback_metrics
+    names = [name for name in (TOTAL, *(f"{TOTAL}_{term}" for term in TERMS)) if name in logged]
+    if not names:
+        return {}
+    values = torch.stack([logged[name].float() for name in names]).tolist()
+    return dict(zip(names, values, strict=True))

@@ -1,74 +1,84 @@
-"""A run in stages: from its config to the plan, the data and the trainers of each step."""
+"""A run in steps: from its config to the plan, the data and the trainers of each step."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-import hashlib
-import json
 import math
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import pytorch_lightning as pl
 from hydra.utils import instantiate
 
-import rcnn
 from rcnn.app.build import build_data, build_trainer
 from rcnn.app.config import Config
 from rcnn.app.results import Results
-from rcnn.data import DetectionDataset
+from rcnn.app.step_inputs import step_inputs
 from rcnn.data.sources import Split, TrainingSource
-from rcnn.data.stored import ProposalFiles, digest
-from rcnn.model.backbones import LoadedWeights, resolve
+from rcnn.data.stored import ProposalFiles
+from rcnn.model.backbones import resolve
+from rcnn.model.systems import needs_proposals
 from rcnn.settings import SettingsError
 from rcnn.training import DetectionDataModule, DetectionModule
-from rcnn.training.alternating import BEGUN, AlternatingTraining, Plan
+from rcnn.training.alternating import AlternatingTraining
+from rcnn.training.stage_runner import BEGUN, Plan, StageRunner
+from rcnn.training.stage_wise import train_stage_wise
 from rcnn.training.stages import StageStore
 
-LENGTH = ("max_epochs", "max_steps", "max_time", "limit_train_batches")
-NO_INFLUENCE = ("logger", "enable_progress_bar", "enable_model_summary", "log_every_n_steps")
+WITHOUT_VALIDATION = ("ModelCheckpoint", "Pictures")
+"""Callbacks of a run that its steps do not have: their checkpoint is their own."""
 
 
-def run_alternating(config: Config, data: DetectionDataModule) -> Results:
-    """Train in stages and test what they end in.
+def run_in_steps(config: Config, data: DetectionDataModule) -> Results:
+    """Train in steps and test what they end in.
 
     Raises:
         SettingsError: the config does not describe such a run.
     """
     _check(config, data)
     trainer = build_trainer(config)
-    training = AlternatingTraining(
+    runner = StageRunner(
         _plan(config, data, trainer),
         StageStore(cast(str, config.scheme.store)),
-        lambda folder: _stage_data(config, folder),
-        lambda name, folder, steps: _stage_trainer(config, name, folder, steps),
+        lambda folder: _step_data(config, folder),
+        lambda name, folder, steps: _step_trainer(config, name, folder, steps),
     )
-    if config.scheme.name == "unshared":
-        splits = tuple(split for split in ("val", "test") if data.source.has(split))
-        module, folder = training.run_unshared(cast(tuple[Split, ...], splits))
-        files = ProposalFiles(str(folder))
-        data = DetectionDataModule(data.source, config.loader, proposals=files)
-    else:
-        module = training.run()
-    return _finish(config, trainer, data, module, training)
+    match config.scheme.name:
+        case "alternating":
+            module = AlternatingTraining(runner).run()
+        case "unshared":
+            splits = tuple(split for split in ("val", "test") if data.source.has(split))
+            module, folder = AlternatingTraining(runner).run_unshared(
+                cast(tuple[Split, ...], splits)
+            )
+            files = ProposalFiles(str(folder))
+            data = DetectionDataModule(data.source, config.loader, proposals=files)
+        case _:
+            module = train_stage_wise(runner, config.system)
+    return _finish(config, trainer, data, module, runner)
 
 
 def _check(config: Config, data: DetectionDataModule) -> None:
-    if config.system != "faster_rcnn":
+    name = config.scheme.name
+    if name in ("alternating", "unshared") and config.system != "faster_rcnn":
         raise SettingsError(
-            f"scheme={config.scheme.name} is not possible: it trains model=faster_rcnn, not "
+            f"scheme={name} is not possible: it trains model=faster_rcnn, not "
             f"model={config.system}."
+        )
+    if config.delta_statistics != "fixed":
+        raise SettingsError(
+            f"model.delta_statistics={config.delta_statistics} is not possible with "
+            f"scheme={name}: choose fixed."
         )
     if config.run.ckpt_path is not None:
         raise SettingsError(
-            f"ckpt_path={config.run.ckpt_path!r} is not possible with scheme={config.scheme.name}: "
-            "a run in stages goes on by itself with what scheme.store holds."
+            f"ckpt_path={config.run.ckpt_path!r} is not possible with scheme={name}: "
+            "a run in steps goes on by itself with what scheme.store holds."
         )
     if not isinstance(data, DetectionDataModule):
         raise SettingsError(
-            f"data={type(data).__name__} is not possible with scheme={config.scheme.name}: stages "
+            f"data={type(data).__name__} is not possible with scheme={name}: steps "
             "need a source of splits, see rcnn.data.sources."
         )
 
@@ -76,27 +86,17 @@ def _check(config: Config, data: DetectionDataModule) -> None:
 def _plan(config: Config, data: DetectionDataModule, trainer: pl.Trainer) -> Plan:
     backbone, weights = resolve(config.detector["backbone"])
     train = data.dataset("train")
-    node = config.plain["trainer"]
-    inputs = {
-        "rcnn": rcnn.__version__,
-        "data": {"images": digest(train), "objects": _objects(train)},
-        "pretrained": _hash_of(weights),
-        "optimizer": config.plain["optimizer"],
-        "loader": dataclasses.asdict(config.loader),
-        "trainer": {k: v for k, v in node.items() if k not in (*LENGTH, *NO_INFLUENCE)},
-        "callbacks": _moved(_trained_with(config.plain["callbacks"]), config.run.run_dir, ""),
-        "processes": trainer.world_size,
-    }
     return Plan(
         settings=config.settings(train.class_names, backbone),
         recipe=instantiate(config.plain["optimizer"], _convert_="all"),
         weights=weights,
         steps=_steps(config, data, trainer),
         seed=config.run.seed,
-        inputs=json.loads(json.dumps(inputs)),
+        inputs=step_inputs(config, train, weights, trainer.world_size),
         plus_one=config.run.plus_one,
         device=trainer.strategy.root_device,
         leads=trainer.global_rank == 0,
+        speed=config.speed,
     )
 
 
@@ -118,14 +118,16 @@ def _steps(config: Config, data: DetectionDataModule, trainer: pl.Trainer) -> tu
     return tuple(max(1, round(total * share)) for share in shares)
 
 
-def _stage_data(config: Config, folder: Path | None) -> DetectionDataModule:
-    """Return the training split alone, with stored proposals if a step learns from them."""
+def _step_data(config: Config, folder: Path | None) -> DetectionDataModule:
+    """Return the training split alone, with the proposals in ``folder``, or the detector's."""
     data = build_data(config)
-    files = None if folder is None else ProposalFiles(str(folder), config.proposals.limit)
+    files = config.proposals if needs_proposals(config.system) else None
+    if folder is not None:
+        files = ProposalFiles(str(folder), config.proposals.limit)
     return DetectionDataModule(TrainingSource(data.source), config.loader, proposals=files)
 
 
-def _stage_trainer(config: Config, name: str, folder: Path, steps: int) -> pl.Trainer:
+def _step_trainer(config: Config, name: str, folder: Path, steps: int) -> pl.Trainer:
     """Return a trainer of the run's kind for one step, with its logs in ``stages/<name>``."""
     run_dir = str(Path(config.run.run_dir, "stages", name))
     plain = _moved(copy.deepcopy(config.plain), config.run.run_dir, run_dir)
@@ -143,11 +145,10 @@ def _stage_trainer(config: Config, name: str, folder: Path, steps: int) -> pl.Tr
 
 def _trained_with(callbacks: dict[str, Any]) -> dict[str, Any]:
     """Return the callbacks of a step, which has a checkpoint of its own and no validation."""
-    left_out = ("ModelCheckpoint", "Pictures")
     return {
         key: node
         for key, node in callbacks.items()
-        if node and node["_target_"].rpartition(".")[2] not in left_out
+        if node and node["_target_"].rpartition(".")[2] not in WITHOUT_VALIDATION
     }
 
 
@@ -167,7 +168,7 @@ def _finish(
     trainer: pl.Trainer,
     data: DetectionDataModule,
     module: DetectionModule,
-    training: AlternatingTraining,
+    runner: StageRunner,
 ) -> Results:
     """Write one ordinary checkpoint, then measure it."""
     checkpoint = Path(config.run.run_dir, "checkpoints", "last.ckpt")
@@ -186,28 +187,7 @@ def _finish(
         weights=module.weights,
         best_checkpoint=str(checkpoint),
         monitored=None if monitor is None else metrics.get(monitor),
-        steps=sum(training.plan.steps),
-        seconds=training.seconds,
-        notes=training.log,
+        steps=sum(runner.plan.steps),
+        seconds=runner.seconds,
+        notes=runner.log,
     )
-
-
-def _objects(dataset: DetectionDataset) -> str:
-    """Return a hash of all annotated objects."""
-    content = hashlib.sha256()
-    for index in range(len(dataset)):
-        truth = dataset.truth(index)
-        for tensor in (truth.boxes, truth.labels, truth.difficult, truth.crowd):
-            content.update(np.ascontiguousarray(tensor.numpy()).tobytes())
-    return content.hexdigest()
-
-
-def _hash_of(weights: LoadedWeights) -> str | None:
-    """Return a hash of pretrained weights, None for random ones."""
-    if weights.tensors is None:
-        return None
-    content = hashlib.sha256()
-    for name in sorted(weights.tensors):
-        content.update(name.encode())
-        content.update(weights.tensors[name].contiguous().numpy().tobytes())
-    return content.hexdigest()
