@@ -29,8 +29,10 @@ class TensorFields:
     """Moves every tensor of a dataclass at once."""
 
     def to(self: Same, device: torch.device | str, non_blocking: bool = False) -> Same:
-        """Return a copy whose tensors lie on ``device``."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        """Return a copy whose tensors lie on ``device``; none in page-locked memory waits."""
+        return self._map(
+            lambda tensor: tensor.to(device, non_blocking=non_blocking or tensor.is_pinned())
+        )
 
     def pin_memory(self: Same) -> Same:
         """Return a copy whose tensors lie in page-locked memory (for asynchronous transfers)."""

@@ -35,6 +35,7 @@ from rcnn.training.speed import (
     SpeedSettings,
     align_state,
     prepare,
+    static_parts,
 )
 
 MakeTrainer = Callable[..., pl.Trainer]
@@ -57,9 +58,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def lie_channels_last(module: nn.Module) -> bool:
-    """Return whether all convolutions do; raise if some do and some do not."""
-    weights = [one.weight for one in module.modules() if isinstance(one, nn.Conv2d)]
+def lie_channels_last(module: DetectionModule) -> bool:
+    """Return whether all convolutions on images do; raise if some do and some do not."""
+    parts = static_parts(module.detector)
+    convolutions = [*parts["body"].modules(), *parts["rpn"].modules()]
+    weights = [one.weight for one in convolutions if isinstance(one, nn.Conv2d)]
     # Of a 1x1 convolution or a single channel both formats look alike.
     sizeable = [one for one in weights if min(one.shape[1:]) > 1]
     (answer,) = {one.is_contiguous(memory_format=torch.channels_last) for one in sizeable}
@@ -79,7 +82,7 @@ class TestMemoryFormat:
     ) -> None:
         module = DetectionModule(settings, speed=speed)
         wanted = speed is None
-        assert lie_channels_last(module.detector) == wanted
+        assert lie_channels_last(module) == wanted
         (features,) = module.detector.body(module.detector.images.normalise(batch.images))
         assert features.is_contiguous(memory_format=torch.channels_last) == wanted
 

@@ -24,8 +24,9 @@ class SpeedSettings:
     """How a detector is run; its results are the same up to rounding.
 
     Attributes:
-        channels_last: the channels of a cell lie side by side in memory, which is how the kernels
-            for convolutions want them, on a CPU and on a GPU.
+        channels_last: in body and RPN head the channels of a cell lie side by side in memory, which
+            is how the kernels for convolutions want them, on a CPU and on a GPU. A tail keeps the
+            order of the pooled regions: to turn them takes a CPU longer than it saves.
         compile: let :func:`torch.compile` fuse what does the same for every image: body, RPN head,
             tail and box head. That takes minutes at the start, and a C++ compiler (CPU) or Triton
             (GPU); it pays in long runs. Sizes of images and numbers of RoIs may vary.
@@ -46,7 +47,9 @@ def prepare(detector: Detector, settings: SpeedSettings) -> None:
     It comes before an optimiser is made, and before DDP wraps the module.
     """
     if settings.channels_last:
-        detector.to(memory_format=torch.channels_last)
+        for name, part in static_parts(detector).items():
+            if name in ("body", "rpn"):
+                part.to(memory_format=torch.channels_last)
     if settings.compile:
         compile_static_parts(detector)
 
