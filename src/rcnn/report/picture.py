@@ -146,7 +146,7 @@ def _draw(axes: Axes, panel: Panel) -> None:
 
 
 def _scale(axes: Axes, panel: Panel) -> None:
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
     axes.set_title(panel.title, loc="left", fontsize=11, color=INK, pad=8)
     axes.tick_params(colors=INK, labelsize=9.5, length=0, which="both")
@@ -166,6 +166,7 @@ def _scale(axes: Axes, panel: Panel) -> None:
         axes.xaxis.set_minor_formatter(NullFormatter())
     else:
         axes.set_xlim(min(0.0, 1.1 * min(ends)), 1.1 * max(ends) or 1.0)
+        axes.xaxis.set_major_locator(MaxNLocator(4))  # numbers of six digits stay apart
 
 
 def _legend(report: Report) -> str:
