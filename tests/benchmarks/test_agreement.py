@@ -15,6 +15,8 @@ from benchmarks.sides import Workload, build_model, scenes_of
 from rcnn.interop import from_torchvision
 from rcnn.model.faster_rcnn import FasterRCNN
 
+pytestmark = pytest.mark.slow
+
 LOAD = Workload("mobilenet_v3_large_fpn", (64, 96), classes=3, objects=2)
 SCENES = scenes_of(LOAD)
 

@@ -10,6 +10,8 @@ from benchmarks import detectors, growth, memory, stages
 from benchmarks.charging import STAGES
 from benchmarks.pairs import Row
 
+pytestmark = pytest.mark.slow
+
 QUIET = ["--clock", "cpu"]
 
 
@@ -59,7 +61,6 @@ def test_growth_has_a_row_for_each_value_and_a_picture(tmp_path: Path) -> None:
     assert (tmp_path / "part.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.slow
 def test_memory_of_a_step_holds_the_weights_and_all_that_goes_with_them(tmp_path: Path) -> None:
     words = ["--backbones", "mobilenet_v3_large_fpn", "--size", "64x96"]
     step, inference = rows_of(memory, words, tmp_path)

@@ -32,6 +32,7 @@ def test_many_things_are_found(sides: Sides) -> None:
         assert len(one.labels.unique()) > 1
 
 
+@pytest.mark.slow
 def test_a_step_moves_the_weights_of_both_by_the_same_optimiser(sides: Sides) -> None:
     set_task(sides, "train step")
     ours, theirs = (type(side.optimizer) for side in sides)
@@ -47,6 +48,7 @@ def test_a_step_moves_the_weights_of_both_by_the_same_optimiser(sides: Sides) ->
         assert sum(changed) > len(changed) / 2
 
 
+@pytest.mark.slow
 def test_memory_format_and_precision_are_as_asked() -> None:
     for channels_last in (True, False):
         speed = SpeedSettings(channels_last)
