@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rcnn.ops import neighbours
 from rcnn.ops.boxes import iou
-from rcnn.ops.neighbours import Candidates, Neighbours
+from rcnn.ops.neighbours import Candidates, overlaps_any
 
 
 def _candidates(boxes: Tensor, groups: Tensor) -> Candidates:
@@ -18,7 +18,7 @@ def _candidates(boxes: Tensor, groups: Tensor) -> Candidates:
 
 def _check(boxes: Tensor, groups: Tensor, threshold: float, some: Tensor, others: Tensor) -> None:
     candidates = _candidates(boxes, groups)
-    found = Neighbours(candidates, threshold).overlap(some, others)
+    found = overlaps_any(candidates, some, others, threshold)
     expected = (iou(candidates.apart[some], candidates.apart[others]) > threshold).any(dim=1)
     assert found.tolist() == expected.tolist()
 
@@ -79,5 +79,5 @@ def test_what_single_precision_cannot_tell_is_decided_in_double(threshold: float
     boxes = boxes + torch.tensor([1.0, 2.0, 1.0, 2.0])
     candidates = _candidates(boxes, torch.zeros(2).long())
     pair = torch.tensor([0]), torch.tensor([1])
-    assert not Neighbours(candidates, threshold).overlap(*pair).any()
-    assert Neighbours(candidates, threshold - 1e-12).overlap(*pair).all()
+    assert not overlaps_any(candidates, *pair, threshold).any()
+    assert overlaps_any(candidates, *pair, threshold - 1e-12).all()

@@ -216,7 +216,7 @@ def test_stopping_early_gives_the_first_of_all_that_are_kept(
 def test_many_candidates_on_any_number_of_threads(
     threads: Callable[[int], None], number: int, groups: int, limit: int
 ) -> None:
-    """So many that images are looked at beside each other, and that neighbours are sorted."""
+    """So many that most are compared with their neighbours only."""
     generator = torch.Generator().manual_seed(2)
     corners = torch.rand(3, 2500, 2, generator=generator) * 400
     boxes = torch.cat([corners, corners + 10 + corners.flip(-1) / 8], dim=-1)

@@ -5,14 +5,12 @@ Letters: B images, N boxes of an image, P places for those that are kept, M of o
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torchvision.ops import nms
 
-from rcnn.ops.greedy import STRETCH, first_kept
+from rcnn.ops.greedy import first_kept
 from rcnn.ops.neighbours import Candidates
 
 
@@ -41,9 +39,16 @@ def suppress(
     boxes, scores = boxes.detach(), scores.detach()
     apart = set_apart(boxes, groups)
     # A GPU waits less for one call on all images than for several; a processor that compares pairs
-    # one by one is better off where it may stop early.
+    # one by one is better off where it may stop early. A thread for each image was no faster: the
+    # operators are so short that threads wait for Python's lock.
     if boxes.device.type == "cpu":
-        kept = _image_by_image(boxes, scores, groups, valid, apart, iou_threshold, limit)
+        order = scores.argsort(dim=1, descending=True, stable=True)
+        images = zip(boxes, groups, apart, order, valid.gather(1, order), strict=True)
+        per_image = [
+            first_kept(Candidates(*image), best.masked_select(taking_part), iou_threshold, limit)
+            for *image, best, taking_part in images
+        ]
+        kept = torch.cat([one + i * count for i, one in enumerate(per_image)])
     else:
         flat = apart.flatten(0, 1)
         candidates = valid.flatten().nonzero().squeeze(1)
@@ -74,37 +79,6 @@ def set_apart(boxes: Float[Tensor, "B N 4"], groups: Int[Tensor, "B N"]) -> Floa
     place = groups + image * (groups.max() + 1)
     low, high = precise.amin(), precise.amax()
     return precise - low + (place * (high - low + 1))[:, :, None]
-
-
-def _image_by_image(
-    boxes: Float[Tensor, "B N 4"],
-    scores: Float[Tensor, "B N"],
-    groups: Int[Tensor, "B N"],
-    valid: Bool[Tensor, "B N"],
-    apart: Float[Tensor, "B N 4"],
-    iou_threshold: float,
-    limit: int,
-) -> Int[Tensor, " M"]:
-    """Return the flat positions of what is kept, best first in each image.
-
-    Python's lock is free while an operator runs, so threads look at several images at once, as many
-    as PyTorch would use. For fewer candidates than one stretch it does not pay to start them.
-    """
-    count = valid.shape[1]
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    ranked = valid.gather(1, order)
-
-    def keep(image: int) -> Int[Tensor, " K"]:
-        candidates = Candidates(boxes[image], groups[image], apart[image])
-        taking_part = order[image].masked_select(ranked[image])
-        return first_kept(candidates, taking_part, iou_threshold, limit) + image * count
-
-    images = range(len(order))
-    workers = min(len(order), torch.get_num_threads())
-    if workers > 1 and count > STRETCH:
-        with ThreadPoolExecutor(workers) as pool:
-            return torch.cat(list(pool.map(keep, images)))
-    return torch.cat([keep(image) for image in images])
 
 
 def _pack(

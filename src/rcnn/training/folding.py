@@ -41,5 +41,5 @@ def fold_deltas(module: DetectionModule) -> DetectionModule:
         plus_one=module.test_scores.voc.plus_one,
         weights=module.weights,
     )
-    folded.load_state_dict(state)
-    return folded.to(module.device).train(module.training)
+    folded.to(bias).load_state_dict(state)  # on its device, in its precision
+    return folded.train(module.training)
