@@ -6,6 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # several processes share the processor's cores
+    threads = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # of the programs that tests start
+    torch.set_num_threads(threads)
+
 
 @pytest.fixture
 def shared_data() -> Path:
