@@ -58,8 +58,9 @@ def time_sides(load: Workload, runtime: Runtime, pairs: int | None) -> list[Row]
     scenes = scenes_of(load)
     model = build_model(load, scenes, runtime.device)
     detector = from_torchvision(model)
+    runtime.settle(detector, model)
     try:
-        same = check(model, detector, scenes)
+        same = check(model, detector, scenes, runtime.speed)
     except DisagreementError as error:
         raise DisagreementError(f"{load.backbone} at {height}x{width}: {error}") from error
     plan = plan_for(runtime, pairs)

@@ -63,6 +63,12 @@ def add_runtime(parser: argparse.ArgumentParser, compiles: bool = True) -> None:
         default=SpeedSettings.channels_last,
         help="the memory format of our side (%(default)s, as in a training)",
     )
+    parser.add_argument(
+        "--winograd",
+        action=argparse.BooleanOptionalAction,
+        default=SpeedSettings.winograd,
+        help="fewer multiplications on our side (%(default)s, as in a training)",
+    )
     parser.set_defaults(compile=False)
     if compiles:
         parser.add_argument("--compile", action="store_true", help="compile our side")

@@ -37,20 +37,21 @@ class Runtime:
     @classmethod
     def of(cls, arguments: argparse.Namespace) -> Runtime:
         """Return what the command line says."""
-        speed = SpeedSettings(arguments.channels_last, arguments.compile)
+        speed = SpeedSettings(arguments.channels_last, arguments.winograd, arguments.compile)
         return cls(arguments.device, arguments.precision, speed, arguments.both, arguments.clock)
 
     def columns(self) -> dict[str, str | int | float]:
         """Return the switches as columns of a row."""
         formats = {True: "channels last", False: "contiguous"}
         compiled = {True: ", compiled", False: ""}
-        own = formats[self.speed.channels_last] + compiled[self.speed.compile]
+        shared = formats[self.speed.channels_last] + compiled[self.speed.compile]
+        winograd = self.speed.winograd and self.device.type == "cpu" and self.precision == "32"
         return {
             "device": self.device.type,
             "precision": self.precision,
             "clock": self.clock,
-            "rcnn runs": own,
-            "torchvision runs": own if self.both else formats[False],
+            "rcnn runs": shared + ", Winograd" * winograd,
+            "torchvision runs": shared if self.both else formats[False],
         }
 
     def settle(self, detector: FasterRCNN, model: TorchvisionRCNN) -> None:

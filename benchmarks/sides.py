@@ -113,18 +113,19 @@ def build_sides(load: Workload, runtime: Runtime) -> Sides:
     """Return both sides; torchvision's comes first into being, ours takes its weights over."""
     scenes = scenes_of(load)
     model = build_model(load, scenes, runtime.device)
-    return pair(model, from_torchvision(model), scenes, runtime)
+    detector = from_torchvision(model)
+    runtime.settle(detector, model)
+    return pair(model, detector, scenes, runtime)
 
 
 def pair(
     model: TorchvisionRCNN, detector: FasterRCNN, scenes: list[Scene], runtime: Runtime
 ) -> Sides:
-    """Return both sides of two detectors that are there."""
+    """Return both sides of two detectors, which run as they are."""
     images = images_of(scenes, runtime.device)
     targets = targets_of(scenes, runtime.device)
     truths = [scene.truth.to(runtime.device) for scene in scenes]
     generator = torch.Generator(runtime.device).manual_seed(0)
-    runtime.settle(detector, model)
 
     def our_losses() -> Tensor:
         # Our loader stacks images in its workers; torchvision's detector does so itself. Here both

@@ -14,6 +14,7 @@ from benchmarks.runtime import Runtime
 from benchmarks.sides import Workload, build_model, scenes_of
 from rcnn.interop import from_torchvision
 from rcnn.model.faster_rcnn import FasterRCNN
+from rcnn.training.speed import SpeedSettings
 
 pytestmark = pytest.mark.slow
 
@@ -29,7 +30,7 @@ def model() -> TorchvisionRCNN:
 def test_the_same_weights_agree_and_the_model_stays_as_it_is(model: TorchvisionRCNN) -> None:
     before = {key: value.clone() for key, value in model.state_dict().items()}
     limits = from_torchvision(model).settings
-    assert check(model, from_torchvision(model), SCENES) > 0.98
+    assert check(model, from_torchvision(model), SCENES, SpeedSettings()) > 0.98
     assert from_torchvision(model).settings == limits
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
@@ -61,7 +62,7 @@ def test_what_differs_is_named(
     detector = from_torchvision(model)
     change(detector)
     with pytest.raises(DisagreementError, match=named):
-        check(model, detector, SCENES)
+        check(model, detector, SCENES, SpeedSettings())
 
 
 def test_another_loss_is_named(model: TorchvisionRCNN, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +74,7 @@ def test_another_loss_is_named(model: TorchvisionRCNN, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(model.rpn, "compute_loss", doubled)
     with pytest.raises(DisagreementError, match=r"loss rpn_boxes differs by 0\.5"):
-        check(model, from_torchvision(model), SCENES)
+        check(model, from_torchvision(model), SCENES, SpeedSettings())
 
 
 def test_no_detections_at_all_are_no_agreement(model: TorchvisionRCNN) -> None:
@@ -82,7 +83,7 @@ def test_no_detections_at_all_are_no_agreement(model: TorchvisionRCNN) -> None:
     model.roi_heads.score_thresh = 0.999999
     try:
         with pytest.raises(DisagreementError, match=r"Only 0\.0% of the detections"):
-            check(model, from_torchvision(model), SCENES)
+            check(model, from_torchvision(model), SCENES, SpeedSettings())
     finally:
         model.roi_heads.score_thresh = threshold
 

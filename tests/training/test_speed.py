@@ -39,7 +39,7 @@ from rcnn.training.speed import (
 )
 
 MakeTrainer = Callable[..., pl.Trainer]
-PLAIN = SpeedSettings(channels_last=False)
+PLAIN = SpeedSettings(channels_last=False, winograd=False)
 RESNET = BackboneSettings("resnet18", norm="batch", frozen_stages=0, weights=None)
 VARIANTS: dict[str, dict[str, Any]] = {
     "layer4 as tail": {},

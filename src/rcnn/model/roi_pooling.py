@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
-from torchvision.ops import roi_align, roi_pool
+from torchvision.ops import roi_pool
 
 from rcnn.ops.boxes import area
 from rcnn.ops.roi_align import align_rois
@@ -87,13 +87,6 @@ def pool_rois(
         # (B R, C, side, side) -> (B R, C, side side)
         columns = [pool_rois(levels, strides, rois, grid).flatten(2) for grid in grids]
         return torch.cat(columns, dim=2)[..., None]
-    if len(levels) == 1 and settings.kind == "roi_align":
-        ratio, aligned = settings.sampling_ratio, settings.aligned
-        precise = _in_full(levels[0], rois)
-        pooled = align_rois(
-            precise, rois.to(precise.dtype), settings.size, 1.0 / strides[0], ratio, aligned
-        )
-        return pooled.to(levels[0].dtype)
     flat = rois.flatten(0, 1)
     images = torch.arange(len(rois), device=rois.device).repeat_interleave(rois.shape[1])
     if len(levels) == 1:
@@ -166,15 +159,13 @@ def _pool(
     if settings.kind == "crop":
         pooled = crop(precise, rois / stride, images, settings.size, pool_max=settings.crop_max)
         return pooled.to(features.dtype)
-    listed = torch.cat([images[:, None].to(precise.dtype), rois.to(precise.dtype)], dim=1)
-    side, scale = (settings.size, settings.size), 1.0 / stride
+    rois, scale = rois.to(precise.dtype), 1.0 / stride
     if settings.kind == "roi_pool":
-        pooled = roi_pool(precise, listed, side, spatial_scale=scale)
+        listed = torch.cat([images[:, None].to(precise.dtype), rois], dim=1)
+        pooled = roi_pool(precise, listed, (settings.size, settings.size), spatial_scale=scale)
     else:
-        ratio = settings.sampling_ratio or -1
-        pooled = roi_align(
-            precise, listed, side, scale, sampling_ratio=ratio, aligned=settings.aligned
-        )
+        ratio, aligned = settings.sampling_ratio, settings.aligned
+        pooled = align_rois(precise, rois, images, settings.size, scale, ratio, aligned)
     return pooled.to(features.dtype)
 
 

@@ -1,33 +1,29 @@
-"""RoIAlign (Mask R-CNN, section 3), with a fast backward pass on a CPU, and differentiable in RoIs.
+"""RoIAlign (Mask R-CNN, section 3), fast on a CPU, and differentiable in the RoIs.
 
-Letters: B images, R RoIs per image, C channels, (h, w) cells, S side of the output.
+Letters: B images, N RoIs of any of them, C channels, (h, w) cells, S side of the output.
 
-Torchvision's kernel adds every sample's gradient to four cells, one after another. But bilinear
-samples on a grid are separable: a pooled map is ``rows @ features @ columns``, with the weights of
-the cells in each bin as rows and columns, and its gradient is two matrix products.
+Torchvision's kernel reads and adds one number at a time. But a pooled cell is a weighted sum of a
+few rows, if the channels of a cell lie side by side; and such sums are what an embedding bag is.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
+import torch.nn.functional as F
 import torchvision.ops
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
-
-DENSE_CELLS = 3000
-"""Larger maps are left to torchvision: the products run over all cells, the kernel over a RoI's."""
 
 
 def align_rois(
     features: Float[Tensor, "B C h w"],
-    rois: Float[Tensor, "B R 4"],
+    rois: Float[Tensor, "N 4"],
+    images: Int[Tensor, " N"],
     size: int,
     scale: float,
     ratio: int,
     aligned: bool = False,
-) -> Float[Tensor, "B*R C S S"]:
+) -> Float[Tensor, "N C S S"]:
     """Pool every RoI from its image; the values are torchvision's.
 
     Gradients flow into the RoIs if they require them, which torchvision's operator cannot do.
@@ -35,6 +31,7 @@ def align_rois(
     Args:
         features: one level.
         rois: in pixels.
+        images: which image each RoI is taken from.
         size: S.
         scale: cells per pixel.
         ratio: samples per bin and axis; 0: as many as the bin has cells.
@@ -44,101 +41,66 @@ def align_rois(
         ValueError: if gradients shall flow into the RoIs and ``ratio`` is 0: the number of samples
             would change with a RoI's size.
     """
-    if rois.requires_grad:
-        return _separable(features, rois, size, scale, ratio, aligned)
-    dense = features.shape[2] * features.shape[3] <= DENSE_CELLS and ratio > 0
-    if features.device.type == "cpu" and features.requires_grad and dense:
-        pooled: Tensor = _RoIAlign.apply(features, rois, size, scale, ratio, aligned)
-        return pooled
-    return _kernel(features, rois, size, scale, ratio, aligned)
-
-
-def _kernel(
-    features: Tensor, rois: Tensor, size: int, scale: float, ratio: int, aligned: bool
-) -> Tensor:
-    images = torch.arange(len(rois), device=rois.device, dtype=rois.dtype)
-    # (B, R, 4) -> (B R, 5), as (image, x1, y1, x2, y2)
-    listed = torch.cat([images[:, None, None].expand(-1, rois.shape[1], 1), rois], dim=2)
+    if rois.requires_grad and ratio == 0:
+        raise ValueError("pooling.sampling_ratio=0 has no gradient in the RoIs: choose 1 or more.")
+    if rois.requires_grad or (features.device.type == "cpu" and ratio > 0):
+        return _sum_rows(features, rois, images, size, scale, ratio, aligned)
+    listed = torch.cat([images[:, None].to(rois.dtype), rois], dim=1)
     pooled: Tensor = torchvision.ops.roi_align(
-        features, listed.flatten(0, 1), (size, size), scale, ratio or -1, aligned
+        features, listed, (size, size), scale, ratio or -1, aligned
     )
     return pooled
 
 
-def _separable(
-    features: Tensor, rois: Tensor, size: int, scale: float, ratio: int, aligned: bool
-) -> Tensor:
-    """Pool as ``rows @ features @ columns``, which autograd differentiates in everything."""
-    if ratio == 0:
-        raise ValueError("pooling.sampling_ratio=0 has no gradient in the RoIs: choose 1 or more.")
-    batch, channels, height, width = features.shape
-    rows, columns = _axes(rois, size, scale, ratio, height, width, aligned)
-    # (B, C, h, w) -> (B, h, C w); (B, R S, h) @ (B, h, C w) -> (B R, S C, w)
-    lines = features.transpose(1, 2).reshape(batch, height, channels * width)
-    sampled = (rows.flatten(1, 2) @ lines).view(-1, size * channels, width)
-    # (B R, S C, w) @ (B R, w, S) -> (B R, C, S, S)
-    pooled = sampled @ columns.flatten(0, 1).transpose(1, 2)
-    return pooled.view(-1, size, channels, size).transpose(1, 2)
-
-
-class _RoIAlign(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        features: Tensor,
-        rois: Tensor,
-        size: int,
-        scale: float,
-        ratio: int,
-        aligned: bool,
-    ) -> Tensor:
-        ctx.save_for_backward(rois)
-        ctx.cells = features.shape
-        ctx.how = size, scale, ratio, aligned
-        return _kernel(features, rois, size, scale, ratio, aligned)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (rois,) = ctx.saved_tensors
-        batch, channels, height, width = ctx.cells
-        size, scale, ratio, aligned = ctx.how
-        rows, columns = _axes(rois, size, scale, ratio, height, width, aligned)
-        rows, columns = rows.flatten(1, 2), columns.flatten(0, 1)
-        # (B R, C S, S) @ (B R, S, w) -> (B R, C S, w)
-        spread = gradients[0].reshape(len(columns), channels * size, size) @ columns
-        # (B R, C, S, w) -> (B, R S, C w)
-        spread = spread.view(batch, -1, channels, size, width).transpose(2, 3)
-        spread = spread.reshape(batch, -1, channels * width)
-        # (B, h, R S) @ (B, R S, C w) -> (B, h, C w)
-        gradient = (rows.transpose(1, 2) @ spread).view(batch, height, channels, width)
-        return gradient.transpose(1, 2), None, None, None, None, None
-
-
-def _axes(
-    rois: Tensor, size: int, scale: float, ratio: int, height: int, width: int, aligned: bool
-) -> tuple[Float[Tensor, "B R S h"], Float[Tensor, "B R S w"]]:
+def _sum_rows(
+    features: Tensor,
+    rois: Tensor,
+    images: Tensor,
+    size: int,
+    scale: float,
+    ratio: int,
+    aligned: bool,
+) -> Float[Tensor, "N C S S"]:
+    _, channels, height, width = features.shape
     x1, y1, x2, y2 = (rois * scale - (0.5 if aligned else 0.0)).unbind(-1)
-    rows = _bin_weights(y1, y2, size, ratio, height, aligned)
-    return rows, _bin_weights(x1, x2, size, ratio, width, aligned)
+    rows, row_shares = _bins(y1, y2, size, ratio, height, aligned)
+    columns, column_shares = _bins(x1, x2, size, ratio, width, aligned)
+    rows = rows + images[:, None, None] * height
+    # (N, S, 1, 2 ratio, 1), (N, 1, S, 1, 2 ratio) -> (N S S, 4 ratio ratio)
+    cells = rows[:, :, None, :, None] * width + columns[:, None, :, None, :]
+    shares = row_shares[:, :, None, :, None] * column_shares[:, None, :, None, :]
+    pooled = F.embedding_bag(
+        cells.view(-1, (2 * ratio) ** 2),
+        features.permute(0, 2, 3, 1).reshape(-1, channels),
+        mode="sum",
+        per_sample_weights=shares.view(-1, (2 * ratio) ** 2),
+    )
+    return pooled.view(-1, size, size, channels).permute(0, 3, 1, 2)
 
 
-def _bin_weights(
-    start: Float[Tensor, "B R"],
-    end: Float[Tensor, "B R"],
+def _bins(
+    start: Float[Tensor, " N"],
+    end: Float[Tensor, " N"],
     size: int,
     ratio: int,
     cells: int,
     aligned: bool,
-) -> Float[Tensor, "B R S cells"]:
-    """Return the share that each cell of an axis has in each bin of each RoI."""
+) -> tuple[Int[Tensor, "N S _"], Float[Tensor, "N S _"]]:
+    """Return the cells of an axis on both sides of each sample of each bin, and their shares."""
     length = end - start
     if not aligned:
         length = length.clamp(min=1)  # as the first version of the operator has it
-    steps = (torch.arange(size * ratio, device=start.device, dtype=start.dtype) + 0.5) / size
-    places = start[..., None] + length[..., None] * steps / ratio  # (B, R, S ratio)
+    # In the order of torchvision's sums, so that a sample lies between the same cells.
+    bins = torch.arange(size, device=start.device)
+    samples = torch.arange(ratio, device=start.device)
+    side = (length / size)[:, None, None]
+    places = start[:, None, None] + bins[:, None] * side + (samples + 0.5) * side / ratio
+    places = places.flatten(1)  # (N, S, ratio) -> (N, S ratio)
     within = (places >= -1) & (places <= cells)  # samples farther outside count as zero
-    cell = torch.arange(cells, device=start.device, dtype=start.dtype)
-    distance = (places.clamp(0, cells - 1)[..., None] - cell).abs()
-    shares = (1 - distance).clamp(min=0) * within[..., None]
-    # (B, R, S ratio, cells) -> (B, R, S, cells)
-    return shares.view(*length.shape, size, ratio, cells).mean(dim=3)
+    places = places.clamp(0, cells - 1)
+    before = places.detach().floor()
+    beyond = places - before
+    shares = torch.stack([1 - beyond, beyond], dim=2) * (within / ratio)[:, :, None]
+    sides = torch.stack([before, (before + 1).clamp(max=cells - 1)], dim=2).long()
+    # (N, S ratio, 2) -> (N, S, 2 ratio)
+    return sides.view(-1, size, 2 * ratio), shares.view(-1, size, 2 * ratio)

@@ -1,0 +1,109 @@
+"""A convolution with fewer multiplications is the same convolution."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.testing import assert_close
+
+from rcnn.ops import winograd
+from rcnn.ops.winograd import convolve, tiles_of
+
+FORMATS = [torch.contiguous_format, torch.channels_last]
+
+
+def drawn(*shape: int) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def learned(cells: Tensor, weight: Tensor, bias: Tensor, *, ours: bool) -> list[Tensor]:
+    """Return a convolution and its gradients."""
+    inputs = [one.clone().requires_grad_() for one in (cells, weight, bias)]
+    output = convolve(*inputs) if ours else F.conv2d(*inputs, padding=1)
+    weights = drawn(*output.shape).to(output)
+    return [output.detach(), *torch.autograd.grad(output, inputs, weights)]
+
+
+def test_one_kernel_on_one_cell_is_a_product() -> None:
+    """All but the middle of the kernel falls on zeros."""
+    weight = torch.arange(9.0).view(1, 1, 3, 3)
+    assert_close(convolve(torch.tensor([[[[5.0]]]]), weight), torch.tensor([[[[20.0]]]]))
+
+
+def test_a_kernel_that_shifts_shifts() -> None:
+    weight = torch.zeros(1, 1, 3, 3)
+    weight[0, 0, 1, 2] = 1  # the cell to the right
+    cells = torch.arange(12.0).view(1, 1, 3, 4)
+    expected = torch.tensor([[[[1.0, 2, 3, 0], [5, 6, 7, 0], [9, 10, 11, 0]]]])
+    assert_close(convolve(cells, weight), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("piece", [1, 5, 400])
+@settings(max_examples=20, deadline=None)
+@given(
+    batch=st.integers(1, 3),
+    channels=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    size=st.tuples(st.integers(1, 10), st.integers(1, 10)),
+    formats=st.tuples(st.sampled_from(FORMATS), st.sampled_from(FORMATS)),
+)
+def test_values_and_gradients_are_those_of_a_direct_sum(
+    piece: int,
+    batch: int,
+    channels: tuple[int, int],
+    size: tuple[int, int],
+    formats: tuple[torch.memory_format, torch.memory_format],
+) -> None:
+    """However many tiles are looked at together, and wherever the last of them end."""
+    inputs = (
+        drawn(batch, channels[0], *size).contiguous(memory_format=formats[0]),
+        drawn(channels[1], channels[0], 3, 3).contiguous(memory_format=formats[1]),
+        drawn(channels[1]),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(winograd, "PIECE", piece)
+        ours, theirs = (learned(*inputs, ours=own) for own in (True, False))
+    for mine, other in zip(ours, theirs, strict=True):
+        assert_close(mine, other, atol=1e-11, rtol=1e-11)
+
+
+def test_autograd_agrees_with_finite_differences() -> None:
+    cells, weight = drawn(2, 2, 5, 3).requires_grad_(), drawn(3, 2, 3, 3).requires_grad_()
+    assert torch.autograd.gradcheck(convolve, (cells, weight))
+
+
+def test_only_what_is_asked_for_is_differentiated() -> None:
+    cells, weight = drawn(1, 2, 4, 4), drawn(3, 2, 3, 3).requires_grad_()
+    (gradient,) = torch.autograd.grad(convolve(cells, weight).sum(), weight)
+    assert gradient.shape == weight.shape
+    assert not convolve(cells, weight.detach()).requires_grad
+
+
+def test_a_second_derivative_is_refused() -> None:
+    cells = drawn(1, 1, 4, 4).requires_grad_()
+    output = convolve(cells, drawn(1, 1, 3, 3)).square().sum()
+    (first,) = torch.autograd.grad(output, cells, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()
+
+
+def test_no_images_have_no_cells() -> None:
+    assert convolve(drawn(0, 2, 4, 4), drawn(3, 2, 3, 3)).shape == (0, 3, 4, 4)
+
+
+@pytest.mark.parametrize("size", [(4, 4), (19, 25)])
+def test_rounding_costs_little_in_single_precision(size: tuple[int, int]) -> None:
+    """Each result and gradient is off by less than 5e-6 of the size of all, in the mean."""
+    inputs = drawn(8, 256, *size).relu(), drawn(128, 256, 3, 3) / 48, drawn(128)
+    exact = learned(*inputs, ours=False)
+    found = learned(*[one.float() for one in inputs], ours=True)
+    for mine, other in zip(found, exact, strict=True):
+        error = (mine - other).square().mean().sqrt() / other.square().mean().sqrt()
+        assert 0 <= error < 5e-6
+
+
+def test_tiles_cover_every_image() -> None:
+    assert tiles_of(torch.zeros(2, 3, 5, 8)) == 2 * 2 * 2
+    assert tiles_of(torch.zeros(7, 3, 4, 4)) == 7
