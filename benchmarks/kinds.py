@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.runtime import Runtime
@@ -17,8 +19,8 @@ MATRICES = frozenset(
         *("_slow_conv2d_forward", "_conv_depthwise2d", "thnn_conv2d", "convolution"),
         *("addmm", "mm", "linear", "mkldnn_linear", "_addmm_activation"),
     )
-)
-"""Convolutions and linear layers, forward and backward."""
+) | {"_Winograd", "_WinogradBackward"}
+"""Convolutions and linear layers, forward and backward, with all that they call."""
 
 LAYERS = frozenset(
     f"aten::{name}"
@@ -33,6 +35,9 @@ LAYERS = frozenset(
     )
 )
 """The other layers of the backbones: norms, activations, pooling."""
+
+
+KINDS = dict.fromkeys(MATRICES, "matrices") | dict.fromkeys(LAYERS, "layers")
 
 
 @dataclass(frozen=True)
@@ -63,14 +68,17 @@ def shares_of(run: Callable[[], object], runtime: Runtime) -> Shares:
     with profile(activities=activities) as profiler:
         run()
         runtime.wait()
-    microseconds = {
-        event.key: event.self_device_time_total if gpu else event.self_cpu_time_total
-        for event in profiler.key_averages()
-    }
+    spent: dict[str, float] = defaultdict(float)
+    for event in profiler.events():
+        kind = next((kind for name in _callers(event) if (kind := KINDS.get(name))), "rest")
+        spent[kind] += event.self_device_time_total if gpu else event.self_cpu_time_total
     # Whatever a processor does is seen. Kernels of a GPU take as long with the profiler as without.
-    whole = undisturbed if gpu else sum(microseconds.values())
+    whole = undisturbed if gpu else sum(spent.values())
+    return Shares(spent["matrices"] / whole, spent["layers"] / whole)
 
-    def share(kind: frozenset[str]) -> float:
-        return float(sum(spent for name, spent in microseconds.items() if name in kind) / whole)
 
-    return Shares(share(MATRICES), share(LAYERS))
+def _callers(event: FunctionEvent | None) -> Iterator[str]:
+    """Give the names of an operation and of those that called it."""
+    while event is not None:
+        yield event.name
+        event = event.cpu_parent

@@ -37,7 +37,11 @@ class Runtime:
     @classmethod
     def of(cls, arguments: argparse.Namespace) -> Runtime:
         """Return what the command line says."""
-        speed = SpeedSettings(arguments.channels_last, arguments.winograd, arguments.compile)
+        speed = SpeedSettings(
+            channels_last=arguments.channels_last,
+            winograd=arguments.winograd,
+            compile=arguments.compile,
+        )
         return cls(arguments.device, arguments.precision, speed, arguments.both, arguments.clock)
 
     def columns(self) -> dict[str, str | int | float]:

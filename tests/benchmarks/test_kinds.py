@@ -5,6 +5,7 @@ from torch import nn
 
 from benchmarks.kinds import shares_of
 from benchmarks.runtime import Runtime
+from rcnn.ops.winograd import convolve
 
 CPU = Runtime(torch.device("cpu"))
 
@@ -18,6 +19,13 @@ def test_convolutions_and_linear_layers_are_told_from_the_rest() -> None:
     assert shares.matrices > 0
     assert shares.layers > 0
     assert shares.matrices + shares.layers < 1
+
+
+def test_a_winograd_convolution_is_one_with_all_its_steps() -> None:
+    cells, weight = torch.randn(8, 16, 8, 8).requires_grad_(), torch.randn(16, 16, 3, 3)
+    assert shares_of(lambda: convolve(cells, weight), CPU).matrices > 0.9
+    ones = torch.ones(8, 16, 8, 8)
+    assert shares_of(lambda: convolve(cells, weight).backward(ones), CPU).matrices > 0.8
 
 
 def test_sorting_is_neither() -> None:

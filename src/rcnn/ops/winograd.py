@@ -40,7 +40,7 @@ def convolve(
 
     It can be differentiated once.
     """
-    convolved: Tensor = _Convolution.apply(cells, weight)
+    convolved: Tensor = _Winograd.apply(cells, weight)
     return convolved if bias is None else convolved + bias[:, None, None]
 
 
@@ -80,7 +80,7 @@ def _with_roots(roots: Float[Tensor, " N"]) -> Float[Tensor, " N+1"]:
     return coefficients
 
 
-class _Convolution(torch.autograd.Function):
+class _Winograd(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, cells: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(cells, weight)

@@ -1,4 +1,4 @@
-"""How fast the same arithmetic runs: memory format, compilation, precision of matrix products.
+"""How fast the same function is computed: memory format, fewer multiplications, compilation.
 
 None of it says what a detector is, so checkpoints hold none of it: their weights have the same
 names and values whatever is chosen here.
@@ -40,16 +40,16 @@ class SpeedSettings:
     """
 
     channels_last: bool = True
-    compile: bool = False
     winograd: bool = True
+    compile: bool = False
     matmul: Literal["highest", "high", "medium"] = "highest"
 
 
 def prepare(detector: Detector, settings: SpeedSettings) -> None:
-    """Give a detector its memory format, and let its static parts be compiled, in place.
+    """Give a detector its memory format and its quick layers, and let parts be compiled, in place.
 
-    Neither changes the names in its state dict, and weights that are loaded later take the format.
-    It comes before an optimiser is made, and before DDP wraps the module.
+    None of it changes the names in its state dict, and weights that are loaded later take the
+    format. It comes before an optimiser is made, and before DDP wraps the module.
     """
     if settings.channels_last:
         for name, part in static_parts(detector).items():
