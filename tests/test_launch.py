@@ -174,7 +174,8 @@ def test_each_process_knows_its_rank_and_rank_zero_answers(
     assert answer["rank"] == "0"
     assert answer["at_import"] == "0"
     assert answer["threads"] == str(max(len(os.sched_getaffinity(0)) // 2, 1))
-    assert answer["start"] == multiprocessing.get_start_method()
+    # Threads that exchange tensors must not be there where data loader workers are forked.
+    assert answer["start"] == "forkserver"
 
 
 def test_threads_that_the_user_chose_stay(

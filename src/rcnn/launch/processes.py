@@ -122,8 +122,7 @@ def _termination_passed_on(workers: Sequence[_Worker]) -> Iterator[None]:
 def _start(rank: int, job: bytes) -> _Worker:
     context = multiprocessing.get_context("spawn")
     reader, writer = context.Pipe(duplex=False)
-    start_method = multiprocessing.get_start_method(allow_none=True)
-    process = context.Process(target=work, args=(rank, job, writer, start_method))
+    process = context.Process(target=work, args=(rank, job, writer))
     process.start()
     writer.close()
     return _Worker(rank, process, reader)

@@ -33,17 +33,15 @@ class Report:
     trace: str = ""
 
 
-def work(rank: int, job: bytes, reports: Connection, start_method: str | None) -> None:
+def work(rank: int, job: bytes, reports: Connection) -> None:
     """Run a job and report how it went.
 
     Args:
         rank: of this process.
         job: a pickled pair of a function and its arguments.
         reports: where the parent listens.
-        start_method: the parent's default way to start processes.
     """
-    # A spawned process spawns by default: every data loader worker would import torch anew.
-    multiprocessing.set_start_method(start_method, force=True)
+    _fork_from_a_quiet_process()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if rank > 0:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -57,6 +55,17 @@ def work(rank: int, job: bytes, reports: Connection, start_method: str | None) -
         report = Report(rank, time.monotonic(), error=_pickled(error), trace=_trace(error))
     reports.send(report)
     sys.exit(1 if report.trace else 0)
+
+
+def _fork_from_a_quiet_process() -> None:
+    """Let data loader workers be forked from a process that has no threads.
+
+    In this one, threads that exchange tensors may hold one of Python's locks in the moment of a
+    fork, and the worker would wait for that lock for ever (seen with Python 3.11 and gloo).
+    """
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        multiprocessing.set_start_method("forkserver", force=True)
+        multiprocessing.set_forkserver_preload(["rcnn.data"])  # imports torch, once for all
 
 
 def _end_with_parent() -> None:

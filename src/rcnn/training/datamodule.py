@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
+import os
+import threading
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -212,6 +215,7 @@ class DetectionDataModule(pl.LightningDataModule):
             collate_fn=partial(collate, multiple=images.multiple),
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.loader.workers > 0,
+            worker_init_fn=_end_with_reader,
         )
 
     def _image_settings(self) -> ImageSettings:
@@ -224,3 +228,18 @@ class DetectionDataModule(pl.LightningDataModule):
     def _process(self) -> tuple[int, int]:
         trainer = self.trainer
         return (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+
+
+def _end_with_reader(_: int) -> None:
+    """Let a worker end when the process that reads from it is killed, however it was started.
+
+    PyTorch's workers look whether their parent is there, which may be the server that forked them.
+    """
+
+    def wait() -> None:
+        reader = multiprocessing.parent_process()
+        if reader is not None:
+            reader.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
