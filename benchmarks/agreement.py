@@ -1,7 +1,7 @@
 """Whether both detectors find and learn the same; what differs is not worth timing.
 
-In full precision. Rounding may carry a pair of boxes across the threshold of suppression, so some
-boxes in a hundred may differ; weights, settings and formulas may not.
+In double precision, in which rounding carries hardly any pair of boxes across the threshold of
+suppression, and none of many layers of random weights enlarges it.
 
 Letters: N and M boxes.
 """
@@ -66,12 +66,11 @@ def check(
     Raises:
         DisagreementError: it says what differs.
     """
-    with _in_full():
-        found = {
-            "proposals of a training step": _proposals(model, detector, scenes),
-            "detections": _detections(model, detector, scenes),
-        }
-        differences = _losses(model, scenes, replace(speed, compile=False))
+    found = {
+        "proposals of a training step": _proposals(model, detector, scenes),
+        "detections": _detections(model, detector, scenes),
+    }
+    differences = _losses(model, scenes, replace(speed, compile=False))
     for name, share in found.items():
         if share < SHARE:
             raise DisagreementError(
@@ -87,8 +86,8 @@ def check(
 
 def _proposals(model: TorchvisionRCNN, detector: FasterRCNN, scenes: Sequence[Scene]) -> float:
     device = detector.images.mean.device
-    images = images_of(list(scenes), device)
-    with evaluating(model), evaluating(detector):
+    images = _in_double(scenes, device)
+    with _double(model), _double(detector), evaluating(model), evaluating(detector):
         pictures, targets = model.transform(images, targets_of(list(scenes), device))
         levels = model.backbone(pictures.tensors)
         levels = {"0": levels} if isinstance(levels, Tensor) else levels
@@ -102,8 +101,8 @@ def _proposals(model: TorchvisionRCNN, detector: FasterRCNN, scenes: Sequence[Sc
 
 
 def _detections(model: TorchvisionRCNN, detector: FasterRCNN, scenes: Sequence[Scene]) -> float:
-    images = images_of(list(scenes), detector.images.mean.device)
-    with evaluating(model), evaluating(detector):
+    images = _in_double(scenes, detector.images.mean.device)
+    with _double(model), _double(detector), evaluating(model), evaluating(detector):
         theirs, ours = model(images), detector.detect(images)
     return min(
         _shared(
@@ -120,7 +119,7 @@ def _losses(
 ) -> dict[str, float]:
     """Compare the losses of all anchors and of all of a few proposals: nothing is drawn."""
     device = next(model.parameters()).device
-    images = images_of(list(scenes), device)
+    images = _in_double(scenes, device)
     # Where an image has fewer RoIs than another one, ours fills up with copies, which the norms of
     # the box head would count.
     with _sampling_all(model), evaluating(model):
@@ -128,8 +127,9 @@ def _losses(
         prepare(detector, speed)
         batch = detector.images.batch(images)
         truths = Targets.pad([scene.truth.to(device) for scene in scenes])
-        ours: Losses = _but_norms(detector).losses(batch, truths)
-        theirs = _but_norms(model)(images, targets_of(list(scenes), device))
+        with _double(model), _double(detector):
+            ours: Losses = _but_norms(detector).losses(batch, truths)
+            theirs = _but_norms(model)(images, targets_of(list(scenes), device))
     return {
         name: ((ours.named[name] - theirs[other]).abs() / theirs[other].abs()).item()
         for name, other in TERMS.items()
@@ -159,12 +159,14 @@ def _sampling_all(model: TorchvisionRCNN) -> Iterator[None]:
 
 
 @contextmanager
-def _in_full() -> Iterator[None]:
-    """Multiply in float32 on a GPU, too, which may take 10 bits of it for enough."""
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+def _double(module: nn.Module) -> Iterator[None]:
+    module.double()
     yield
-    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+    module.float()
+
+
+def _in_double(scenes: Sequence[Scene], device: torch.device) -> list[Tensor]:
+    return [image.double() for image in images_of(list(scenes), device)]
 
 
 def _near(ours: Tensor, theirs: Tensor) -> Bool[Tensor, "N M"]:
