@@ -26,8 +26,8 @@ class SpeedSettings:
 
     Attributes:
         channels_last: in body and RPN head the channels of a cell lie side by side in memory, which
-            is how the kernels for convolutions want them, on a CPU and on a GPU. A tail is no faster
-            for it: its maps are small.
+            is how the kernels for convolutions want them, on a CPU and on a GPU. A tail, whose
+            maps are small, is no faster for it.
         winograd: on a CPU, convolutions of 3 x 3 cells and many channels take a quarter of the
             multiplications (:mod:`rcnn.ops.winograd`). Rounding changes a result by about 1e-6 of
             its size instead of 2e-7. It is not for compiled parts.
