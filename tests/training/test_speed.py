@@ -236,7 +236,7 @@ class TestCompilation:
         [("resnet18", 4), ("vgg16", 4), ("resnet50_fpn", 8), ("mobilenet_v3_large_fpn", 8)],
     )
     def test_the_size_of_a_minibatch_compiles_little_anew(self, backbone: str, most: int) -> None:
-        """A part on RoIs has a graph for learning, and three for detecting: 1, 2 to 15, and more RoIs.
+        """A part on RoIs has one graph for learning, three for detecting (1, 2 to 15, more RoIs).
 
         A part on images has these again for single images, which makes four, and each of them may
         be made again where sides of a level that were equal (a coarse level of 3 x 3 cells) are no
