@@ -6,6 +6,7 @@
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,11 @@ def losses_of(detector: FasterRCNN, images: int, height: int, width: int) -> dic
 
 def graphs(backbone: str) -> dict[str, dict[str, int]]:
     """Return how many graphs each part has been compiled into, after minibatches of some kind."""
-    torch.manual_seed(0)  # the weights say how many RoIs there are to detect in
-    detector = FasterRCNN(small(backbone))
+    torch.manual_seed(0)
+    settings = small(backbone)
+    # Nothing is suppressed or too small, so that no weights leave fewer than 16 RoIs to detect in.
+    full = replace(settings.proposals, nms_iou=1.0, min_size=0.0)
+    detector = FasterRCNN(replace(settings, proposals=full))
     made = dict.fromkeys(static_parts(detector), 0)
 
     def counting(name: str) -> Callable[..., Any]:
