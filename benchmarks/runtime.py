@@ -11,6 +11,7 @@ import torch
 from torchvision.models.detection import FasterRCNN as TorchvisionRCNN
 
 from rcnn.model.faster_rcnn import FasterRCNN
+from rcnn.training.allocator import keep_freed_memory
 from rcnn.training.speed import SpeedSettings, prepare
 
 
@@ -59,7 +60,8 @@ class Runtime:
         }
 
     def settle(self, detector: FasterRCNN, model: TorchvisionRCNN) -> None:
-        """Apply the switches to ours and to torchvision's."""
+        """Apply the switches to ours and to torchvision's; freed memory is kept for both."""
+        keep_freed_memory()
         prepare(detector, self.speed)
         if self.both and self.speed.channels_last:
             model.to(memory_format=torch.channels_last)

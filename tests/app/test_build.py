@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 from torchvision.models.vgg import cfgs, make_layers
 
+from rcnn.app import build
 from rcnn.app.build import build_data, build_module, build_trainer
 from rcnn.app.config import parse
 from rcnn.model.systems import SYSTEMS
@@ -92,8 +93,11 @@ def test_the_speed_of_the_config_reaches_module_and_process(
     assert module.get_parameter("detector.rpn.conv.weight").is_contiguous()
     asked: list[str] = []
     monkeypatch.setattr(torch, "set_float32_matmul_precision", asked.append)
+    monkeypatch.setattr(build, "keep_freed_memory", lambda: asked.append("memory"))
     build_trainer(parse(composed("speed.matmul=high", "logger=none", "trainer=cpu")))
-    assert asked == ["high"]
+    assert asked == ["high", "memory"]
+    build_trainer(parse(composed("speed.keep_memory=false", "logger=none", "trainer=cpu")))
+    assert asked == ["high", "memory", "highest"]
 
 
 def test_what_is_switched_off_takes_its_callback_along(composed: Compose) -> None:

@@ -17,6 +17,7 @@ from rcnn.model.settings import DetectorSettings
 from rcnn.model.systems import needs_proposals
 from rcnn.settings import SettingsError
 from rcnn.training import DetectionDataModule, DetectionModule
+from rcnn.training.allocator import keep_freed_memory
 from rcnn.training.announcing import announce
 from rcnn.training.statistics import measure_deltas
 
@@ -69,11 +70,13 @@ def _measured(
 
 
 def build_trainer(config: Config) -> pl.Trainer:
-    """Build the trainer with its callbacks and loggers, and set the precision of matrix products.
+    """Build the trainer with its callbacks and loggers, and settle what holds for its process.
 
-    That precision holds for the whole process, as the trainer does.
+    That is the precision of matrix products, and whether freed memory is kept.
     """
     torch.set_float32_matmul_precision(config.speed.matmul)
+    if config.speed.keep_memory:
+        keep_freed_memory()
     callbacks = [
         instantiate(node, _convert_="all") for node in config.plain["callbacks"].values() if node
     ]

@@ -37,12 +37,15 @@ class SpeedSettings:
         matmul: precision of float32 matrix products on a GPU: ``highest`` has 24 bits, ``high`` and
             ``medium`` 11 or fewer, several times as fast (convolutions have 11 in any case, unless
             ``torch.backends.cudnn.allow_tf32`` is off). It holds for the whole process.
+        keep_memory: what a step frees on a CPU stays with the process for the next one
+            (:func:`~rcnn.training.allocator.keep_freed_memory`).
     """
 
     channels_last: bool = True
     winograd: bool = True
     compile: bool = False
     matmul: Literal["highest", "high", "medium"] = "highest"
+    keep_memory: bool = True
 
 
 def prepare(detector: Detector, settings: SpeedSettings) -> None:

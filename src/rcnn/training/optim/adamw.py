@@ -33,9 +33,9 @@ class AdamWCosine:
         base_batch: images per step for which ``lr`` was chosen.
     """
 
-    lr: float = 3e-4
+    lr: float = 6e-4
     weight_decay: float = 0.05
-    warmup_steps: int = 100
+    warmup_steps: int = 50
     warmup_factor: float = 0.01
     final_lr_fraction: float = 0.0
     scale_lr_to_batch: bool = False
