@@ -35,7 +35,6 @@ from rcnn.training.speed import (
     SpeedSettings,
     align_state,
     prepare,
-    static_parts,
 )
 
 MakeTrainer = Callable[..., pl.Trainer]
@@ -59,10 +58,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def lie_channels_last(module: DetectionModule) -> bool:
-    """Return whether all convolutions on images do; raise if some do and some do not."""
-    parts = static_parts(module.detector)
-    convolutions = [*parts["body"].modules(), *parts["rpn"].modules()]
-    weights = [one.weight for one in convolutions if isinstance(one, nn.Conv2d)]
+    """Return whether all convolutions do; raise if some do and some do not."""
+    weights = [one.weight for one in module.modules() if isinstance(one, nn.Conv2d)]
     # Of a 1x1 convolution or a single channel both formats look alike.
     sizeable = [one for one in weights if min(one.shape[1:]) > 1]
     (answer,) = {one.is_contiguous(memory_format=torch.channels_last) for one in sizeable}

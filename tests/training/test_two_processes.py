@@ -71,6 +71,8 @@ class Gradients(pl.Callback):
 
 def step(minibatches, devices):
     """Return the gradients of one optimiser step on the minibatches of this process."""
+    # DDP copies each gradient that lies otherwise in memory than its weight.
+    warnings.filterwarnings("error", "Grad strides do not match")
     torch.manual_seed(0)
     module = DetectionModule(
         DetectorSettings(
