@@ -45,7 +45,7 @@ class ShapesSource:
     """
 
     def __init__(
-        self, train: int = 270, val: int = 20, test: int = 80, size: int = 160, seed: int = 0
+        self, train: int = 300, val: int = 20, test: int = 80, size: int = 160, seed: int = 0
     ) -> None:
         self.counts: dict[Split, int] = {"train": train, "val": val, "test": test}
         self.size = size

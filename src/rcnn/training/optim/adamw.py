@@ -33,7 +33,7 @@ class AdamWCosine:
         base_batch: images per step for which ``lr`` was chosen.
     """
 
-    lr: float = 6e-4
+    lr: float = 4.5e-4
     weight_decay: float = 0.05
     warmup_steps: int = 50
     warmup_factor: float = 0.01
