@@ -34,7 +34,7 @@ def iou(
     """Return intersection over union; 0 for two boxes without area."""
     shared = intersection(a, b)
     union = area(a)[..., :, None] + area(b)[..., None, :] - shared
-    return shared / union.clamp(min=torch.finfo(shared.dtype).tiny)
+    return shared / _or_one(union)
 
 
 def coverage(
@@ -42,7 +42,12 @@ def coverage(
 ) -> Float[Tensor, "*batch N M"]:
     """Return the share of each box of ``a`` that lies inside each box of ``b``."""
     shared = intersection(a, b)
-    return shared / area(a)[..., :, None].clamp(min=torch.finfo(shared.dtype).tiny)
+    return shared / _or_one(area(a)[..., :, None])
+
+
+def _or_one(areas: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """Return areas to divide by, with 1 for none: over a tiny number no slope would be finite."""
+    return torch.where(areas > 0, areas, 1.0)
 
 
 def clip(boxes: Float[Tensor, "B *n 4"], sizes: Shaped[Tensor, "B 2"]) -> Float[Tensor, "B *n 4"]:
