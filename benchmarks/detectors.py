@@ -16,7 +16,7 @@ import argparse
 import sys
 
 from benchmarks.agreement import DisagreementError, check
-from benchmarks.options import add_backbones, add_images, add_pairs, add_runtime, parse_size
+from benchmarks.options import add_pairs, add_runtime, add_workloads, parse_size, workloads
 from benchmarks.pairs import Row, plan_for, time_tasks
 from benchmarks.runtime import Runtime
 from benchmarks.sides import Workload, build_model, pair, scenes_of
@@ -25,11 +25,10 @@ from rcnn.interop import from_torchvision
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this part."""
-    add_backbones(parser)
+    add_workloads(parser)
     parser.add_argument(
         "--sizes", nargs="+", type=parse_size, default=[(600, 800)], metavar="HEIGHTxWIDTH"
     )
-    add_images(parser)
     add_pairs(parser)
     add_runtime(parser)
 
@@ -42,9 +41,9 @@ def measure(arguments: argparse.Namespace) -> list[Row]:
     """
     runtime = Runtime.of(arguments)
     rows: list[Row] = []
-    for backbone in arguments.backbones:
-        for size in arguments.sizes:
-            rows += time_sides(Workload(backbone, size, arguments.images), runtime, arguments.pairs)
+    for size in arguments.sizes:
+        for load in workloads(arguments, size):
+            rows += time_sides(load, runtime, arguments.pairs)
     return rows
 
 
@@ -54,7 +53,6 @@ def time_sides(load: Workload, runtime: Runtime, pairs: int | None) -> list[Row]
     Raises:
         DisagreementError: they differ.
     """
-    height, width = load.size
     scenes = scenes_of(load)
     model = build_model(load, scenes, runtime.device)
     detector = from_torchvision(model)
@@ -62,12 +60,10 @@ def time_sides(load: Workload, runtime: Runtime, pairs: int | None) -> list[Row]
     try:
         same = check(model, detector, scenes, runtime.speed)
     except DisagreementError as error:
-        raise DisagreementError(f"{load.backbone} at {height}x{width}: {error}") from error
+        raise DisagreementError(f"{_named(load.columns())}: {error}") from error
     plan = plan_for(runtime, pairs)
     about: Row = {
-        "backbone": load.backbone,
-        "size": f"{height}x{width}",
-        "images": load.images,
+        **load.columns(),
         "same boxes %": 100 * same,
         **runtime.columns(),
         "pairs": plan.pairs,
@@ -82,6 +78,10 @@ def time_sides(load: Workload, runtime: Runtime, pairs: int | None) -> list[Row]
 def _line(row: Row) -> str:
     """Say how far the part has come."""
     return (
-        f"{row['backbone']} {row['size']} {row['task']}: rcnn {row['rcnn ms']:.0f} ms, "
+        f"{_named(row)} {row['task']}: rcnn {row['rcnn ms']:.0f} ms, "
         f"torchvision {row['torchvision ms']:.0f} ms, ratio {row['ratio']:.3f}"
     )
+
+
+def _named(row: Row) -> str:
+    return f"{row['backbone']} (norm {row['norm']}) at {row['size']}"

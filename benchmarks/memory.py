@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.options import add_backbones, add_images, add_runtime, add_size
+from benchmarks.options import add_runtime, add_size, add_workloads, workloads
 from benchmarks.pairs import INFERENCE, STEP, Row, set_task
 from benchmarks.runtime import Runtime
 from benchmarks.sides import Side, Workload, build_sides
@@ -29,9 +29,8 @@ MIB = 1 << 20
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this part."""
-    add_backbones(parser)
+    add_workloads(parser)
     add_size(parser)
-    add_images(parser)
     add_runtime(parser)
 
 
@@ -39,15 +38,17 @@ def measure(arguments: argparse.Namespace) -> list[Row]:
     """Measure every backbone in four processes."""
     runtime = Runtime.of(arguments)
     rows: list[Row] = []
-    for backbone in arguments.backbones:
-        load = Workload(backbone, arguments.size, arguments.images)
+    for load in workloads(arguments, arguments.size):
         for task in (STEP, INFERENCE):
             ours, theirs = (_in_a_process(load, runtime, place, task) for place in (0, 1))
-            about = {"backbone": backbone, **runtime.columns(), "task": task}
+            about = {**load.columns(), **runtime.columns(), "task": task}
             rows.append(
                 {**about, "rcnn MiB": ours, "torchvision MiB": theirs, "ratio": ours / theirs}
             )
-            print(f"{backbone} {task}: {ours:.0f}, {theirs:.0f} MiB", file=sys.stderr)
+            print(
+                f"{load.backbone}, norm {load.norm}, {task}: {ours:.0f}, {theirs:.0f} MiB",
+                file=sys.stderr,
+            )
     return rows
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from typing import get_args
 
 import torch
 
+from benchmarks.peers import has_norms
+from benchmarks.sides import Norm, Workload
 from rcnn.model.backbones import SHIPPED
 from rcnn.training.speed import SpeedSettings
 
@@ -25,17 +29,27 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def add_backbones(parser: argparse.ArgumentParser) -> None:
-    """Add ``--backbones``."""
+def add_workloads(parser: argparse.ArgumentParser) -> None:
+    """Add what :func:`workloads` reads."""
     known = ", ".join(SHIPPED)
     parser.add_argument(
         "--backbones", nargs="+", choices=SHIPPED, default=MAIN, metavar="NAME", help=f"of {known}"
     )
-
-
-def add_images(parser: argparse.ArgumentParser) -> None:
-    """Add ``--images``."""
+    parser.add_argument(
+        "--norms",
+        nargs="+",
+        choices=get_args(Norm),
+        default=["batch"],
+        help="batch: learn, and count the minibatch; frozen: fixed, as on top of loaded weights",
+    )
     parser.add_argument("--images", type=int, default=2, help="of a minibatch")
+
+
+def workloads(arguments: argparse.Namespace, size: tuple[int, int]) -> Iterator[Workload]:
+    """Give what is to be done at a size; a backbone without norms comes once."""
+    for backbone in arguments.backbones:
+        for norm in arguments.norms if has_norms(backbone) else ["batch"]:
+            yield Workload(backbone, size, arguments.images, norm=norm)
 
 
 def add_size(parser: argparse.ArgumentParser) -> None:
@@ -68,6 +82,12 @@ def add_runtime(parser: argparse.ArgumentParser, compiles: bool = True) -> None:
         action=argparse.BooleanOptionalAction,
         default=SpeedSettings.winograd,
         help="fewer multiplications on our side (%(default)s, as in a training)",
+    )
+    parser.add_argument(
+        "--fold-norms",
+        action=argparse.BooleanOptionalAction,
+        default=SpeedSettings.fold_norms,
+        help="fixed norms as a part of our convolutions (%(default)s, as in a training)",
     )
     parser.set_defaults(compile=False)
     if compiles:

@@ -105,6 +105,11 @@ def is_pyramid(backbone: str) -> bool:
     return backbone in RESNET_PYRAMIDS + MOBILENET_PYRAMIDS
 
 
+def has_norms(backbone: str) -> bool:
+    """Return whether a shipped backbone has batch norms."""
+    return backbone != "vgg16"
+
+
 def _c4_parts(backbone: str, side: int) -> tuple[nn.Module, nn.Module, int]:
     """Return body, box head and the width of its output."""
     if backbone in VGGS:

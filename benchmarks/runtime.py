@@ -41,6 +41,7 @@ class Runtime:
         speed = SpeedSettings(
             channels_last=arguments.channels_last,
             winograd=arguments.winograd,
+            fold_norms=arguments.fold_norms,
             compile=arguments.compile,
         )
         return cls(arguments.device, arguments.precision, speed, arguments.both, arguments.clock)
@@ -51,11 +52,12 @@ class Runtime:
         compiled = {True: ", compiled", False: ""}
         shared = formats[self.speed.channels_last] + compiled[self.speed.compile]
         winograd = self.speed.winograd and self.device.type == "cpu" and self.precision == "32"
+        ours = shared + ", Winograd" * winograd + ", norms folded" * self.speed.fold_norms
         return {
             "device": self.device.type,
             "precision": self.precision,
             "clock": self.clock,
-            "rcnn runs": shared + ", Winograd" * winograd,
+            "rcnn runs": ours,
             "torchvision runs": shared if self.both else formats[False],
         }
 

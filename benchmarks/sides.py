@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -13,17 +13,20 @@ from torch.optim import Optimizer
 from torchvision.models.detection import FasterRCNN as TorchvisionRCNN
 
 from benchmarks.lifelike import enliven
-from benchmarks.peers import c4_detector, is_pyramid, pyramid_detector
+from benchmarks.peers import c4_detector, has_norms, is_pyramid, pyramid_detector
 from benchmarks.runtime import Runtime
 from benchmarks.scenes import Scene, draw
 from rcnn.interop import from_torchvision
 from rcnn.model.anchors import AnchorSettings
 from rcnn.model.backbones import BackboneSettings
+from rcnn.model.backbones.freezing import freeze_norms
 from rcnn.model.faster_rcnn import FasterRCNN
 from rcnn.model.images import ImageSettings
 from rcnn.model.settings import DetectorSettings
 from rcnn.structures import Targets
 from rcnn.training.optim import PaperSGD
+
+Norm: TypeAlias = Literal["batch", "frozen"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class Workload:
         objects: in an image.
         before_nms: proposals that enter suppression, in training and at test; None: the paper's
             12000 and 6000 for one feature map, torchvision's own for a pyramid.
+        norm: "batch" counts the statistics of the minibatch in training, as in a network that
+            starts from random weights; "frozen" has fixed ones, as on top of ImageNet's.
     """
 
     backbone: str
@@ -46,6 +51,14 @@ class Workload:
     classes: int = 20
     objects: int = 6
     before_nms: int | None = None
+    norm: Norm = "batch"
+
+    def columns(self) -> dict[str, str | int | float]:
+        """Return what tells rows apart."""
+        height, width = self.size
+        size = f"{height}x{width}"
+        norm = self.norm if has_norms(self.backbone) else "none"
+        return {"backbone": self.backbone, "norm": norm, "size": size, "images": self.images}
 
 
 @dataclass(frozen=True)
@@ -106,6 +119,8 @@ def build_model(load: Workload, scenes: list[Scene], device: torch.device) -> To
     if load.before_nms is not None:
         model.rpn._pre_nms_top_n = dict.fromkeys(("training", "testing"), load.before_nms)
     enliven(model, images_of(scenes, device), targets_of(scenes, device))
+    if load.norm == "frozen":
+        freeze_norms(model)
     return model
 
 

@@ -19,10 +19,10 @@ from functools import partial
 
 from benchmarks.charging import BACKWARD, OPTIMISER, REST, STAGES, charged, parts_of
 from benchmarks.kinds import shares_of
-from benchmarks.options import add_backbones, add_images, add_runtime, add_size
+from benchmarks.options import add_runtime, add_size, add_workloads, workloads
 from benchmarks.pairs import INFERENCE, STEP, Row, set_task
 from benchmarks.runtime import Runtime
-from benchmarks.sides import Side, Sides, Workload, build_sides
+from benchmarks.sides import Side, Sides, build_sides
 from rcnn.training.stopwatch import Stopwatch
 
 Seconds = dict[str, float]
@@ -31,9 +31,8 @@ Switch = Callable[[str], str]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this part."""
-    add_backbones(parser)
+    add_workloads(parser)
     add_size(parser)
-    add_images(parser)
     parser.add_argument("--repeats", type=int, default=3, help="of which the median counts")
     add_runtime(parser, compiles=False)  # stages are not to be seen in compiled code
 
@@ -42,11 +41,11 @@ def measure(arguments: argparse.Namespace) -> list[Row]:
     """Break down every backbone."""
     runtime = Runtime.of(arguments)
     rows: list[Row] = []
-    for backbone in arguments.backbones:
-        sides = build_sides(Workload(backbone, arguments.size, arguments.images), runtime)
+    for load in workloads(arguments, arguments.size):
+        sides = build_sides(load, runtime)
         for task, run in ((STEP, _step), (INFERENCE, _detect)):
             set_task(sides, task)
-            about = {"backbone": backbone, **runtime.columns(), "task": task}
+            about = {**load.columns(), **runtime.columns(), "task": task}
             rows += [{**about, **row} for row in _break_down(sides, run, arguments.repeats)]
     return rows
 

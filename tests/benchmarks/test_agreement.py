@@ -99,5 +99,5 @@ def test_the_part_refuses_to_time_them(
     monkeypatch.setattr(detectors, "build_model", lambda *_: model)
     monkeypatch.setattr(detectors, "from_torchvision", wrong)
     monkeypatch.setattr(detectors, "time_tasks", lambda *_: pytest.fail("was timed"))
-    with pytest.raises(DisagreementError, match=r"mobilenet_v3_large_fpn at 64x96"):
+    with pytest.raises(DisagreementError, match=r"mobilenet_v3_large_fpn \(norm batch\) at 64x96"):
         detectors.time_sides(LOAD, Runtime(torch.device("cpu")), pairs=1)

@@ -31,9 +31,15 @@ def test_detectors_are_timed_at_both_tasks(tmp_path: Path) -> None:
         assert row["same boxes %"] > 98
         assert row["rcnn ms q1"] <= row["rcnn ms"] <= row["rcnn ms q3"]
         assert row["ratio q1"] <= row["ratio"] <= row["ratio q3"]
-        assert row["rcnn runs"] == "channels last, Winograd"
+        assert row["rcnn runs"] == "channels last, Winograd, norms folded"
         assert row["torchvision runs"] == "contiguous"
         assert row["clock"] == "cpu"
+
+
+def test_fixed_norms_are_timed_beside_those_that_count(tmp_path: Path) -> None:
+    words = ["--backbones", "mobilenet_v3_large_fpn", "--sizes", "64x96", "--pairs", "1"]
+    rows = rows_of(detectors, [*words, "--norms", "batch", "frozen"], tmp_path)
+    assert [row["norm"] for row in rows] == ["batch", "batch", "frozen", "frozen"]
 
 
 def test_stages_add_up_on_both_sides(tmp_path: Path) -> None:

@@ -1,14 +1,20 @@
 """Both detectors have the same weights, and behave as if they had learned something."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from torch import nn
+from torchvision.ops.misc import FrozenBatchNorm2d
 
 from benchmarks.pairs import set_task
 from benchmarks.runtime import Runtime
-from benchmarks.sides import Sides, Workload, build_sides
+from benchmarks.sides import Sides, Workload, build_model, build_sides, scenes_of
+from rcnn.interop import from_torchvision
 from rcnn.training.speed import SpeedSettings
 
 LOAD = Workload("mobilenet_v3_large_fpn", (96, 128), classes=3, objects=2, before_nms=500)
+FROZEN = replace(LOAD, norm="frozen")
 CPU = torch.device("cpu")
 
 
@@ -30,6 +36,22 @@ def test_many_things_are_found(sides: Sides) -> None:
     for one, other in zip(ours, theirs, strict=True):
         assert len(one) == len(other["boxes"]) > 10
         assert len(one.labels.unique()) > 1
+
+
+def test_frozen_norms_are_fixed_on_both_sides_and_keep_what_they_know() -> None:
+    scenes = scenes_of(LOAD)
+    counting, fixed = (build_model(load, scenes, CPU) for load in (LOAD, FROZEN))
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in fixed.modules())
+    mean = "backbone.body.0.1.running_mean"
+    assert fixed.state_dict()[mean].abs().max() > 0
+    assert torch.equal(fixed.state_dict()[mean], counting.state_dict()[mean])
+    norms = [p for p in from_torchvision(fixed).modules() if isinstance(p, FrozenBatchNorm2d)]
+    assert len(norms) == sum(isinstance(part, nn.BatchNorm2d) for part in counting.modules())
+
+
+def test_a_network_without_norms_says_so() -> None:
+    assert Workload("vgg16").columns()["norm"] == "none"
+    assert FROZEN.columns()["norm"] == "frozen"
 
 
 @pytest.mark.slow

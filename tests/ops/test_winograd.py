@@ -70,8 +70,21 @@ def test_values_and_gradients_are_those_of_a_direct_sum(
 
 
 def test_autograd_agrees_with_finite_differences() -> None:
-    cells, weight = drawn(2, 2, 5, 3).requires_grad_(), drawn(3, 2, 3, 3).requires_grad_()
-    assert torch.autograd.gradcheck(convolve, (cells, weight))
+    inputs = drawn(2, 2, 5, 3), drawn(3, 2, 3, 3), drawn(3)
+    assert torch.autograd.gradcheck(convolve, [one.requires_grad_() for one in inputs])
+
+
+@pytest.mark.parametrize("size", [(4, 8), (5, 3)])
+def test_what_follows_may_change_the_result_in_place(size: tuple[int, int]) -> None:
+    """As activations and sums of residual blocks do."""
+    cells, weight = drawn(1, 2, *size).requires_grad_(), drawn(3, 2, 3, 3)
+    in_place = convolve(cells, weight)
+    in_place += 1
+    in_place.relu_()
+    expected = (F.conv2d(cells, weight, padding=1) + 1).relu()
+    assert_close(in_place, expected)
+    mine, other = (torch.autograd.grad(one.sum(), cells) for one in (in_place, expected))
+    assert_close(mine, other)
 
 
 def test_only_what_is_asked_for_is_differentiated() -> None:

@@ -41,8 +41,8 @@ def convolve(
 
     It can be differentiated once.
     """
-    convolved: Tensor = _Winograd.apply(cells, weight)
-    return convolved if bias is None else convolved + bias[:, None, None]
+    convolved: Tensor = _Winograd.apply(cells, weight, bias)
+    return convolved
 
 
 def tiles_of(cells: Float[Tensor, "B C H W"]) -> int:
@@ -97,39 +97,53 @@ def _with_roots(roots: Float[Tensor, " N"]) -> Float[Tensor, " N+1"]:
 
 class _Winograd(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, cells: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, cells: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         transforms = _transforms(cells.dtype)
         kernels = _at_places(transforms.kernel, weight.permute(2, 3, 0, 1))  # (36, O, C)
         ctx.save_for_backward(cells, kernels if ctx.needs_input_grad[0] else None)
-        return _convolve(cells, kernels.transpose(1, 2), transforms)
+        return _convolve(cells, kernels.transpose(1, 2), bias, transforms)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         cells, kernels = ctx.saved_tensors
-        of_cells = of_weight = None
+        of_cells = of_weight = of_bias = None
         if ctx.needs_input_grad[0]:  # a convolution with the kernels turned by half
-            of_cells = _convolve(gradients[0], kernels, _turned(cells.dtype))
+            of_cells = _convolve(gradients[0], kernels, None, _turned(cells.dtype))
         if ctx.needs_input_grad[1]:
             of_weight = _gradient_of_weight(cells, gradients[0])
-        return of_cells, of_weight
+        if ctx.needs_input_grad[2]:
+            of_bias = gradients[0].sum(dim=(0, 2, 3))
+        return of_cells, of_weight, of_bias
 
 
 def _convolve(
-    cells: Float[Tensor, "B C H W"], kernels: Float[Tensor, "36 C O"], transforms: _Transforms
+    cells: Float[Tensor, "B C H W"],
+    kernels: Float[Tensor, "36 C O"],
+    bias: Float[Tensor, " O"] | None,
+    transforms: _Transforms,
 ) -> Float[Tensor, "B O H W"]:
     (batch, _, height, width), outputs = cells.shape, kernels.shape[2]
     tiles = _tiles(cells)
     rows, columns = tiles.shape[3:5]
-    convolved = cells.new_empty(batch, rows * SIDE, columns * SIDE, outputs)
-    # (B, h 4, w 4, O) -> (4, 4, B, h, w, O)
-    parts = convolved.unflatten(2, (-1, SIDE)).unflatten(1, (-1, SIDE)).permute(2, 4, 0, 1, 3, 5)
+    shape = batch, outputs, rows * SIDE, columns * SIDE
+    convolved = torch.empty(
+        shape, dtype=cells.dtype, device=cells.device, memory_format=torch.channels_last
+    )
+    # (B, O, h 4, w 4) -> (4, 4, B, h, w, O)
+    parts = convolved.unflatten(3, (-1, SIDE)).unflatten(2, (-1, SIDE)).permute(3, 5, 0, 2, 4, 1)
     for images, lines in _pieces(batch, rows, columns):
         piece = _at_places(transforms.tile, tiles[:, :, images, lines])  # (36, T, C)
         sums = torch.bmm(piece, kernels)  # (36, T, O)
         part = parts[:, :, images, lines]
-        part.copy_((transforms.output @ sums.flatten(1)).view(part.shape))
-    return convolved[:, :height, :width].contiguous().permute(0, 3, 1, 2)
+        result = (transforms.output @ sums.flatten(1)).view(part.shape)
+        if bias is None:
+            part.copy_(result)
+        else:
+            torch.add(result, bias, out=part)
+    if convolved.shape[2:] == (height, width):
+        return convolved  # itself and no view, so that what follows may change it in place
+    return convolved[:, :, :height, :width].clone(memory_format=torch.channels_last)
 
 
 def _gradient_of_weight(

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torchvision.ops.misc import FrozenBatchNorm2d
 
 from rcnn.model.region_stage import RegionStage
 from rcnn.model.rpn import RPNHead
 from rcnn.model.systems import Detector
-from rcnn.training.winograd_conv import WinogradConv2d
+from rcnn.training.quick_conv import FoldedNorm2d, QuickConv2d, fits_winograd
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class SpeedSettings:
         winograd: on a CPU, convolutions of 3 x 3 cells and many channels take a quarter of the
             multiplications (:mod:`rcnn.ops.winograd`). Rounding changes a result by about 1e-6 of
             its size instead of 2e-7. It is not for compiled parts.
+        fold_norms: batch norms with fixed statistics and weights are computed as a part of the
+            convolutions before them.
         compile: let :func:`torch.compile` fuse what does the same for every image: body, RPN head,
             tail and box head. That takes minutes at the start, and a C++ compiler (CPU) or Triton
             (GPU); it pays in long runs. Sizes of images and numbers of RoIs may vary.
@@ -42,6 +46,7 @@ class SpeedSettings:
 
     channels_last: bool = True
     winograd: bool = True
+    fold_norms: bool = True
     compile: bool = False
     matmul: Literal["highest", "high", "medium"] = "highest"
     keep_memory: bool = True
@@ -56,19 +61,26 @@ def prepare(detector: Detector, settings: SpeedSettings) -> None:
     if settings.channels_last:
         for part in static_parts(detector).values():
             part.to(memory_format=torch.channels_last)
-    if settings.winograd:
-        for part in static_parts(detector).values():
-            _take_winograd(part)
+    for part in static_parts(detector).values():
+        _quicken(part, settings)
     if settings.compile:
         compile_static_parts(detector)
 
 
-def _take_winograd(part: nn.Module) -> None:
-    """Replace, in place, the convolutions that take fewer multiplications so."""
+def _quicken(part: nn.Module, settings: SpeedSettings) -> None:
+    """Replace, in place, the convolutions that can be computed more quickly."""
     for parent in list(part.modules()):
-        for name, layer in parent.named_children():
-            if WinogradConv2d.fits(layer):
-                setattr(parent, name, WinogradConv2d(layer))
+        # torchvision names a norm right after the convolution that it follows.
+        for (name, layer), (after, norm) in pairwise([*parent.named_children(), ("", None)]):
+            if type(layer) is not nn.Conv2d:
+                continue
+            folded = None
+            if settings.fold_norms and type(norm) is FrozenBatchNorm2d:
+                folded = FoldedNorm2d(norm)
+                setattr(parent, after, folded)
+            winograd = settings.winograd and fits_winograd(layer)
+            if folded or winograd:
+                setattr(parent, name, QuickConv2d(layer, folded, winograd=winograd))
 
 
 def static_parts(detector: Detector) -> dict[str, nn.Module]:
