@@ -176,7 +176,8 @@ def _tiles(cells: Float[Tensor, "B C H W"]) -> Float[Tensor, "B h w 6 6 C"]:
 
 def _parts(cells: Float[Tensor, "B H W O"]) -> Float[Tensor, "B h w 4 4 O"]:
     """Return a view of what tiles make of the output."""
-    return cells.unflatten(2, (-1, SIDE)).unflatten(1, (-1, SIDE)).permute(0, 1, 3, 2, 4, 5)
+    parts: Float[Tensor, "B h 4 w 4 O"] = cells.unflatten(2, (-1, SIDE)).unflatten(1, (-1, SIDE))
+    return parts.permute(0, 1, 3, 2, 4, 5)
 
 
 def _pieces(batch: int, rows: int, columns: int) -> Iterator[tuple[slice, slice]]:
