@@ -125,15 +125,13 @@ def _convolve(
     transforms: _Transforms,
 ) -> Float[Tensor, "B O H W"]:
     (batch, _, height, width), outputs = cells.shape, kernels.shape[2]
-    tiles = _tiles(cells)
-    rows, columns = tiles.shape[1:3]
-    shape = batch, outputs, rows * SIDE, columns * SIDE
+    shape = batch, outputs, -(-height // SIDE) * SIDE, -(-width // SIDE) * SIDE
     convolved = torch.empty(
         shape, dtype=cells.dtype, device=cells.device, memory_format=torch.channels_last
     )
     parts = _parts(convolved.permute(0, 2, 3, 1))
-    for images, lines in _pieces(batch, rows, columns):
-        piece = _at_places(transforms.tile, tiles[images, lines].flatten(0, 2).flatten(1, 2))
+    for images, lines in _pieces(cells):
+        piece = _at_places(transforms.tile, _tiles(cells[images], lines))
         sums = torch.bmm(piece, kernels)  # (36, T, O)
         part = parts[images, lines]
         result = (transforms.output @ sums.transpose(0, 1)).view(part.shape)
@@ -151,27 +149,34 @@ def _gradient_of_weight(
 ) -> Float[Tensor, "O C 3 3"]:
     channels, outputs = cells.shape[1], gradient.shape[1]
     transforms = _transforms(cells.dtype)
-    tiles = _tiles(cells)
-    rows, columns = tiles.shape[1:3]
-    right, bottom = columns * SIDE - gradient.shape[3], rows * SIDE - gradient.shape[2]
-    parts = _parts(F.pad(gradient.permute(0, 2, 3, 1), (0, 0, 0, right, 0, bottom)))
     kernels = cells.new_empty(36, outputs, channels)
-    for index, (images, lines) in enumerate(_pieces(len(cells), rows, columns)):
-        piece = _at_places(transforms.tile, tiles[images, lines].flatten(0, 2).flatten(1, 2))
-        part = parts[images, lines].flatten(0, 2).flatten(1, 2)
-        sums = _at_places(transforms.output.t(), part)  # (36, T, O)
+    for index, (images, lines) in enumerate(_pieces(cells)):
+        piece = _at_places(transforms.tile, _tiles(cells[images], lines))
+        part = _parts(_with_zeros(gradient[images], lines, border=0))
+        # (B, h, w, 4, 4, O) -> (T, 16, O) -> (36, T, O)
+        sums = _at_places(transforms.output.t(), part.flatten(0, 2).flatten(1, 2))
         kernels.baddbmm_(sums.transpose(1, 2), piece, beta=float(index > 0))
     made = transforms.kernel.t() @ kernels.transpose(0, 1)  # (O, 9, C)
     return made.view(outputs, 3, 3, channels).permute(0, 3, 1, 2)
 
 
-def _tiles(cells: Float[Tensor, "B C H W"]) -> Float[Tensor, "B h w 6 6 C"]:
-    """Return a view of the tiles; those beside each other share two rows or columns."""
+def _tiles(cells: Float[Tensor, "B C H W"], lines: slice) -> Float[Tensor, "T 36 C"]:
+    """Return some rows of tiles; those beside each other share two rows or columns of cells."""
+    inside = _with_zeros(cells, lines, border=1)
+    # (B, h, w, C, 6, 6) -> (B, h, w, 6, 6, C) -> (T, 36, C)
+    tiles = inside.unfold(1, SIDE + 2, SIDE).unfold(2, SIDE + 2, SIDE).permute(0, 1, 2, 4, 5, 3)
+    return tiles.flatten(0, 2).flatten(1, 2)
+
+
+def _with_zeros(
+    cells: Float[Tensor, "B C H W"], lines: slice, border: int
+) -> Float[Tensor, "B h w C"]:
+    """Return the cells that some rows of tiles lie on, with zeros where there are none."""
     height, width = cells.shape[2:]
-    rows, columns = -(-height // SIDE), -(-width // SIDE)
-    right, bottom = columns * SIDE - width + 1, rows * SIDE - height + 1
-    padded = F.pad(cells.permute(0, 2, 3, 1), (0, 0, 1, right, 1, bottom))
-    return padded.unfold(1, SIDE + 2, SIDE).unfold(2, SIDE + 2, SIDE).permute(0, 1, 2, 4, 5, 3)
+    top, bottom = lines.start * SIDE - border, lines.stop * SIDE + border
+    right = -width % SIDE + border
+    inside = cells[:, :, max(top, 0) : bottom].permute(0, 2, 3, 1)
+    return F.pad(inside, (0, 0, border, right, max(-top, 0), max(bottom - height, 0)))
 
 
 def _parts(cells: Float[Tensor, "B H W O"]) -> Float[Tensor, "B h w 4 4 O"]:
@@ -180,13 +185,14 @@ def _parts(cells: Float[Tensor, "B H W O"]) -> Float[Tensor, "B h w 4 4 O"]:
     return parts.permute(0, 1, 3, 2, 4, 5)
 
 
-def _pieces(batch: int, rows: int, columns: int) -> Iterator[tuple[slice, slice]]:
+def _pieces(cells: Float[Tensor, "B C H W"]) -> Iterator[tuple[slice, slice]]:
     """Go through images, and rows of tiles of each, a few at a time."""
+    rows, columns = (-(-side // SIDE) for side in cells.shape[2:])
     lines = max(1, min(rows, PIECE // columns))
     images = max(1, PIECE // (rows * columns))
-    for first in range(0, batch, images):
+    for first in range(0, len(cells), images):
         for top in range(0, rows, lines):
-            yield slice(first, first + images), slice(top, top + lines)
+            yield slice(first, first + images), slice(top, min(top + lines, rows))
 
 
 def _at_places(
