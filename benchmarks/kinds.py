@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -53,11 +54,16 @@ class Shares:
     layers: float
 
 
-def shares_of(run: Callable[[], object], runtime: Runtime) -> Shares:
-    """Run once undisturbed, and once more under the profiler.
+def shares_of(run: Callable[[], object], runtime: Runtime, repeats: int = 1) -> Shares:
+    """Run a few times, each once undisturbed and once more under the profiler: medians of those.
 
     On a GPU the whole includes the time in which it waits for work.
     """
+    shares = [_shares_of_one(run, runtime) for _ in range(repeats)]
+    return Shares(*(statistics.median(kind) for kind in zip(*shares, strict=True)))
+
+
+def _shares_of_one(run: Callable[[], object], runtime: Runtime) -> tuple[float, float]:
     runtime.wait()
     start = time.perf_counter()
     run()
@@ -74,7 +80,7 @@ def shares_of(run: Callable[[], object], runtime: Runtime) -> Shares:
         spent[kind] += event.self_device_time_total if gpu else event.self_cpu_time_total
     # Whatever a processor does is seen. Kernels of a GPU take as long with the profiler as without.
     whole = undisturbed if gpu else sum(spent.values())
-    return Shares(spent["matrices"] / whole, spent["layers"] / whole)
+    return spent["matrices"] / whole, spent["layers"] / whole
 
 
 def _callers(event: FunctionEvent | None) -> Iterator[str]:

@@ -73,7 +73,10 @@ def _break_down(sides: Sides, run: Callable[[Side, Switch], None], repeats: int)
             yield _row(stage, {name: stages[stage] for name, stages in medians.items()}, totals)
     yield _row("all", totals, totals)
 
-    shares = {side.name: shares_of(partial(run, side, _unwatched), side.runtime) for side in sides}
+    shares = {
+        side.name: shares_of(partial(run, side, _unwatched), side.runtime, repeats)
+        for side in sides
+    }
     overhead = {name: totals[name] * (1 - found.matrices) for name, found in shares.items()}
     yield _row("overhead", overhead, totals)
     layers = {name: totals[name] * found.layers for name, found in shares.items()}
