@@ -102,8 +102,13 @@ def test_a_second_derivative_is_refused() -> None:
         first.sum().backward()
 
 
-def test_no_images_have_no_cells() -> None:
-    assert convolve(drawn(0, 2, 4, 4), drawn(3, 2, 3, 3)).shape == (0, 3, 4, 4)
+def test_no_images_have_no_cells_and_teach_nothing() -> None:
+    inputs = drawn(0, 2, 4, 4), drawn(3, 2, 3, 3), drawn(3)
+    output, of_cells, of_weight, of_bias = learned(*inputs, ours=True)
+    assert output.shape == (0, 3, 4, 4)
+    assert of_cells.shape == (0, 2, 4, 4)
+    assert_close(of_weight, torch.zeros(3, 2, 3, 3, dtype=torch.float64))
+    assert_close(of_bias, torch.zeros(3, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("size", [(4, 4), (19, 25)])

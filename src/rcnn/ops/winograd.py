@@ -47,8 +47,8 @@ def convolve(
 
 def tiles_of(cells: Float[Tensor, "B C H W"]) -> int:
     """Return how many tiles of 4 x 4 cells cover all images."""
-    batch, _, height, width = cells.shape
-    return batch * -(-height // SIDE) * -(-width // SIDE)
+    rows, columns = _grid(cells)
+    return len(cells) * rows * columns
 
 
 class _Transforms(NamedTuple):
@@ -124,8 +124,8 @@ def _convolve(
     bias: Float[Tensor, " O"] | None,
     transforms: _Transforms,
 ) -> Float[Tensor, "B O H W"]:
-    (batch, _, height, width), outputs = cells.shape, kernels.shape[2]
-    shape = batch, outputs, -(-height // SIDE) * SIDE, -(-width // SIDE) * SIDE
+    (height, width), (rows, columns) = cells.shape[2:], _grid(cells)
+    shape = len(cells), kernels.shape[2], rows * SIDE, columns * SIDE
     convolved = torch.empty(
         shape, dtype=cells.dtype, device=cells.device, memory_format=torch.channels_last
     )
@@ -148,6 +148,8 @@ def _gradient_of_weight(
     cells: Float[Tensor, "B C H W"], gradient: Float[Tensor, "B O H W"]
 ) -> Float[Tensor, "O C 3 3"]:
     channels, outputs = cells.shape[1], gradient.shape[1]
+    if not len(cells):  # no piece would write to the kernels
+        return cells.new_zeros(outputs, channels, 3, 3)
     transforms = _transforms(cells.dtype)
     kernels = cells.new_empty(36, outputs, channels)
     for index, (images, lines) in enumerate(_pieces(cells)):
@@ -185,9 +187,15 @@ def _parts(cells: Float[Tensor, "B H W O"]) -> Float[Tensor, "B h w 4 4 O"]:
     return parts.permute(0, 1, 3, 2, 4, 5)
 
 
+def _grid(cells: Float[Tensor, "B C H W"]) -> tuple[int, int]:
+    """Return how many rows and columns of tiles cover an image."""
+    height, width = cells.shape[2:]
+    return -(-height // SIDE), -(-width // SIDE)
+
+
 def _pieces(cells: Float[Tensor, "B C H W"]) -> Iterator[tuple[slice, slice]]:
     """Go through images, and rows of tiles of each, a few at a time."""
-    rows, columns = (-(-side // SIDE) for side in cells.shape[2:])
+    rows, columns = _grid(cells)
     lines = max(1, min(rows, PIECE // columns))
     images = max(1, PIECE // (rows * columns))
     for first in range(0, len(cells), images):
@@ -201,6 +209,6 @@ def _at_places(
     """Return a view of what P cells (or weights) of each tile are worth at the 36 places.
 
     One small product for each tile keeps all that it reads in the innermost cache; a single large
-    one, of so few rows, takes twice as long.
+    one, of so few rows, takes up to twice as long.
     """
     return (transform @ cells).transpose(0, 1)
