@@ -141,8 +141,8 @@ def test_file_that_is_no_coco_file_is_an_error(tmp_path: Path, content: str, mes
         COCODataset(tmp_path / "instances.json", tmp_path, on_error="skip")
 
 
-def test_missing_file_names_the_setting(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"nowhere\.json.*data\.annotations"):
+def test_missing_file_names_the_settings(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere\.json.*data\.train, .*below data\.root"):
         COCODataset(tmp_path / "nowhere.json", tmp_path)
 
 
