@@ -48,8 +48,8 @@ class COCOFile:
             content = _content(path)
         except (OSError, ValueError) as error:  # a JSON error names line and column
             raise DataError(
-                f"{path} cannot be read as JSON: {error}. It has to be a COCO annotation file, which "
-                "data.train, data.val and data.test name below data.root.",
+                f"{path} cannot be read as JSON: {error}. It has to be a COCO annotation file, "
+                "which data.train, data.val and data.test name below data.root.",
                 "unreadable annotation",
             ) from error
         for key in LISTS:
