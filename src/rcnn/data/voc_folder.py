@@ -106,6 +106,6 @@ class VOCFolder:
         known = f"There are {', '.join(there)}" if there else "There are no other splits"
         return DataError(
             f"{self.root} has no split {split!r}: {self._splits / f'{split}.txt'} does not exist. "
-            f"{known}; data.split={EVERYTHING} takes every annotation.",
+            f"{known}; {EVERYTHING!r} takes every annotation.",
             "unknown split",
         )
