@@ -1,9 +1,10 @@
-"""Making minibatches: images a second by workers and cache; and opening a large COCO file.
+"""Making minibatches by workers and cache, decoding, and opening a large COCO file.
 
 The pictures are those of a folder in VOC layout, or 200 drawn photographs' worth of 640 x 480. Each
 row has its loader run an epoch first, so that workers are there and a cache is full. "processor ms"
 are those of an image, in the training process and in its workers; on a machine that has other work
-they say more than images a second. The last row opens annotations of as many images and objects as
+they say more than images a second. Decoders read the same pictures in turn, on one thread, with and
+without the resizing that follows. The last row opens annotations of as many images and objects as
 COCO's train2017 in a process of its own, whose images are all one file.
 """
 
@@ -13,18 +14,24 @@ import argparse
 import multiprocessing
 import pickle
 import resource
+import statistics
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_image, read_file
 
 from rcnn.data import COCODataset, ShapesDataset, VOCSource
+from rcnn.data.decoding import read_image
 from rcnn.model.images import ImageSettings
+from rcnn.ops.images import resize, resized_size
 from rcnn.training import DetectionDataModule, LoaderSettings
 
 Row = dict[str, str | int | float]
@@ -47,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(arguments: argparse.Namespace) -> list[Row]:
-    """Return a row for each number of workers with and without cache, and one for COCO."""
+    """Return a row for each number of workers with and without cache, decoder, and one for COCO."""
     with tempfile.TemporaryDirectory() as scratch:
         root = arguments.root or draw(Path(scratch, "voc"), arguments.pictures)
         rows = [
@@ -55,6 +62,7 @@ def measure(arguments: argparse.Namespace) -> list[Row]:
             for workers in arguments.workers
             for cache in (0.0, arguments.cache_gib)
         ]
+        rows += decoding(sorted((root / "JPEGImages").glob("*.jpg")), arguments.epochs)
         if arguments.coco_images:
             file = write_coco(Path(scratch), arguments.coco_images, arguments.coco_objects)
             # A process of its own: its peak is of nothing else.
@@ -90,6 +98,31 @@ def loading(root: Path, workers: int, cache_gib: float, epochs: int) -> Row:
         "training processor ms/image": round(1e3 * own / count, 2),
         "workers processor ms/image": round(1e3 * (_seconds_of(pids) - theirs) / count, 2),
     }
+
+
+def decoding(files: list[Path], epochs: int) -> list[Row]:
+    """Time our reading of pictures, the decoding alone that is in it, and torchvision's."""
+    decoders: dict[str, Callable[[Path], object]] = {
+        "rcnn": read_image,
+        "Pillow, decoding alone": _decode,
+        "torchvision": _decode_as_torchvision,
+        "rcnn, resized": lambda file: _resized(read_image(file)),
+        "torchvision, resized": lambda file: _resized(_decode_as_torchvision(file)),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in decoders}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in a worker
+    with warnings.catch_warnings(action="ignore"):  # of torchvision: its decoders are deprecated
+        for file in files * epochs:
+            for name, decode in decoders.items():
+                start = time.perf_counter()
+                decode(file)
+                seconds[name].append(time.perf_counter() - start)
+    torch.set_num_threads(threads)
+    return [
+        {"what": "decoding", "by": name, "ms/image": round(1e3 * statistics.median(all_of_it), 2)}
+        for name, all_of_it in seconds.items()
+    ]
 
 
 def opening(annotations: Path) -> Row:
@@ -151,6 +184,22 @@ def write_coco(folder: Path, images: int, objects: int) -> Path:
         stream.write(", ".join(f'{{"id": {k}, "name": "class {k}"}}' for k in range(1, 81)))
         stream.write("]}")
     return file
+
+
+def _decode(file: Path) -> None:
+    with Image.open(file) as image:
+        image.load()
+
+
+def _decode_as_torchvision(file: Path) -> Tensor:
+    pixels: Tensor = decode_image(read_file(str(file)), ImageReadMode.RGB)
+    return pixels
+
+
+def _resized(image: Tensor) -> Tensor:
+    settings = ImageSettings()
+    height, width = image.shape[-2:]
+    return resize(image, resized_size((height, width), settings.shorter_side, settings.longer_side))
 
 
 def _seconds_of(pids: list[int]) -> float:

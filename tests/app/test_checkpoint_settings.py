@@ -8,6 +8,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from rcnn.app import run
 from rcnn.app.checkpoint_settings import settle_for_test
 from rcnn.app.config import Config, parse
 from rcnn.app.overrides import read_overrides
@@ -15,6 +16,8 @@ from rcnn.model.backbones import resolve
 from rcnn.model.settings import DetectorSettings
 from rcnn.settings import SettingsError
 from rcnn.training import DetectionModule
+from rcnn.training.compression import compress
+from rcnn.training.saving import save
 
 Compose = Callable[..., dict[str, Any]]
 
@@ -46,8 +49,8 @@ def settle(composed: Compose, checkpoint: Path) -> Settle:
     """Settles the config of a test of the checkpoint with some words."""
 
     def function(*words: str) -> tuple[Config, list[str]]:
-        config = parse(composed(*words, "task=test", f"ckpt_path={checkpoint}"))
-        plain, notes = settle_for_test(config, read_overrides(words))
+        asked = composed(*words, "task=test", f"ckpt_path={checkpoint}")
+        plain, notes = settle_for_test(asked, read_overrides(words))
         return parse(plain), notes
 
     return function
@@ -100,6 +103,34 @@ def test_what_concerns_detection_is_put_on_top_and_told(settle: Settle, checkpoi
         f"Tested with thresholds.proposal_after_nms_test=7; the checkpoint has {after}.",
         "Tested with thresholds.proposal_nms_iou=1.0; the checkpoint has 0.7.",
     ]
+
+
+def test_whole_layers_can_be_truncated_also_where_the_default_backbone_has_none(
+    settle: Settle, checkpoint: Path
+) -> None:
+    config, notes = settle("backbone.ranks=[4,0]")  # of the checkpoint's tail; resnet18 has its own
+    assert settings(config).backbone.ranks == (4, 0)
+    assert notes == ["Tested with backbone.ranks=[4,0]; the checkpoint has null."]
+    whole = DetectionModule.load_from_checkpoint(checkpoint).state_dict()
+    thin = run._load(config).state_dict()
+    key = "detector.regions.tail.fc6"
+    first, second = thin[f"{key}.first.weight"], thin[f"{key}.second.weight"]
+    assert first.shape[0] == second.shape[1] == 4
+    lost = torch.linalg.svdvals(whole[f"{key}.weight"])[4:]  # Eckart and Young
+    assert (whole[f"{key}.weight"] - second @ first).norm() == pytest.approx(float(lost.norm()))
+    same = set(whole) & set(thin)
+    assert set(whole) - same == {f"{key}.weight", f"{key}.bias"}
+    assert all(torch.equal(whole[name], thin[name]) for name in same)
+
+
+@pytest.mark.parametrize("wanted", ["null", "[2,2]"])
+def test_truncated_layers_are_neither_whole_again_nor_truncated_twice(
+    wanted: str, settle: Settle, checkpoint: Path
+) -> None:
+    save(compress(DetectionModule.load_from_checkpoint(checkpoint), (4, 3)), checkpoint)
+    assert settings(settle()[0]).backbone.ranks == (4, 3)
+    with pytest.raises(SettingsError, match=r"backbone\.ranks=\S+ \(the checkpoint has \[4,3\]\)"):
+        settle(f"backbone.ranks={wanted}")
 
 
 @pytest.mark.parametrize(

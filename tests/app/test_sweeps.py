@@ -27,6 +27,7 @@ SWEEPS = sorted(path.stem for path in (CONF / "sweep").glob("*.yaml"))
 NEEDS = {
     "lineage": ["proposals.folder=/somewhere"],
     "proposals": ["ckpt_path=/somewhere.ckpt"],
+    "svd": ["ckpt_path=/somewhere.ckpt", "backbone=vgg16"],
 }
 """What a table needs beside its name."""
 

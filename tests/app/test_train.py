@@ -187,6 +187,21 @@ def test_one_checkpoint_is_tested_with_other_limits_and_nothing_else(tmp_path: P
 
 
 @pytest.mark.slow
+def test_a_checkpoint_is_tested_with_truncated_layers(tmp_path: Path) -> None:
+    answer = train("backbone.tail=linear", "backbone.hidden=8", folder=tmp_path)
+    assert answer.returncode == 0, answer.stderr
+    (run,) = runs(tmp_path)
+    test = ("task=test", f"ckpt_path={run / 'checkpoints' / 'best.ckpt'}")
+    tested = train(*test, "name=thin", "backbone.ranks=[2,0]", folder=tmp_path)
+    assert tested.returncode == 0, tested.stderr
+    (again,) = runs(tmp_path / "outputs" / "thin")
+    record = json.loads((again / "metrics.json").read_text())
+    assert record["notes"] == ["Tested with backbone.ranks=[2,0]; the checkpoint has null."]
+    assert "test/map" in record["metrics"]
+    assert yaml.safe_load((again / "config.yaml").read_text())["backbone"]["ranks"] == [2, 0]
+
+
+@pytest.mark.slow
 def test_a_system_without_its_proposals_is_told_so_before_anything_is_written(
     tmp_path: Path,
 ) -> None:

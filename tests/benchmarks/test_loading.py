@@ -19,8 +19,22 @@ def arguments_of(part: object, *words: str) -> argparse.Namespace:
 def test_a_row_for_each_number_of_workers_with_and_without_cache() -> None:
     few = ["--pictures", "3", "--workers", "0", "--epochs", "1", "--coco-images", "0"]
     rows = loading.measure(arguments_of(loading, *few))
-    assert [(row["workers"], row["cache GiB"]) for row in rows] == [(0, 0.0), (0, 1.0)]
-    assert all(row["images/s"] > 0 for row in rows)  # type: ignore[operator]
+    loaded = [row for row in rows if row["what"] == "loading"]
+    assert [(row["workers"], row["cache GiB"]) for row in loaded] == [(0, 0.0), (0, 1.0)]
+    assert all(row["images/s"] > 0 for row in loaded)  # type: ignore[operator]
+
+
+@pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWarning")
+def test_decoders_read_the_same_pictures(tmp_path: Path) -> None:
+    files = sorted((loading.draw(tmp_path / "voc", 2) / "JPEGImages").iterdir())
+    rows = loading.decoding(files, 1)
+    assert [row["by"] for row in rows if row["what"] == "decoding"] == [
+        *("rcnn", "Pillow, decoding alone", "torchvision"),
+        *("rcnn, resized", "torchvision, resized"),
+    ]
+    assert all(row["ms/image"] > 0 for row in rows)  # type: ignore[operator]
+    ours, theirs = loading.read_image(files[0]), loading._decode_as_torchvision(files[0])
+    assert (ours.int() - theirs.int()).abs().max() <= 2  # two versions of one library
 
 
 def test_drawn_pictures_are_a_data_set(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """The settings of a checkpoint under test, and what the command line may change of them.
 
 A checkpoint brings its settings along, and a detector is tested with those it was trained with,
-whatever the rest of the config says; only what concerns detection can be overridden.
+whatever the rest of the config says; only what concerns detection can be overridden. That includes
+a truncated SVD of fc6 and fc7, which needs no training either.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
-from typing import Any, cast
+from typing import Any
 
-from rcnn.app.config import THRESHOLDS, Config, threshold_keys
+from rcnn.app.config import THRESHOLDS, threshold_keys
 from rcnn.model.settings import DetectorSettings
 from rcnn.settings import SettingsError, from_plain, to_plain
 from rcnn.training.checkpoint import CHECKPOINT_KEY, read_checkpoint
@@ -25,35 +26,40 @@ SETTLED = ("backbone.weights", "backbone.frozen_stages", "backbone.norm")
 
 SYSTEM = "model.system"
 
+RANKS = "backbone.ranks"
+"""Of fc6 and fc7: a checkpoint that has them whole is tested with them truncated."""
+
 
 def settle_for_test(
-    config: Config, overrides: Mapping[str, Any]
+    asked: Mapping[str, Any], overrides: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
     """Return the config with the settings of its checkpoint, and what it changes of them in words.
 
     Args:
-        config: with ``task=test``.
+        asked: a composed, resolved config with ``task=test`` and a ``ckpt_path``, of which nothing
+            has been checked.
         overrides: what the command line says, by the key or the group.
 
     Raises:
         CheckpointError: the file is missing, damaged, or none of this package's.
         SettingsError: the command line changes more than concerns detection.
     """
-    path = cast(str, config.run.ckpt_path)
+    path = asked["ckpt_path"]
     record = read_checkpoint(path)[CHECKPOINT_KEY]
     settings = from_plain(DetectorSettings, record["settings"])
     places = _places(settings)
-    plain = copy.deepcopy(config.plain)
+    plain = copy.deepcopy(dict(asked))
     _put(plain, SYSTEM, record["system"])
     for key, (part, name) in places.items():
         _put(plain, key, to_plain(getattr(getattr(settings, part), name)))
 
     notes, refused = [], []
     for key in _asked_for([SYSTEM, *places], overrides):
-        own, wanted = _get(plain, key), _get(config.plain, key)
+        own, wanted = _get(plain, key), _get(asked, key)
         if own == wanted or key in SETTLED:
             continue
-        if key in places and concerns_detection(*places[key]):
+        truncates = key == RANKS and own is None
+        if truncates or (key in places and concerns_detection(*places[key])):
             _put(plain, key, wanted)
             notes.append(f"Tested with {key}={_spell(wanted)}; the checkpoint has {_spell(own)}.")
         else:
@@ -63,7 +69,8 @@ def settle_for_test(
         raise SettingsError(
             f"With task=test this is not possible: {', '.join(refused)}. {path} has been trained "
             "otherwise, and brings its settings along: leave these out. Only what concerns "
-            f"detection can be changed: {', '.join(allowed)}."
+            f"detection can be changed: {', '.join(allowed)}; and {RANKS} where the checkpoint "
+            "has fc6 and fc7 whole."
         )
     return plain, notes
 

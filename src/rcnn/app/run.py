@@ -22,6 +22,7 @@ from rcnn.app.steps import run_in_steps
 from rcnn.launch import needs_processes, run_in_processes
 from rcnn.model.backbones import resolve
 from rcnn.training import DetectionDataModule, DetectionModule
+from rcnn.training.compression import compress
 from rcnn.training.files import write_json
 from rcnn.training.timing import timer_of
 
@@ -37,11 +38,11 @@ def run(composed: DictConfig) -> float:
             be tested with settings that only a training can give it.
         CheckpointError: there is no checkpoint to test.
     """
-    config = parse(cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True)))
+    plain = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True))
     note: list[str] = []
-    if config.run.task == "test":
-        plain, note = settle_for_test(config, said_to_hydra())
-        config = parse(plain)
+    if plain.get("task") == "test" and isinstance(plain.get("ckpt_path"), str):
+        plain, note = settle_for_test(plain, said_to_hydra())
+    config = parse(plain)
     folder = Path(config.run.run_dir)
     trainer = config.plain["trainer"]
     processes = needs_processes(
@@ -102,6 +103,9 @@ def _load(config: Config) -> DetectionModule:
     module = DetectionModule.load_from_checkpoint(
         cast(str, config.run.ckpt_path), speed=config.speed
     )
+    ranks = config.detector["backbone"].ranks
+    if ranks != module.settings.backbone.ranks:
+        module = compress(module, ranks)
     settings = config.settings(module.class_names, config.detector["backbone"])
     if settings == module.settings and not config.run.plus_one:
         return module

@@ -130,6 +130,7 @@ def compress(
         scheme=module.scheme,
         seed=module.seed,
         weights=module.weights,
+        speed=module.speed,
     )
     state: dict[str, Tensor] = dict(module.state_dict())
     for name, rank in zip(("fc6", "fc7"), ranks, strict=True):
