@@ -15,6 +15,7 @@ from benchmarks import results
 PARTS = {
     "detectors": "benchmarks.detectors",
     "stages": "benchmarks.stages",
+    "switches": "benchmarks.switches",
     "growth": "benchmarks.growth",
     "memory": "benchmarks.memory",
     "loading": "benchmarks.loading",

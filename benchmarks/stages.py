@@ -26,6 +26,8 @@ from benchmarks.sides import Side, Sides, build_sides
 from rcnn.training.stopwatch import Stopwatch
 
 Seconds = dict[str, float]
+"""Of each stage that a run came to."""
+
 Switch = Callable[[str], str]
 
 
@@ -43,23 +45,29 @@ def measure(arguments: argparse.Namespace) -> list[Row]:
     rows: list[Row] = []
     for load in workloads(arguments, arguments.size):
         sides = build_sides(load, runtime)
-        for task, run in ((STEP, _step), (INFERENCE, _detect)):
+        for task in (STEP, INFERENCE):
             set_task(sides, task)
             about = {**load.columns(), **runtime.columns(), "task": task}
-            rows += [{**about, **row} for row in _break_down(sides, run, arguments.repeats)]
+            rows += [{**about, **row} for row in _break_down(sides, task, arguments.repeats)]
     return rows
 
 
-def _break_down(sides: Sides, run: Callable[[Side, Switch], None], repeats: int) -> Iterator[Row]:
+def seconds_of(side: Side, task: str) -> Seconds:
+    """Run one side once, and return what each stage took."""
+    watch = Stopwatch(REST, side.runtime.device, side.runtime.seconds)
+    with charged(parts_of(side.module), watch):
+        RUNS[task](side, watch.switch)
+    return watch.seconds
+
+
+def _break_down(sides: Sides, task: str, repeats: int) -> Iterator[Row]:
     """Run both sides in turn, and give a row for each stage."""
     runs: dict[str, list[Seconds]] = defaultdict(list)
     for number in range(repeats + 1):
         for side in sides:
-            watch = Stopwatch(REST, side.runtime.device, side.runtime.seconds)
-            with charged(parts_of(side.module), watch):
-                run(side, watch.switch)
+            seconds = seconds_of(side, task)
             if number:  # the first one warms up
-                runs[side.name].append(watch.seconds)
+                runs[side.name].append(seconds)
     medians = {
         name: {
             stage: 1000 * statistics.median(seconds.get(stage, 0.0) for seconds in measured)
@@ -74,7 +82,7 @@ def _break_down(sides: Sides, run: Callable[[Side, Switch], None], repeats: int)
     yield _row("all", totals, totals)
 
     shares = {
-        side.name: shares_of(partial(run, side, _unwatched), side.runtime, repeats)
+        side.name: shares_of(partial(RUNS[task], side, _unwatched), side.runtime, repeats)
         for side in sides
     }
     overhead = {name: totals[name] * (1 - found.matrices) for name, found in shares.items()}
@@ -98,6 +106,10 @@ def _step(side: Side, switch: Switch) -> None:
 def _detect(side: Side, switch: Switch) -> None:
     side.detect()
     switch(REST)
+
+
+RUNS: dict[str, Callable[[Side, Switch], None]] = {STEP: _step, INFERENCE: _detect}
+"""Of one side, by the task; a run says to the stopwatch which stage comes next."""
 
 
 def _unwatched(stage: str) -> str:

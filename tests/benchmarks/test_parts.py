@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 
-from benchmarks import detectors, growth, memory, stages
+from benchmarks import detectors, growth, memory, stages, switches
 from benchmarks.charging import STAGES
 from benchmarks.pairs import Row
 
@@ -55,6 +55,21 @@ def test_stages_add_up_on_both_sides(tmp_path: Path) -> None:
                 assert of_task[stage][f"{side} ms"] > 0, stage
             assert ("backward" in of_task) == (task == "train step")
             assert 0 < of_task["overhead"][f"{side} %"] < 100
+
+
+def test_each_switch_is_turned_off_by_itself(tmp_path: Path) -> None:
+    words = ["--backbones", "mobilenet_v3_large_fpn", "--size", "64x96", "--rounds", "2"]
+    rows = rows_of(switches, [*words, "--norms", "batch", "frozen"], tmp_path)
+    off = {(str(row["norm"]), str(row["task"])): [] for row in rows}
+    for row in rows:
+        off[str(row["norm"]), str(row["task"])].append(row["off"])
+        assert row["least"] <= row["on / off"] <= row["most"]
+        assert (row["on / off"] == 1) == (row["off"] == "nothing")
+        assert ("backward ms" in row) == (row["task"] == "train step")
+    assert len(off) == 4
+    for (norm, _), names in off.items():
+        more = ["fold_norms"] if norm == "frozen" else []
+        assert names == ["nothing", "channels_last", "winograd", *more]
 
 
 def test_growth_has_a_row_for_each_value_and_a_picture(tmp_path: Path) -> None:
