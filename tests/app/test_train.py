@@ -236,7 +236,8 @@ def test_a_training_in_steps_over_two_processes_ends_in_one_checkpoint(
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 def test_a_sweep_can_run_its_jobs_beside_each_other(launcher: str, tmp_path: Path) -> None:
-    answer = train("-m", "seed=0,1", f"hydra/launcher={launcher}", folder=tmp_path)
+    words = ("seed=0,1", f"hydra/launcher={launcher}", "loader.workers=1")
+    answer = train("-m", *words, folder=tmp_path)
     assert answer.returncode == 0, answer.stderr
     jobs = runs(tmp_path)
     assert [job.name for job in jobs] == ["0", "1"]

@@ -19,7 +19,7 @@ from rcnn.app.quiet import quieten
 from rcnn.app.record import write_start
 from rcnn.app.results import Results, print_results
 from rcnn.app.steps import run_in_steps
-from rcnn.launch import needs_processes, run_in_processes
+from rcnn.launch import needs_processes, run_in_processes, settle_start_method
 from rcnn.model.backbones import resolve
 from rcnn.training import DetectionDataModule, DetectionModule
 from rcnn.training.compression import compress
@@ -38,6 +38,7 @@ def run(composed: DictConfig) -> float:
             be tested with settings that only a training can give it.
         CheckpointError: there is no checkpoint to test.
     """
+    settle_start_method()
     plain = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True))
     note: list[str] = []
     if plain.get("task") == "test" and isinstance(plain.get("ckpt_path"), str):

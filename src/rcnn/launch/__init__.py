@@ -14,5 +14,12 @@ every data loader worker import torch anew.
 
 from rcnn.launch.devices import needs_processes
 from rcnn.launch.processes import ProcessFailedError, RemoteError, run_in_processes
+from rcnn.launch.start_method import settle_start_method
 
-__all__ = ["ProcessFailedError", "RemoteError", "needs_processes", "run_in_processes"]
+__all__ = [
+    "ProcessFailedError",
+    "RemoteError",
+    "needs_processes",
+    "run_in_processes",
+    "settle_start_method",
+]
