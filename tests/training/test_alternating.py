@@ -153,6 +153,25 @@ def test_what_is_in_the_store_is_not_trained_again(plan: Plan, tmp_path: Path) -
     assert trained == ["4_fast_rcnn"]
 
 
+def test_what_goes_into_a_step_is_in_its_name(plan: Plan, tmp_path: Path) -> None:
+    def keys(plan: Plan) -> set[str]:
+        run = training(plan, tmp_path, [])
+        return {run.rpn1.key, run.proposals1.key, run.fast2.key}
+
+    own, settings = keys(plan), plan.settings
+    other_losses = replace(settings, losses=replace(settings.losses, rpn_box_weight=3.0))
+    for other in (
+        replace(plan, settings=other_losses),
+        replace(plan, seed=1),
+        replace(plan, inputs={"data": "other"}),
+        replace(plan, weights=LoadedWeights("file", "for a test")),
+        replace(plan, steps=(4, 3, 3, 3)),
+    ):
+        assert not own & keys(other)
+    fewer = replace(settings, detections=replace(settings.detections, per_image=7))
+    assert own == keys(replace(plan, settings=fewer))  # which only matters at test
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("step", [1, 2])
 def test_a_run_killed_in_step_three_ends_as_if_it_had_not_been(
@@ -167,9 +186,11 @@ def test_a_run_killed_in_step_three_ends_as_if_it_had_not_been(
     with pytest.raises(KilledError):
         training(plan, tmp_path / "killed", [], {"3_rpn": Fault(step, kill)}).run()
     trained: list[str] = []
-    run = training(plan, tmp_path / "killed", trained)
+    anew: list[Any] = []
+    run = training(plan, tmp_path / "killed", trained, {"3_rpn": Fault(0, anew.append)})
     resumed = run.run().state_dict()
     assert trained == ["3_rpn", "4_fast_rcnn"]
+    assert bool(anew) == (step == 1)  # else it goes on behind the first epoch
     assert run.runner.seconds == pytest.approx(sum(spent(tmp_path / "killed").values()))
     for name, tensor in whole.items():
         assert torch.equal(resumed[name], tensor), name
