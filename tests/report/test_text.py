@@ -69,3 +69,17 @@ def test_a_wide_table_keeps_to_100_columns(sweep: Path, job: Job) -> None:
         name = f"a_setting_of_a_very_long_name_{number}"
         job(1, 0.5, node=None, **{name: "x" * 40 + str(number)})
     assert max(map(len, text(sweep).splitlines())) <= 100
+
+
+def test_a_rows_name_stays_on_one_line_and_no_column_is_lost(
+    sweep: Path, job: Job, node: Any
+) -> None:
+    titles = [f"measure {number}" for number in range(5)]
+    node["columns"] = {title: {"tag": "test/map_50", "unit": "%"} for title in titles}
+    node["rows"][1] |= {"label": "Faster, alternating", "paper": dict.fromkeys(titles, 70.0)}
+    node["rows"][0]["paper"], node["claims"] = {}, []
+    for seed, value in enumerate((0.70, 0.72)):
+        job(10, value, node=node, seed=seed)
+    told = text(sweep)
+    assert max(map(len, told.splitlines())) <= 100
+    assert row(told, "Faster, alternating")[-1] == "2"

@@ -15,6 +15,9 @@ from rcnn.report.plan import Column
 WIDTH = 100
 """Of the report in characters, at most."""
 
+SHORT = 24
+"""Characters of a row's name that stay on one line."""
+
 _STYLES = {True: "green", False: "red", None: "yellow"}
 _WORDS = {True: "yes", False: "no", None: "open"}
 
@@ -48,9 +51,11 @@ def rendered(report: Report) -> RenderableType:
 
 def _table(report: Report) -> Table:
     table = _empty_table()
-    for title in report.titles:
+    for k, title in enumerate(report.titles):
         # A long key is broken behind its group, not in the middle of a word.
-        table.add_column(Text(title.replace(".", ".\n", 1)), vertical="bottom", overflow="fold")
+        short = all(len(line.cells[k]) <= SHORT for line in report.lines)
+        heading = Text(title.replace(".", ".\n", 1))
+        table.add_column(heading, vertical="bottom", overflow="fold", no_wrap=short)
     shown = [(column, _has_paper(report, k)) for k, column in enumerate(report.columns)]
     for column, has_paper in shown:
         heads = [f"{column.heading}\npaper", "ours", "diff."] if has_paper else [column.heading]
