@@ -30,7 +30,7 @@ def overrides(choice: str) -> list[str]:
     group, _, name = choice.partition("=")
     if group.startswith("sweep/"):  # a row of that sweep
         return [group.replace("/", "="), f"+{choice}", "proposals.folder=/somewhere"]
-    if choice == "sweep=proposals":
+    if choice in ("sweep=proposals", "sweep=svd"):
         return [choice, "ckpt_path=/somewhere.ckpt"]
     needs_folder = group == "model" and needs_proposals(name)
     return [choice, "proposals.folder=/somewhere"] if needs_folder else [choice]
