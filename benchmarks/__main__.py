@@ -14,6 +14,7 @@ from benchmarks import results
 
 PARTS = {
     "detectors": "benchmarks.detectors",
+    "gpu": "benchmarks.gpu",
     "stages": "benchmarks.stages",
     "switches": "benchmarks.switches",
     "growth": "benchmarks.growth",

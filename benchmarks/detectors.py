@@ -7,7 +7,7 @@ and learn the same. A ratio below 1 says that ours is faster.
 One feature map (C4): 12000 -> 2000 proposals in training, 6000 -> 300 at test, 128 RoIs a
 minibatch, 9 anchors a cell. Feature pyramids: torchvision's own limits.
 
-The goals on a GPU: python -m benchmarks detectors --device cuda --precision bf16 --compile
+The goals on a GPU: python -m benchmarks gpu
 """
 
 from __future__ import annotations

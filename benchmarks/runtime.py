@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal, TypeAlias
 
 import torch
 from torchvision.models.detection import FasterRCNN as TorchvisionRCNN
@@ -14,6 +14,8 @@ from rcnn.model.faster_rcnn import FasterRCNN
 from rcnn.training.allocator import keep_freed_memory
 from rcnn.training.speed import SpeedSettings, prepare
 
+Precision: TypeAlias = Literal["32", "bf16"]
+
 
 @dataclass(frozen=True)
 class Runtime:
@@ -21,7 +23,8 @@ class Runtime:
 
     Attributes:
         device: of both sides.
-        precision: "32", or "bf16" for mixed precision on both sides.
+        precision: "32", or "bf16" for mixed precision.
+        their_precision: of torchvision's side; None: the same.
         speed: of our side.
         both: torchvision's side has the memory format and the compilation of ours, too; otherwise
             it runs as its builders return it.
@@ -30,10 +33,16 @@ class Runtime:
     """
 
     device: torch.device
-    precision: Literal["32", "bf16"] = "32"
+    precision: Precision = "32"
     speed: SpeedSettings = field(default_factory=SpeedSettings)
     both: bool = False
     clock: Literal["wall", "cpu"] = "wall"
+    their_precision: Precision | None = None
+
+    @property
+    def theirs(self) -> Runtime:
+        """How torchvision's side runs."""
+        return replace(self, precision=self.their_precision or self.precision)
 
     @classmethod
     def of(cls, arguments: argparse.Namespace) -> Runtime:
@@ -58,7 +67,8 @@ class Runtime:
             "precision": self.precision,
             "clock": self.clock,
             "rcnn runs": ours,
-            "torchvision runs": shared if self.both else formats[False],
+            "torchvision runs": (shared if self.both else formats[False])
+            + f", precision {self.their_precision}" * (self.their_precision is not None),
         }
 
     def settle(self, detector: FasterRCNN, model: TorchvisionRCNN) -> None:

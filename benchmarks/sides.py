@@ -168,7 +168,7 @@ def pair(
             recipe(model, steps, count).optimizer,
             their_losses,
             lambda: model(images),
-            runtime,
+            runtime.theirs,
         ),
     )
 

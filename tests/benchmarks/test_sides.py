@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torchvision.ops.misc import FrozenBatchNorm2d
 
+from benchmarks import gpu
 from benchmarks.pairs import set_task
 from benchmarks.runtime import Runtime
 from benchmarks.sides import Sides, Workload, build_model, build_sides, scenes_of
@@ -47,6 +48,25 @@ def test_frozen_norms_are_fixed_on_both_sides_and_keep_what_they_know() -> None:
     assert torch.equal(fixed.state_dict()[mean], counting.state_dict()[mean])
     norms = [p for p in from_torchvision(fixed).modules() if isinstance(p, FrozenBatchNorm2d)]
     assert len(norms) == sum(isinstance(part, nn.BatchNorm2d) for part in counting.modules())
+
+
+def test_on_a_gpu_the_same_precision_is_compared_and_the_best_of_ours_with_float32() -> None:
+    single, half, compiled = gpu.settings_of(CPU)
+    pairs = [(one.precision, one.theirs.precision) for one in (single, half, compiled)]
+    assert pairs == [("32", "32"), ("bf16", "bf16"), ("bf16", "32")]
+    assert [one.speed.compile for one in (single, half, compiled)] == [False, False, True]
+    assert compiled.columns()["torchvision runs"] == "contiguous, precision 32"
+
+
+def test_each_side_runs_at_its_own_precision() -> None:
+    sides = build_sides(LOAD, Runtime(CPU, precision="bf16", their_precision="32"))
+    set_task(sides, "inference")
+    for side, dtype in zip(sides, (torch.bfloat16, torch.float32), strict=True):
+        heads = [part for part in side.module.modules() if isinstance(part, nn.Linear)]
+        seen: list[torch.dtype] = []
+        heads[-1].register_forward_hook(lambda _, __, out, seen=seen: seen.append(out.dtype))
+        side.detect()
+        assert seen == [dtype]
 
 
 def test_a_network_without_norms_says_so() -> None:
