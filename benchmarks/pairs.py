@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from benchmarks.runtime import Runtime
-from benchmarks.sides import Sides
+from benchmarks.sides import Side, Sides
 
 Row = dict[str, str | int | float]
 
@@ -96,8 +96,8 @@ def time_tasks(sides: Sides, plan: Plan) -> Iterator[Row]:
         yield {"task": task, **interleave(runs[0], runs[1], sides.ours.runtime, plan).row()}
 
 
-def set_task(sides: Sides, task: str) -> None:
-    """Switch both detectors to training or to evaluation."""
+def set_task(sides: Iterable[Side], task: str) -> None:
+    """Switch detectors to training or to evaluation."""
     for side in sides:
         side.module.train(task == STEP)
 

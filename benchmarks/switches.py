@@ -17,7 +17,7 @@ from dataclasses import replace
 
 from benchmarks.charging import STAGES
 from benchmarks.options import add_runtime, add_size, add_workloads, workloads
-from benchmarks.pairs import INFERENCE, STEP, Row
+from benchmarks.pairs import INFERENCE, STEP, Row, set_task
 from benchmarks.runtime import Runtime
 from benchmarks.sides import Side, Workload, build_model, pair, scenes_of
 from benchmarks.stages import Seconds, seconds_of
@@ -69,8 +69,7 @@ def build_variants(load: Workload, runtime: Runtime) -> dict[str, Side]:
 def compare(sides: Mapping[str, Side], task: str, rounds: int) -> Iterator[Row]:
     """Run all variants in turn, the other way round every second time, and give a row for each."""
     runs: dict[str, list[Seconds]] = defaultdict(list)
-    for side in sides.values():
-        side.module.train(task == STEP)
+    set_task(sides.values(), task)
     for number in range(rounds + 1):
         for name in reversed(sides) if number % 2 else sides:
             seconds = seconds_of(sides[name], task)

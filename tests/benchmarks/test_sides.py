@@ -7,11 +7,12 @@ import torch
 from torch import nn
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from benchmarks import gpu
+from benchmarks import gpu, switches
 from benchmarks.pairs import set_task
 from benchmarks.runtime import Runtime
 from benchmarks.sides import Sides, Workload, build_model, build_sides, scenes_of
 from rcnn.interop import from_torchvision
+from rcnn.training.quick_conv import FoldedNorm2d, QuickConv2d
 from rcnn.training.speed import SpeedSettings
 
 LOAD = Workload("mobilenet_v3_large_fpn", (96, 128), classes=3, objects=2, before_nms=500)
@@ -67,6 +68,19 @@ def test_each_side_runs_at_its_own_precision() -> None:
         heads[-1].register_forward_hook(lambda _, __, out, seen=seen: seen.append(out.dtype))
         side.detect()
         assert seen == [dtype]
+
+
+def test_each_variant_lacks_the_one_switch_that_it_is_named_after() -> None:
+    sides = switches.build_variants(FROZEN, Runtime(CPU))
+    off = {name: SpeedSettings(**{name: False}) for name in [*sides][1:]}
+    assert list(off) == ["channels_last", "winograd", "fold_norms"]
+    speeds = {name: side.runtime.speed for name, side in sides.items()}
+    assert speeds == {switches.NOTHING: SpeedSettings()} | off
+    for name, side in sides.items():
+        quick = [part for part in side.module.modules() if isinstance(part, QuickConv2d)]
+        assert any(part.winograd for part in quick) == (name != "winograd")
+        folded = any(isinstance(part, FoldedNorm2d) for part in side.module.modules())
+        assert folded == (name != "fold_norms")
 
 
 def test_a_network_without_norms_says_so() -> None:

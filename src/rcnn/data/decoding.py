@@ -1,8 +1,8 @@
 """Image files into pixels: ``uint8``, RGB, ``3 H W``.
 
 Pillow reads everything, and decodes a JPEG as fast as torchvision, whose decoders are deprecated
-since torchvision 0.29. Taking the pixels out of it costs an eighth of what reading and resizing
-take (``python -m benchmarks loading``).
+since torchvision 0.29. As its pixels have to be copied out of it, reading and resizing take an
+eighth longer than with torchvision (``python -m benchmarks loading``).
 """
 
 from __future__ import annotations
