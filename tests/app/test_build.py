@@ -15,6 +15,7 @@ from rcnn.app.build import build_data, build_module, build_trainer
 from rcnn.app.config import parse
 from rcnn.model.systems import SYSTEMS
 from rcnn.training import DetectionModule
+from rcnn.training.callbacks import Progress
 
 Compose = Callable[..., dict[str, Any]]
 State = dict[str, Tensor]
@@ -106,3 +107,10 @@ def test_what_is_switched_off_takes_its_callback_along(composed: Compose) -> Non
     kinds = {type(callback).__name__ for callback in trainer.callbacks}  # type: ignore[attr-defined]
     assert kinds.isdisjoint({"Progress", "LearningRateMonitor"})
     assert "Throughput" in kinds
+
+
+def test_a_run_without_the_progress_callback_has_no_bar_at_all(composed: Compose) -> None:
+    trainer = build_trainer(parse(composed("trainer=cpu", "callbacks.progress=null")))
+    assert trainer.progress_bar_callback is None
+    with_bar = build_trainer(parse(composed("trainer=cpu")))
+    assert type(with_bar.progress_bar_callback) is Progress

@@ -94,6 +94,8 @@ def build_trainer(config: Config) -> pl.Trainer:
             config.plain["trainer"],
             callbacks=callbacks,
             logger=loggers,
+            # Where callbacks.progress=null leaves none, Lightning would draw a bar of its own.
+            enable_progress_bar=any(isinstance(one, ProgressBar) for one in callbacks),
             default_root_dir=config.run.run_dir,
             _convert_="all",
         ),
