@@ -88,11 +88,13 @@ def test_what_concerns_detection_is_put_on_top_and_told(settle: Settle, checkpoi
         "thresholds={proposal_after_nms_test:7,proposal_nms_iou:1.0}",
         "thresholds.detection_score=0.2",
         "images.test_scales=[100,160]",
+        "pooling.canonical_size=60",
         "+model.warp.chunk=3",
     )
     changed, own = settings(config), trained(checkpoint)
     assert (changed.proposals.after_nms_test, changed.proposals.nms_iou) == (7, 1.0)
     assert changed.images.test_scales == (100, 160)
+    assert changed.pooling.canonical_size == 60
     assert changed.warp.chunk == 3
     assert changed.proposals.before_nms_test == own.proposals.before_nms_test
     assert changed.anchors == own.anchors
@@ -100,6 +102,7 @@ def test_what_concerns_detection_is_put_on_top_and_told(settle: Settle, checkpoi
     assert sorted(notes) == [
         "Tested with images.test_scales=[100,160]; the checkpoint has null.",
         "Tested with model.warp.chunk=3; the checkpoint has 128.",
+        "Tested with pooling.canonical_size=60; the checkpoint has 224.0.",
         f"Tested with thresholds.proposal_after_nms_test=7; the checkpoint has {after}.",
         "Tested with thresholds.proposal_nms_iou=1.0; the checkpoint has 0.7.",
     ]

@@ -20,8 +20,11 @@ ONLY_DETECTION: Fields = {
 }
 """Fields by the part of a detector's settings; what is learned never hangs on them."""
 
-ALSO_TRAINING: Fields = {"proposals": ("nms_iou", "min_size", "score", "unique_on_grid")}
-"""Fields that choose proposals in training and in detection alike."""
+ALSO_TRAINING: Fields = {
+    "proposals": ("nms_iou", "min_size", "score", "unique_on_grid"),
+    "pooling": ("canonical_size",),
+}
+"""Fields that choose proposals, and where they are pooled, in training and in detection alike."""
 
 
 def concerns_detection(part: str, field: str) -> bool:
