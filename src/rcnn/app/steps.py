@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -114,8 +116,18 @@ def _steps(config: Config, data: DetectionDataModule, trainer: pl.Trainer) -> tu
             "trainer.max_epochs=-1 and trainer.max_steps=-1 are not possible with "
             f"scheme={config.scheme.name}: the steps share a given length."
         )
-    shares = config.scheme.shares
-    return tuple(max(1, round(total * share)) for share in shares)
+    return share_out(int(total), config.scheme.shares)
+
+
+def share_out(total: int, shares: Sequence[float]) -> tuple[int, ...]:
+    """Return the optimiser steps of each step of a run, at least one, whose sum is that of the run.
+
+    Args:
+        total: optimiser steps of the run.
+        shares: of each step; two of 1.0 are a run of twice the length.
+    """
+    ends = [round(total * part) for part in accumulate(shares)]
+    return tuple(max(1, end - begin) for begin, end in pairwise([0, *ends]))
 
 
 def _step_data(config: Config, folder: Path | None) -> DetectionDataModule:
