@@ -120,11 +120,11 @@ def _steps(config: Config, data: DetectionDataModule, trainer: pl.Trainer) -> tu
 
 
 def share_out(total: int, shares: Sequence[float]) -> tuple[int, ...]:
-    """Return the optimiser steps of each step of a run, at least one, whose sum is that of the run.
+    """Return the optimiser steps of each step, at least one, so that rounding adds or loses none.
 
     Args:
-        total: optimiser steps of the run.
-        shares: of each step; two of 1.0 are a run of twice the length.
+        total: optimiser steps that are shared.
+        shares: of each step; where they sum to 1 the steps sum to ``total``.
     """
     ends = [round(total * part) for part in accumulate(shares)]
     return tuple(max(1, end - begin) for begin, end in pairwise([0, *ends]))

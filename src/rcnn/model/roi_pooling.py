@@ -38,7 +38,8 @@ class PoolingSettings:
         crop_max: ``crop`` samples 2S x 2S places and takes the maximum of each 2 x 2.
         canonical_size: a RoI of this side, in pixels, ...
         canonical_level: ... is pooled from the level with stride ``2 ** canonical_level``
-            (Feature Pyramid Networks, equation 1).
+            (Feature Pyramid Networks, equation 1). Of several test scales a RoI is pooled at the
+            one at which it is nearest to ``canonical_size`` (:mod:`rcnn.model.image_pyramid`).
     """
 
     kind: Literal["roi_pool", "roi_align", "crop", "pyramid"] = "roi_align"
