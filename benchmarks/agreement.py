@@ -22,10 +22,10 @@ from benchmarks.scenes import Scene
 from benchmarks.sides import images_of, targets_of
 from rcnn.interop import from_torchvision
 from rcnn.model.faster_rcnn import FasterRCNN
-from rcnn.model.images import ImageTransform
-from rcnn.model.modes import evaluating
+from rcnn.model.roi_heads import evaluating
+from rcnn.model.speed import SpeedSettings, prepare
+from rcnn.model.transform import ImageTransform
 from rcnn.structures import Losses, Targets
-from rcnn.training.speed import SpeedSettings, prepare
 
 Module = TypeVar("Module", bound=nn.Module)
 

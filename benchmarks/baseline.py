@@ -10,11 +10,11 @@ from torch import Tensor
 from torchvision.models.detection import FasterRCNN
 
 from rcnn.data import DetectionBatch
+from rcnn.metrics.suite import Scores
 from rcnn.model.settings import DetectorSettings
 from rcnn.ops.boxes import scale
 from rcnn.structures import Detections
 from rcnn.training.optim import Recipe
-from rcnn.training.scores import Scores
 
 
 class TorchvisionModule(pl.LightningModule):

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from torchvision.models.detection import FasterRCNN as TorchvisionRCNN
 from torchvision.models.detection import roi_heads
 
-from rcnn.model import proposal_network, region_stage
+from rcnn.model import proposal_network
+from rcnn.model import roi_heads as region_stage
 from rcnn.model.faster_rcnn import FasterRCNN
 from rcnn.training.stopwatch import Stopwatch
 

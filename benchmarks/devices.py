@@ -33,8 +33,8 @@ from rcnn.app.build import build_data, build_module
 from rcnn.app.config import parse
 from rcnn.interop import from_torchvision
 from rcnn.launch import run_in_processes
+from rcnn.model.build import Detector
 from rcnn.model.faster_rcnn import FasterRCNN
-from rcnn.model.systems import Detector
 from rcnn.structures import ImageBatch, Targets
 from rcnn.training.optim import PaperSGD
 

@@ -19,7 +19,7 @@ from benchmarks.detectors import time_sides
 from benchmarks.options import add_pairs, add_size, add_workloads, workloads
 from benchmarks.pairs import Row
 from benchmarks.runtime import Runtime
-from rcnn.training.speed import SpeedSettings
+from rcnn.model.speed import SpeedSettings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

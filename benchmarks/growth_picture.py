@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.results import Row
-from rcnn.training.files import whole_file
+from rcnn.files import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

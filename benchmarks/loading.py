@@ -29,8 +29,8 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image, read_file
 
 from rcnn.data import COCODataset, ShapesDataset, VOCSource
-from rcnn.data.decoding import read_image
-from rcnn.model.images import ImageSettings
+from rcnn.data.images import read_image
+from rcnn.model.transform import ImageSettings
 from rcnn.ops.images import resize, resized_size
 from rcnn.training import DetectionDataModule, LoaderSettings
 

@@ -11,7 +11,7 @@ import torch
 from benchmarks.peers import has_norms
 from benchmarks.sides import Norm, Workload
 from rcnn.model.backbones import SHIPPED
-from rcnn.training.speed import SpeedSettings
+from rcnn.model.speed import SpeedSettings
 
 MAIN = ["vgg16", "resnet18", "resnet50", "resnet50_fpn"]
 """The four backbones that are compared unless others are named."""

@@ -16,7 +16,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.vgg import cfgs, make_layers
 from torchvision.ops import MultiScaleRoIAlign
 
-from rcnn.model.backbones.settings import MOBILENET_PYRAMIDS, RESNET_PYRAMIDS, VGGS
+from rcnn.model.backbones.backbone import MOBILENET_PYRAMIDS, RESNET_PYRAMIDS, VGGS
 from rcnn.model.settings import DetectorSettings
 
 

@@ -25,7 +25,7 @@ from rcnn.app.build import build_data, build_module
 from rcnn.app.config import Config, parse
 from rcnn.app.quiet import quieten
 from rcnn.app.record import environment
-from rcnn.training.files import write_json
+from rcnn.files import write_json
 
 REPOSITORY = Path(__file__).parents[1]
 FIGURES = ("map", "map_50", "map_75", "voc_map", "voc07_map")

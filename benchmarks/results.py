@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rcnn.app.record import environment
-from rcnn.training.files import write_json
+from rcnn.files import write_json
 
 Row: TypeAlias = Mapping[str, str | int | float]
 

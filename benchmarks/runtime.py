@@ -11,8 +11,7 @@ import torch
 from torchvision.models.detection import FasterRCNN as TorchvisionRCNN
 
 from rcnn.model.faster_rcnn import FasterRCNN
-from rcnn.training.allocator import keep_freed_memory
-from rcnn.training.speed import SpeedSettings, prepare
+from rcnn.model.speed import SpeedSettings, keep_freed_memory, prepare
 
 Precision: TypeAlias = Literal["32", "bf16"]
 

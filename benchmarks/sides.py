@@ -19,10 +19,10 @@ from benchmarks.scenes import Scene, draw
 from rcnn.interop import from_torchvision
 from rcnn.model.anchors import AnchorSettings
 from rcnn.model.backbones import BackboneSettings
-from rcnn.model.backbones.freezing import freeze_norms
+from rcnn.model.backbones.backbone import freeze_norms
 from rcnn.model.faster_rcnn import FasterRCNN
-from rcnn.model.images import ImageSettings
 from rcnn.model.settings import DetectorSettings
+from rcnn.model.transform import ImageSettings
 from rcnn.structures import Targets
 from rcnn.training.optim import PaperSGD
 

@@ -13,8 +13,8 @@ from torchvision.models.detection import fasterrcnn_resnet50_fpn
 from rcnn.data import ShapesDataset
 from rcnn.model.anchors import AnchorSettings
 from rcnn.model.backbones import BackboneSettings
-from rcnn.model.images import ImageSettings
 from rcnn.model.settings import DetectorSettings
+from rcnn.model.transform import ImageSettings
 from rcnn.training import DetectionModule
 
 PAGE = Path(__file__).parents[1] / "docs" / "reuse.md"

@@ -8,10 +8,10 @@ import pytest
 
 from rcnn.model.anchors import AnchorSettings
 from rcnn.model.backbones import BackboneSettings
-from rcnn.model.images import ImageSettings
 from rcnn.model.rpn import RPNSettings
 from rcnn.model.settings import DetectorSettings
 from rcnn.model.targets import AnchorSampling, RoISampling
+from rcnn.model.transform import ImageSettings
 from rcnn.settings import SettingsError, field_types, from_plain, nearest, require, to_plain
 
 

@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from rcnn.model.faster_rcnn import FasterRCNN
     from rcnn.model.settings import DetectorSettings
     from rcnn.training.datamodule import DetectionDataModule, LoaderSettings
-    from rcnn.training.load import load
-    from rcnn.training.module import DetectionModule
+    from rcnn.training.module import DetectionModule, load
 
 __version__ = "0.1.0"
 
@@ -26,7 +25,7 @@ _HOMES = {
     "FastRCNN": "rcnn.model.fast_rcnn",
     "FasterRCNN": "rcnn.model.faster_rcnn",
     "LoaderSettings": "rcnn.training.datamodule",
-    "load": "rcnn.training.load",
+    "load": "rcnn.training.module",
 }
 _PACKAGES = ("data", "interop", "metrics", "model", "ops", "training", "view")
 

@@ -266,3 +266,37 @@ class Losses(TensorFields):
         """Return the terms and counts of both; no term may stand in both."""
         counts = SampleCounts(**(self.counts.named | other.counts.named))
         return Losses(**self.named, **other.named, counts=counts)
+
+
+@dataclass(frozen=True)
+class TrainingPass:
+    """What a training step computed on its way to the losses; a part that did not run has none.
+
+    Attributes:
+        losses: the terms that are differentiated.
+        proposals: what the RoIs were drawn from.
+        rois: those that were drawn.
+        anchors: of all levels.
+        anchor_samples: those that were drawn.
+    """
+
+    losses: Losses
+    proposals: Proposals | None = None
+    rois: RoISamples | None = None
+    anchors: Float[Tensor, "A 4"] | None = None
+    anchor_samples: AnchorSamples | None = None
+
+
+@dataclass(frozen=True)
+class EvaluationPass:
+    """What a validation step needs, from one pass through the backbone.
+
+    Attributes:
+        detections: of each image, in original pixels; None where only the RPN ran.
+        proposals: what they were found among, in pixels of the resized images.
+        losses: as a training step would have them, without gradients.
+    """
+
+    detections: list[Detections] | None
+    proposals: Proposals
+    losses: Losses

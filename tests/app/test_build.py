@@ -13,7 +13,7 @@ from torchvision.models.vgg import cfgs, make_layers
 from rcnn.app import build
 from rcnn.app.build import build_data, build_module, build_trainer
 from rcnn.app.config import parse
-from rcnn.model.systems import SYSTEMS
+from rcnn.model.build import SYSTEMS
 from rcnn.training import DetectionModule
 from rcnn.training.callbacks import Progress
 

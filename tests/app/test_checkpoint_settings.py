@@ -17,7 +17,7 @@ from rcnn.model.settings import DetectorSettings
 from rcnn.settings import SettingsError
 from rcnn.training import DetectionModule
 from rcnn.training.compression import compress
-from rcnn.training.saving import save
+from rcnn.training.module import save
 
 Compose = Callable[..., dict[str, Any]]
 

@@ -10,9 +10,9 @@ from hydra.utils import instantiate
 
 from rcnn.app.config import THRESHOLDS, parse, threshold_keys
 from rcnn.model.backbones import SHIPPED
-from rcnn.model.systems import needs_proposals
+from rcnn.model.build import needs_proposals
+from rcnn.model.speed import SpeedSettings
 from rcnn.settings import SettingsError, to_plain
-from rcnn.training.speed import SpeedSettings
 
 Compose = Callable[..., dict[str, Any]]
 CONF = Path(__file__).parents[2] / "conf"

@@ -14,8 +14,8 @@ from rcnn.app.step_inputs import NO_INFLUENCE, step_inputs
 from rcnn.data import ShapesSource
 from rcnn.data.stored import ProposalWriter
 from rcnn.model.backbones import LoadedWeights, resolve
+from rcnn.model.settings import learned_with
 from rcnn.training.datamodule import LoaderSettings
-from rcnn.training.detecting import learned_with
 
 Compose = Callable[..., dict[str, Any]]
 RANDOM = LoadedWeights("random", "for a test")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rcnn.app.config import parse
-from rcnn.model.systems import SYSTEMS, build_detector, needs_proposals
+from rcnn.model.build import SYSTEMS, build_detector, needs_proposals
 from rcnn.settings import SettingsError
 
 Compose = Callable[..., dict[str, Any]]

@@ -15,7 +15,7 @@ from benchmarks.runtime import Runtime
 from benchmarks.sides import Workload, build_model, scenes_of
 from rcnn.interop import from_torchvision
 from rcnn.model.faster_rcnn import FasterRCNN
-from rcnn.training.speed import SpeedSettings
+from rcnn.model.speed import SpeedSettings
 
 pytestmark = pytest.mark.slow
 

@@ -5,7 +5,7 @@ from torch import nn
 
 from benchmarks.kinds import shares_of
 from benchmarks.runtime import Runtime
-from rcnn.ops.winograd import convolve
+from rcnn.kernels.winograd import convolve
 
 CPU = Runtime(torch.device("cpu"))
 

@@ -12,8 +12,8 @@ from benchmarks.pairs import set_task
 from benchmarks.runtime import Runtime
 from benchmarks.sides import Sides, Workload, build_model, build_sides, scenes_of
 from rcnn.interop import from_torchvision
-from rcnn.training.quick_conv import FoldedNorm2d, QuickConv2d
-from rcnn.training.speed import SpeedSettings
+from rcnn.kernels.conv import FoldedNorm2d, QuickConv2d
+from rcnn.model.speed import SpeedSettings
 
 LOAD = Workload("mobilenet_v3_large_fpn", (96, 128), classes=3, objects=2, before_nms=500)
 FROZEN = replace(LOAD, norm="frozen")

@@ -10,11 +10,11 @@ from PIL import Image
 from rcnn.data import ShapesDataset
 from rcnn.model.anchors import AnchorSettings
 from rcnn.model.backbones import BackboneSettings
-from rcnn.model.images import ImageSettings
 from rcnn.model.postprocess import DetectionLimits
 from rcnn.model.settings import DetectorSettings
+from rcnn.model.transform import ImageSettings
 from rcnn.training import DetectionModule
-from rcnn.training.saving import save
+from rcnn.training.module import save
 
 SHAPES = ("circle", "square", "triangle")
 

@@ -12,7 +12,7 @@ from rcnn.data import ShapesDataset, VOCDataset
 from rcnn.data.stored import ProposalWriter
 from rcnn.model.postprocess import DetectionLimits
 from rcnn.training import DetectionModule
-from rcnn.training.evaluation import evaluate
+from rcnn.training.evaluate import evaluate
 
 Save = Callable[..., Path]
 GENEROUS = DetectionLimits(score=0.0, nms_iou=0.9)  # so that chance finds something

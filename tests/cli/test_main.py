@@ -13,8 +13,8 @@ from PIL import Image
 from rcnn.cli.main import COMMANDS, main
 from rcnn.model.anchors import AnchorSettings
 from rcnn.model.backbones import BackboneSettings
-from rcnn.model.images import ImageSettings
 from rcnn.model.settings import DetectorSettings
+from rcnn.model.transform import ImageSettings
 from rcnn.training import DetectionModule
 
 

@@ -16,8 +16,8 @@ from rcnn.data import ShapesSource, VOCDataset
 from rcnn.data.stored import ProposalWriter, StoredProposals, attach
 from rcnn.model.anchors import AnchorSettings
 from rcnn.model.backbones import BackboneSettings
-from rcnn.model.images import ImageSettings
 from rcnn.model.settings import DetectorSettings
+from rcnn.model.transform import ImageSettings
 from rcnn.training import DetectionModule
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")

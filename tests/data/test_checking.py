@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rcnn.data.checking import BOX_FAULTS, box_faults, checked_size, clipped
 from rcnn.data.errors import DataError
+from rcnn.data.index import BOX_FAULTS, box_faults, checked_size, clipped
 
 SIZE = np.array([[40, 60]], dtype=np.int32)  # height, width
 

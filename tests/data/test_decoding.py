@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from rcnn.data.decoding import ORIENTATION, ImageHeader, read_header, read_image
 from rcnn.data.errors import DataError
+from rcnn.data.images import ORIENTATION, ImageHeader, read_header, read_image
 
 
 def turned(orientation: int) -> Image.Exif:

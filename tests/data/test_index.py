@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from rcnn.data.errors import DataError, Problems
-from rcnn.data.index import AnnotationIndex
-from rcnn.data.index_builder import IndexBuilder
-from rcnn.data.voc_annotation import show_corners
+from rcnn.data.index import AnnotationIndex, IndexBuilder
+from rcnn.data.voc import show_corners
 
 
 def builder(problems: Problems | None = None) -> IndexBuilder:

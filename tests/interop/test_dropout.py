@@ -3,11 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from rcnn.interop.dropout import read_dropout
 from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
 
 from rcnn.interop import InteropError
-from rcnn.interop.dropout import read_dropout
 
 
 def listed(*dropped: float) -> nn.Sequential:

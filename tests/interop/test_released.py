@@ -10,7 +10,7 @@ from torchvision.models.detection import FasterRCNN
 
 from rcnn.interop import InteropError, from_torchvision, load_torchvision
 from rcnn.interop.class_names import coco_names
-from rcnn.model.backbones.freezing import freeze_norms
+from rcnn.model.backbones.backbone import freeze_norms
 
 Assemble = Callable[..., FasterRCNN]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import distributed as dist
 
-from rcnn.metrics import COCOAveragePrecision, DetectionErrors, ProposalRecall, VOCAveragePrecision
+from rcnn.metrics import COCOAveragePrecision, ProposalRecall, VOCAveragePrecision
 
 rank, world_size, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
 dist.init_process_group(
@@ -22,7 +22,6 @@ metrics = {
     "voc": VOCAveragePrecision(4, iou_threshold=[0.5, 0.7]),
     "coco": COCOAveragePrecision(4),
     "recall": ProposalRecall(limits=(1, 3, 10)),
-    "errors": DetectionErrors(4),
 }
 results = []
 for shares in evaluations:

@@ -6,11 +6,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rcnn.metrics import claims as module
-from rcnn.metrics.claims import claim, ranks_within_groups, reaching_pairs
-from rcnn.metrics.flat import FlatDetections, FlatObjects
-from rcnn.metrics.matching import HIT, MISS, NOT_COUNTED
-from rcnn.metrics.overlap import Pairs
+from rcnn.metrics import matching as module
+from rcnn.metrics.inputs import FlatDetections, FlatObjects
+from rcnn.metrics.matching import (
+    HIT,
+    MISS,
+    NOT_COUNTED,
+    Pairs,
+    claim,
+    ranks_within_groups,
+    reaching_pairs,
+)
 
 
 def fates(

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from rcnn.metrics.flat import FlatDetections, FlatObjects
+from rcnn.metrics.inputs import FlatDetections, FlatObjects
 from rcnn.metrics.matching import HIT, MISS, NOT_COUNTED, outcomes
 
 # One object, and boxes that overlap it by 0.9, 0.8 and 0.4.

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchvision.ops import box_iou
 
-from rcnn.metrics.overlap import areas, coverage, iou, pairs_within_groups
+from rcnn.metrics.matching import areas, coverage, iou, pairs_within_groups
 
 groups = st.lists(st.integers(0, 4), max_size=12).map(lambda numbers: np.array(numbers, dtype=int))
 

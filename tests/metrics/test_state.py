@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from rcnn.metrics import COCOAveragePrecision, DetectionErrors, ProposalRecall, VOCAveragePrecision
-from rcnn.metrics.state import DetectionMetric, gather, transport_device
+from rcnn.metrics import COCOAveragePrecision, ProposalRecall, VOCAveragePrecision
+from rcnn.metrics.inputs import DetectionMetric, gather, transport_device
 
 Images = list[dict[str, Tensor]]
 
@@ -20,7 +20,6 @@ def all_metrics() -> dict[str, DetectionMetric]:
         "voc": VOCAveragePrecision(4, iou_threshold=[0.5, 0.7]),
         "coco": COCOAveragePrecision(4),
         "recall": ProposalRecall(limits=(1, 3, 10)),
-        "errors": DetectionErrors(4),
     }
 
 

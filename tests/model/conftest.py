@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from rcnn.model.anchors import AnchorSettings
 from rcnn.model.backbones import Backbone, BackboneSettings, Body, Tail
-from rcnn.model.images import ImageSettings
 from rcnn.model.postprocess import DetectionLimits
 from rcnn.model.proposals import ProposalLimits
 from rcnn.model.roi_pooling import PoolingSettings
 from rcnn.model.rpn import RPNSettings
 from rcnn.model.settings import DetectorSettings
 from rcnn.model.targets import AnchorSampling, RoISampling
+from rcnn.model.transform import ImageSettings
 from rcnn.structures import ImageBatch, Proposals, Targets
 
 Object = tuple[float, float, float, float, int]

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from rcnn.kernels.roi_align_cpu import align_rois
 from rcnn.model.faster_rcnn import FasterRCNN
 from rcnn.model.roi_pooling import PoolingSettings
 from rcnn.model.settings import DetectorSettings
-from rcnn.ops.roi_align import align_rois
 from rcnn.structures import ImageBatch, Targets
 
 MakeTargets = Callable[..., Targets]

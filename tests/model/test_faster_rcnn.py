@@ -13,12 +13,12 @@ from rcnn.model.anchors import AnchorSettings
 from rcnn.model.backbones import BackboneSettings
 from rcnn.model.box_head import HeadSettings
 from rcnn.model.faster_rcnn import FasterRCNN
-from rcnn.model.images import ImageSettings
 from rcnn.model.proposals import ProposalLimits
 from rcnn.model.roi_pooling import PoolingSettings
 from rcnn.model.rpn import RPNSettings
 from rcnn.model.settings import DeltaSettings, DetectorSettings
 from rcnn.model.targets import AnchorSampling, RoISampling
+from rcnn.model.transform import ImageSettings
 from rcnn.ops.boxes import iou
 from rcnn.settings import SettingsError, from_plain, to_plain
 from rcnn.structures import Detections, ImageBatch, Losses, Targets

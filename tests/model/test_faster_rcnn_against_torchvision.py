@@ -11,13 +11,13 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from rcnn.model.anchors import AnchorSettings
 from rcnn.model.backbones import BackboneSettings
 from rcnn.model.faster_rcnn import FasterRCNN
-from rcnn.model.images import ImageSettings
 from rcnn.model.losses import LossSettings
 from rcnn.model.postprocess import DetectionLimits
 from rcnn.model.proposals import ProposalLimits
 from rcnn.model.rpn import RPNSettings
 from rcnn.model.settings import DetectorSettings
 from rcnn.model.targets import AnchorSampling, RoISampling
+from rcnn.model.transform import ImageSettings
 from rcnn.structures import Targets
 
 SIZES = ((8.0,), (16.0,), (32.0,), (64.0,), (128.0,))

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from rcnn.data import EvaluationTransform, ShapesDataset, collate
 from rcnn.model.fast_rcnn import FastRCNN
 from rcnn.model.faster_rcnn import FasterRCNN
-from rcnn.model.image_pyramid import nearest_scale, pool_nearest
+from rcnn.model.multiscale import nearest_scale, pool_nearest
 from rcnn.model.settings import DetectorSettings
 from rcnn.ops.boxes import scale
 from rcnn.ops.images import resize

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.testing import assert_close
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from rcnn.model.images import ImageSettings, ImageTransform
+from rcnn.model.transform import ImageSettings, ImageTransform
 from rcnn.settings import SettingsError
 
 SMALL = ImageSettings(shorter_side=64, longer_side=96)

@@ -14,7 +14,7 @@ from rcnn.model.box_head import HeadSettings
 from rcnn.model.faster_rcnn import FasterRCNN
 from rcnn.model.losses import LossSettings
 from rcnn.model.postprocess import DetectionLimits
-from rcnn.model.region_stage import RegionStage
+from rcnn.model.roi_heads import RegionStage
 from rcnn.model.settings import DeltaSettings, DetectorSettings
 from rcnn.model.targets import RoISampling
 from rcnn.ops.boxes import iou

@@ -11,11 +11,10 @@ from torch.testing import assert_close
 from torchvision.models.vgg import cfgs, make_layers
 
 from rcnn.model.backbones import BackboneSettings
-from rcnn.model.images import ImageSettings
 from rcnn.model.rcnn import RCNN
-from rcnn.model.roi_pooling import PoolingSettings
+from rcnn.model.roi_pooling import PoolingSettings, WarpSettings
 from rcnn.model.settings import DetectorSettings
-from rcnn.model.warping import WarpSettings
+from rcnn.model.transform import ImageSettings
 from rcnn.ops.boxes import iou
 from rcnn.settings import SettingsError
 from rcnn.structures import ImageBatch, Proposals, Targets

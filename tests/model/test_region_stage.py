@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from rcnn.model.backbones import BackboneSettings, build_backbone
 from rcnn.model.box_head import HeadSettings
 from rcnn.model.postprocess import DetectionLimits
-from rcnn.model.region_stage import Pool, RegionStage, pool_from
+from rcnn.model.roi_heads import Pool, RegionStage, pool_from
 from rcnn.model.roi_pooling import PoolingSettings
 from rcnn.model.settings import DeltaSettings, DetectorSettings
 from rcnn.model.targets import RoISampling

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from rcnn.model.build import SYSTEMS, build_detector, needs_proposals, system_class
 from rcnn.model.proposal_network import ProposalNetwork
 from rcnn.model.roi_pooling import PoolingSettings
 from rcnn.model.settings import DetectorSettings
-from rcnn.model.systems import SYSTEMS, build_detector, needs_proposals, system_class
 from rcnn.settings import SettingsError
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.testing import assert_close
 
-from rcnn.model.warping import WarpSettings, warp_regions, with_context
+from rcnn.model.roi_pooling import WarpSettings, warp_regions, with_context
 from rcnn.ops.images import resize
 from rcnn.settings import SettingsError
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from rcnn.ops.classification import class_scores, classification_terms
+from rcnn.ops.losses import class_scores, classification_terms
 
 LOG2, LOG4 = torch.tensor([2.0, 4.0]).log().tolist()
 

@@ -5,9 +5,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import nms
 
-from rcnn.ops import greedy
-from rcnn.ops.greedy import first_kept
-from rcnn.ops.neighbours import Candidates
+from rcnn.kernels import nms_cpu as greedy
+from rcnn.kernels.nms_cpu import Candidates, first_kept
 
 
 def _boxes(kind: str, count: int) -> Tensor:

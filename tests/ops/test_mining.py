@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from rcnn.ops.mining import hardest_rois
+from rcnn.ops.sampling import hardest_rois
 from rcnn.structures import RoISamples
 
 

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rcnn.ops import neighbours
+from rcnn.kernels import nms_cpu as neighbours
+from rcnn.kernels.nms_cpu import Candidates, overlaps_any
 from rcnn.ops.boxes import iou
-from rcnn.ops.neighbours import Candidates, overlaps_any
 
 
 def _candidates(boxes: Tensor, groups: Tensor) -> Candidates:

@@ -6,7 +6,7 @@ import torchvision.ops
 from torch import Tensor
 from torch.testing import assert_close
 
-from rcnn.ops.roi_align import align_rois
+from rcnn.kernels.roi_align_cpu import align_rois
 
 
 def some_rois(count: int, generator: torch.Generator) -> Tensor:

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from torchvision.ops import nms
 
 from rcnn.ops.boxes import iou
-from rcnn.ops.soft_suppression import soften
+from rcnn.ops.nms import soften
 
 Boxes = Callable[..., Tensor]
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.ops import nms
 
 from rcnn.ops.boxes import iou
-from rcnn.ops.suppression import suppress
+from rcnn.ops.nms import suppress
 
 Boxes = Callable[..., Tensor]
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from rcnn.ops import winograd
-from rcnn.ops.winograd import convolve, tiles_of
+from rcnn.kernels import winograd
+from rcnn.kernels.winograd import convolve, tiles_of
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
 

@@ -18,14 +18,14 @@ from rcnn.launch import run_in_processes
 from rcnn.model.anchors import AnchorSettings
 from rcnn.model.backbones import BackboneSettings
 from rcnn.model.faster_rcnn import FasterRCNN
-from rcnn.model.images import ImageSettings
 from rcnn.model.proposals import ProposalLimits
 from rcnn.model.settings import DetectorSettings
+from rcnn.model.speed import SpeedSettings, compile_static_parts, prepare, static_parts
 from rcnn.model.targets import RoISampling
+from rcnn.model.transform import ImageSettings
 from rcnn.structures import ImageBatch, Targets
 from rcnn.training import DetectionDataModule, DetectionModule, LoaderSettings
 from rcnn.training.callbacks import EMA
-from rcnn.training.speed import SpeedSettings, compile_static_parts, prepare, static_parts
 
 SEVERAL = [(2, 160, 192), (2, 192, 160), (2, 160, 224), (3, 224, 160), (2, 192, 192)]
 SINGLE = [(1, 160, 192), (1, 192, 160), (1, 224, 224)]

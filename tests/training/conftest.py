@@ -11,9 +11,9 @@ from rcnn.data import DataSource, ShapesSource
 from rcnn.data.stored import ProposalWriter
 from rcnn.model.anchors import AnchorSettings
 from rcnn.model.backbones import BackboneSettings
-from rcnn.model.images import ImageSettings
 from rcnn.model.settings import DetectorSettings
 from rcnn.model.targets import RoISampling
+from rcnn.model.transform import ImageSettings
 from rcnn.training import DetectionDataModule, DetectionModule, LoaderSettings
 from rcnn.training.optim import AdamWCosine
 

@@ -14,17 +14,16 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from rcnn.data import ShapesSource
-from rcnn.data.sources import TrainingSource
+from rcnn.data.splits import TrainingSource
 from rcnn.data.stored import ProposalFiles
+from rcnn.inference.checkpoint import read_checkpoint
 from rcnn.model.backbones import LoadedWeights
 from rcnn.model.settings import DetectorSettings
+from rcnn.model.speed import SpeedSettings
 from rcnn.training import DetectionDataModule, LoaderSettings
-from rcnn.training.alternating import AlternatingTraining
-from rcnn.training.checkpoint import read_checkpoint
 from rcnn.training.optim import AdamWCosine
-from rcnn.training.speed import SpeedSettings
-from rcnn.training.stage_runner import Plan, StageRunner
-from rcnn.training.stages import StageError, StageStore
+from rcnn.training.schemes import AlternatingTraining
+from rcnn.training.stages import Plan, StageError, StageRunner, StageStore
 
 SOURCE = ShapesSource(train=4, val=0, test=2, size=64)
 NAMES = ["1_rpn", "2_fast_rcnn", "3_rpn", "4_fast_rcnn"]

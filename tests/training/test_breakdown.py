@@ -7,9 +7,9 @@ from itertools import count
 import pytest
 import torch
 
+from rcnn.model.build import Detector, build_detector, needs_proposals
 from rcnn.model.roi_pooling import PoolingSettings
 from rcnn.model.settings import DetectorSettings
-from rcnn.model.systems import Detector, build_detector, needs_proposals
 from rcnn.structures import ImageBatch, Proposals
 from rcnn.training.breakdown import Breakdown, measure, stages
 from rcnn.training.stopwatch import Stopwatch

@@ -9,12 +9,12 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from rcnn.files import whole_file
 from rcnn.model.settings import DetectorSettings
 from rcnn.settings import SettingsError
 from rcnn.training import DetectionDataModule, DetectionModule
 from rcnn.training.compression import TailSVD, compress, compressible_tail, tail_weight_count
-from rcnn.training.files import whole_file
-from rcnn.training.saving import save
+from rcnn.training.module import save
 
 PICTURE = torch.arange(3 * 48 * 64).reshape(3, 48, 64).remainder(251).to(torch.uint8)
 

@@ -9,7 +9,7 @@ import torch
 
 from rcnn.data import DataError, DataSource, DetectionBatch, ShapesSource
 from rcnn.data.stored import ProposalFiles, ProposedDataset
-from rcnn.model.images import ImageSettings
+from rcnn.model.transform import ImageSettings
 from rcnn.settings import SettingsError
 from rcnn.training import DetectionDataModule, DetectionModule, LoaderSettings
 

@@ -8,7 +8,7 @@ import torch
 
 from rcnn.data import DetectionBatch, ShapesSource, TransformedDataset
 from rcnn.data.stored import ProposalFiles
-from rcnn.model.images import ImageSettings
+from rcnn.model.transform import ImageSettings
 from rcnn.settings import SettingsError
 from rcnn.training import DetectionDataModule, LoaderSettings
 

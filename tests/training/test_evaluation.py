@@ -11,7 +11,7 @@ from rcnn.data import ShapesSource
 from rcnn.model.postprocess import DetectionLimits
 from rcnn.model.settings import DetectorSettings
 from rcnn.training import DetectionDataModule, DetectionModule, LoaderSettings
-from rcnn.training.evaluation import evaluate
+from rcnn.training.evaluate import evaluate
 
 
 def test_figures_are_those_of_the_trainer(

@@ -14,7 +14,7 @@ from rcnn.model.box_head import HeadSettings
 from rcnn.model.settings import DeltaSettings, DetectorSettings
 from rcnn.structures import ImageBatch, Proposals
 from rcnn.training import DetectionModule
-from rcnn.training.folding import fold_deltas
+from rcnn.training.module import fold_deltas
 
 MEANS = ((0.1, -0.2, 0.3, 0.0), (0.0, 0.05, -0.1, 0.2), (-0.3, 0.0, 0.0, 0.1))
 STDS = ((0.1, 0.2, 0.3, 0.4), (0.05, 0.1, 0.2, 0.2), (0.5, 0.4, 0.3, 0.2))

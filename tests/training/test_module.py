@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 
 from rcnn.data import ShapesDataset, ShapesSource, collate
+from rcnn.inference.checkpoint import CheckpointError
 from rcnn.model.settings import DetectorSettings
 from rcnn.settings import SettingsError
 from rcnn.structures import Detections
 from rcnn.training import DetectionDataModule, DetectionModule, LoaderSettings
-from rcnn.training.checkpoint import CheckpointError
 
 MakeTrainer = Callable[..., pl.Trainer]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rcnn.data import ShapesSource
-from rcnn.model.images import ImageSettings
+from rcnn.model.transform import ImageSettings
 from rcnn.training import DetectionDataModule, LoaderSettings
 
 

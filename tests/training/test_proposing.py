@@ -13,7 +13,7 @@ from rcnn.model.settings import DetectorSettings
 from rcnn.ops.boxes import clip, scale
 from rcnn.settings import SettingsError
 from rcnn.training import DetectionModule
-from rcnn.training.proposing import propose_with
+from rcnn.training.propose import propose_with
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 

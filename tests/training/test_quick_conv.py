@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from torchvision.ops.misc import FrozenBatchNorm2d
 
+from rcnn.kernels import conv as quick_conv
+from rcnn.kernels.conv import FoldedNorm2d, QuickConv2d, fits_winograd
 from rcnn.model.backbones import BackboneSettings
 from rcnn.model.faster_rcnn import FasterRCNN
 from rcnn.model.settings import DetectorSettings
-from rcnn.training import quick_conv
-from rcnn.training.quick_conv import FoldedNorm2d, QuickConv2d, fits_winograd
-from rcnn.training.speed import SpeedSettings, prepare
+from rcnn.model.speed import SpeedSettings, prepare
 
 PLAIN = SpeedSettings(channels_last=False, winograd=False, fold_norms=False)
 

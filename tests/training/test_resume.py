@@ -14,7 +14,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from rcnn.data import DetectionBatch, ShapesSource
 from rcnn.training import DetectionDataModule, LoaderSettings
-from rcnn.training.position import batches_done
+from rcnn.training.module import batches_done
 
 BATCHES = 3  # of an epoch
 

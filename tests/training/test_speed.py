@@ -19,23 +19,22 @@ from torch.testing import assert_close
 from rcnn.data import DetectionBatch, ShapesDataset, collate
 from rcnn.model.anchors import AnchorSettings
 from rcnn.model.backbones import BackboneSettings
+from rcnn.model.build import SYSTEMS, build_detector
 from rcnn.model.faster_rcnn import FasterRCNN
 from rcnn.model.proposals import ProposalLimits
 from rcnn.model.roi_pooling import PoolingSettings
 from rcnn.model.settings import DetectorSettings
-from rcnn.model.systems import SYSTEMS, build_detector
-from rcnn.model.targets import RoISampling
-from rcnn.settings import SettingsError, from_plain
-from rcnn.training import DetectionDataModule, DetectionModule
-from rcnn.training.callbacks import EMA
-from rcnn.training.folding import fold_deltas
-from rcnn.training.optim import AdamWCosine, PaperSGD
-from rcnn.training.saving import save
-from rcnn.training.speed import (
+from rcnn.model.speed import (
     SpeedSettings,
     align_state,
     prepare,
 )
+from rcnn.model.targets import RoISampling
+from rcnn.settings import SettingsError, from_plain
+from rcnn.training import DetectionDataModule, DetectionModule
+from rcnn.training.callbacks import EMA
+from rcnn.training.module import fold_deltas, save
+from rcnn.training.optim import AdamWCosine, PaperSGD
 
 MakeTrainer = Callable[..., pl.Trainer]
 PLAIN = SpeedSettings(channels_last=False, winograd=False)

@@ -13,19 +13,18 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from rcnn.data import DataSource, ShapesSource
-from rcnn.data.sources import TrainingSource
+from rcnn.data.splits import TrainingSource
 from rcnn.data.stored import ProposalFiles
 from rcnn.model.backbones import LoadedWeights
 from rcnn.model.box_head import HeadSettings
 from rcnn.model.settings import DetectorSettings
+from rcnn.model.speed import SpeedSettings
 from rcnn.settings import SettingsError
 from rcnn.structures import Proposals
 from rcnn.training import DetectionDataModule, DetectionModule, LoaderSettings
 from rcnn.training.optim import AdamWCosine
-from rcnn.training.speed import SpeedSettings
-from rcnn.training.stage_runner import Plan, StageRunner
-from rcnn.training.stage_wise import BOXES, train_stage_wise
-from rcnn.training.stages import StageError, StageStore
+from rcnn.training.schemes import BOXES, train_stage_wise
+from rcnn.training.stages import Plan, StageError, StageRunner, StageStore
 
 SOURCE = ShapesSource(train=4, val=1, test=1, size=64)
 QUIET = [
@@ -135,7 +134,7 @@ def test_the_second_step_learns_boxes_and_moves_nothing_else(
 
 
 def _head(detector: Any, levels: list[torch.Tensor], proposals: Proposals) -> Any:
-    from rcnn.model.region_stage import pool_from
+    from rcnn.model.roi_heads import pool_from
 
     pool = pool_from(levels, detector.body, detector.settings.pooling)
     return detector.regions.head(detector.regions.tail(pool(proposals.boxes)))

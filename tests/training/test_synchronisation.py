@@ -26,23 +26,22 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import rcnn.model.proposals
-import rcnn.ops.mining
+import rcnn.ops.sampling
 from rcnn.data import DetectionBatch, ShapesDataset, ShapesSource, collate
 from rcnn.model.anchors import AnchorSettings
 from rcnn.model.backbones import BackboneSettings
 from rcnn.model.box_head import HeadSettings
+from rcnn.model.build import SYSTEMS, build_detector
 from rcnn.model.losses import LossSettings
-from rcnn.model.roi_pooling import PoolingSettings
+from rcnn.model.roi_pooling import PoolingSettings, WarpSettings
 from rcnn.model.rpn import RPNSettings
 from rcnn.model.settings import DetectorSettings
-from rcnn.model.systems import SYSTEMS, build_detector
 from rcnn.model.targets import RoISampling
-from rcnn.model.warping import WarpSettings
-from rcnn.ops.suppression import suppress
+from rcnn.ops.nms import suppress
 from rcnn.structures import Proposals
 from rcnn.training import DetectionDataModule, DetectionModule, LoaderSettings
 from rcnn.training.callbacks import EMA, Progress, Throughput
-from rcnn.training.schemes import Scheme, losses_of
+from rcnn.training.losses_of import Scheme, losses_of
 
 RESNET = BackboneSettings("resnet18", norm="batch", frozen_stages=0, weights=None)
 PYRAMID: dict[str, Any] = {
@@ -127,7 +126,7 @@ def without_waiting(
 def waiting_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing but suppression is replaced."""
     monkeypatch.setattr(rcnn.model.proposals, "suppress", without_waiting)
-    monkeypatch.setattr(rcnn.ops.mining, "suppress", without_waiting)
+    monkeypatch.setattr(rcnn.ops.sampling, "suppress", without_waiting)
 
 
 @pytest.fixture
@@ -312,7 +311,7 @@ def test_on_a_gpu_nothing_but_suppression_waits(
             torch.cuda.set_sync_debug_mode(before)
 
     monkeypatch.setattr(rcnn.model.proposals, "suppress", allowed)
-    monkeypatch.setattr(rcnn.ops.mining, "suppress", allowed)
+    monkeypatch.setattr(rcnn.ops.sampling, "suppress", allowed)
     module = DetectionModule(replace(small, **VARIANTS[variant])).to("cuda")
     optimizer, _ = module.recipe(module.detector, total_steps=9, images_per_step=2)
     pinned = minibatch().pin_memory()

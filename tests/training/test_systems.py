@@ -10,10 +10,9 @@ import torch
 
 from rcnn.data import DataSource, ShapesSource
 from rcnn.data.stored import ProposalFiles
-from rcnn.model.roi_pooling import PoolingSettings
+from rcnn.model.build import SYSTEMS, needs_proposals
+from rcnn.model.roi_pooling import PoolingSettings, WarpSettings
 from rcnn.model.settings import DetectorSettings
-from rcnn.model.systems import SYSTEMS, needs_proposals
-from rcnn.model.warping import WarpSettings
 from rcnn.structures import Detections
 from rcnn.training import DetectionDataModule, DetectionModule, LoaderSettings
 from rcnn.training.optim import AdamWCosine

@@ -13,11 +13,11 @@ from pytorch_lightning.callbacks import LearningRateMonitor, ProgressBar
 from rcnn.app.config import Config
 from rcnn.data.stored import ProposedDataset
 from rcnn.model.backbones import resolve
+from rcnn.model.build import needs_proposals
 from rcnn.model.settings import DetectorSettings
-from rcnn.model.systems import needs_proposals
+from rcnn.model.speed import keep_freed_memory
 from rcnn.settings import SettingsError
 from rcnn.training import DetectionDataModule, DetectionModule
-from rcnn.training.allocator import keep_freed_memory
 from rcnn.training.announcing import announce
 from rcnn.training.statistics import measure_deltas
 

@@ -13,10 +13,9 @@ from dataclasses import fields
 from typing import Any
 
 from rcnn.app.config import THRESHOLDS, threshold_keys
-from rcnn.model.settings import DetectorSettings
+from rcnn.inference.checkpoint import CHECKPOINT_KEY, read_checkpoint
+from rcnn.model.settings import DetectorSettings, concerns_detection
 from rcnn.settings import SettingsError, from_plain, to_plain
-from rcnn.training.checkpoint import CHECKPOINT_KEY, read_checkpoint
-from rcnn.training.detecting import concerns_detection
 
 CHOICES = {"backbone": "backbone.name", "pooling": "pooling.kind", "model": "model.system"}
 """Groups of which a choice means one key; the rest of the group is the checkpoint's."""

@@ -15,20 +15,19 @@ from rcnn.data.stored import ProposalFiles
 from rcnn.model.anchors import AnchorSettings
 from rcnn.model.backbones import BackboneSettings
 from rcnn.model.box_head import HeadSettings
-from rcnn.model.images import ImageSettings
+from rcnn.model.build import needs_proposals, system_class
 from rcnn.model.losses import LossSettings
 from rcnn.model.postprocess import DetectionLimits
 from rcnn.model.proposals import ProposalLimits
-from rcnn.model.roi_pooling import PoolingSettings
+from rcnn.model.roi_pooling import PoolingSettings, WarpSettings
 from rcnn.model.rpn import RPNSettings
 from rcnn.model.settings import DeltaSettings, DetectorSettings
-from rcnn.model.systems import needs_proposals, system_class
+from rcnn.model.speed import SpeedSettings
 from rcnn.model.targets import AnchorSampling, RoISampling
-from rcnn.model.warping import WarpSettings
+from rcnn.model.transform import ImageSettings
 from rcnn.report import read_plan
 from rcnn.settings import SettingsError, from_plain, nearest, require
 from rcnn.training.datamodule import LoaderSettings
-from rcnn.training.speed import SpeedSettings
 
 THRESHOLDS = {
     "rpn": ("anchor_sampling", AnchorSampling),
@@ -77,8 +76,8 @@ class SchemeConfig:
     Attributes:
         name: ``joint`` and ``exact`` are single trainings, see :mod:`rcnn.training.schemes`;
             ``alternating`` and ``unshared`` are trainings in steps, see
-            :mod:`rcnn.training.alternating`, as is ``stage_wise``, see
-            :mod:`rcnn.training.stage_wise`.
+            :mod:`rcnn.training.schemes`, as is ``stage_wise``, see
+            :mod:`rcnn.training.schemes`.
         shares: of the run's length that each step gets: four of ``alternating``, two of the others.
         store: the folder of the products of steps, shared by runs.
     """

@@ -26,10 +26,10 @@ def mistakes() -> tuple[type[Exception], ...]:
     They are imported only once something has gone wrong: ``train.py --help`` answers at once.
     """
     from rcnn.data import DataError
+    from rcnn.inference.checkpoint import CheckpointError
     from rcnn.model.backbones import WeightsError
     from rcnn.settings import SettingsError
     from rcnn.training.callbacks import NonFiniteLossError
-    from rcnn.training.checkpoint import CheckpointError
     from rcnn.training.stages import StageError
 
     return (

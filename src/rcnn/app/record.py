@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from rcnn.training.files import whole_file, write_json
+from rcnn.files import whole_file, write_json
 
 PACKAGES = (
     "rcnn",

@@ -19,11 +19,11 @@ from rcnn.app.quiet import quieten
 from rcnn.app.record import write_start
 from rcnn.app.results import Results, print_results
 from rcnn.app.steps import run_in_steps
+from rcnn.files import write_json
 from rcnn.launch import needs_processes, run_in_processes, settle_start_method
 from rcnn.model.backbones import resolve
 from rcnn.training import DetectionDataModule, DetectionModule
 from rcnn.training.compression import compress
-from rcnn.training.files import write_json
 from rcnn.training.timing import timer_of
 
 

@@ -22,7 +22,7 @@ from rcnn.app.config import Config
 from rcnn.data import DetectionDataset
 from rcnn.data.stored import digest
 from rcnn.model.backbones import LoadedWeights
-from rcnn.model.systems import needs_proposals
+from rcnn.model.build import needs_proposals
 
 STAND_IN = ("images", "backbone", "anchors", "thresholds", "pooling", "model", "data", "scheme")
 """Groups for which something better stands in a name: the detector's settings without what only

@@ -17,16 +17,14 @@ from rcnn.app.build import build_data, build_trainer
 from rcnn.app.config import Config
 from rcnn.app.results import Results
 from rcnn.app.step_inputs import step_inputs
-from rcnn.data.sources import Split, TrainingSource
+from rcnn.data.splits import Split, TrainingSource
 from rcnn.data.stored import ProposalFiles
 from rcnn.model.backbones import resolve
-from rcnn.model.systems import needs_proposals
+from rcnn.model.build import needs_proposals
 from rcnn.settings import SettingsError
 from rcnn.training import DetectionDataModule, DetectionModule
-from rcnn.training.alternating import AlternatingTraining
-from rcnn.training.stage_runner import BEGUN, Plan, StageRunner
-from rcnn.training.stage_wise import train_stage_wise
-from rcnn.training.stages import StageStore
+from rcnn.training.schemes import AlternatingTraining, train_stage_wise
+from rcnn.training.stages import BEGUN, Plan, StageRunner, StageStore
 
 WITHOUT_VALIDATION = ("ModelCheckpoint", "Pictures")
 """Callbacks of a run that its steps do not have: their checkpoint is their own."""
@@ -81,7 +79,7 @@ def _check(config: Config, data: DetectionDataModule) -> None:
     if not isinstance(data, DetectionDataModule):
         raise SettingsError(
             f"data={type(data).__name__} is not possible with scheme={name}: steps "
-            "need a source of splits, see rcnn.data.sources."
+            "need a source of splits, see rcnn.data.splits."
         )
 
 

@@ -18,8 +18,8 @@ from rcnn.settings import require
 from rcnn.training import DetectionModule
 from rcnn.training.compression import Ranks, TailSVD, compress
 from rcnn.training.compression_point import Point, measure_point
+from rcnn.training.module import save
 from rcnn.training.rank_search import search
-from rcnn.training.saving import save
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

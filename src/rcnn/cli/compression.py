@@ -9,8 +9,8 @@ from pathlib import Path
 
 from rich.table import Table
 
+from rcnn.files import whole_file
 from rcnn.training.compression_point import Point
-from rcnn.training.files import whole_file
 from rcnn.view import plot_curves, to_pil
 from rcnn.view.scores import COLUMNS, figure
 

@@ -13,10 +13,10 @@ import rcnn
 from rcnn.cli.layouts import layouts, open_dataset
 from rcnn.data import DetectionDataset
 from rcnn.data.stored import StoredProposals, attach
-from rcnn.model.systems import needs_proposals
+from rcnn.files import write_json
+from rcnn.model.build import needs_proposals
 from rcnn.training import DetectionModule
-from rcnn.training.evaluation import evaluate
-from rcnn.training.files import write_json
+from rcnn.training.evaluate import evaluate
 from rcnn.view.scores import recall_line, score_table
 
 

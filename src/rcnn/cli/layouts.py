@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rcnn.data import COCODataset, DetectionDataset, ShapesSource, VOCDataset, pascal_voc
-from rcnn.data.sources import SPLITS
+from rcnn.data.splits import SPLITS
 
 
 def layouts(

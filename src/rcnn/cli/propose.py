@@ -16,7 +16,7 @@ from rcnn.data.selective_search import SelectiveSearchSettings, opencv
 from rcnn.data.stored import StoredProposals, import_json, import_mat, propose_by_search
 from rcnn.metrics import ProposalRecall
 from rcnn.training import DetectionModule
-from rcnn.training.proposing import propose_with
+from rcnn.training.propose import propose_with
 
 ENDING = ".proposals"
 INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended

@@ -10,7 +10,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from rcnn.data import DetectionDataset, as_images, collate, resized
-from rcnn.model.systems import needs_proposals
+from rcnn.model.build import needs_proposals
 from rcnn.structures import ImageBatch, Proposals
 from rcnn.training import DetectionModule
 

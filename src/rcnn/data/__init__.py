@@ -1,31 +1,32 @@
 """Data sets of annotated images: reading, checking, transforming, batching."""
 
-from rcnn.data.batching import collate
-from rcnn.data.cache import PictureCache
-from rcnn.data.cache_budget import CacheBudget
-from rcnn.data.coco import COCODataset
-from rcnn.data.dataset import DetectionDataset, IndexedDataset
-from rcnn.data.decoding import read_image
-from rcnn.data.errors import DataError, DataWarning, OnError, Problems
-from rcnn.data.index import AnnotationIndex
-from rcnn.data.index_builder import IndexBuilder
-from rcnn.data.joined import JoinedDataset
-from rcnn.data.pascal import PASCAL_CLASSES, pascal_voc
-from rcnn.data.pictures import Picture, as_images
-from rcnn.data.report import DataReport, check
-from rcnn.data.samplers import AspectGroupedBatchSampler, EvaluationBatchSampler
-from rcnn.data.samples import DetectionBatch, Sample
-from rcnn.data.shapes import ShapesDataset
-from rcnn.data.sources import COCOSource, DataSource, PascalSource, ShapesSource, VOCSource
-from rcnn.data.transformed import Pick, TransformedDataset
-from rcnn.data.transforms import (
+from rcnn.data.augment import (
     EvaluationTransform,
+    Pick,
     TrainingTransform,
     Transform,
+    TransformedDataset,
     flip,
     resized,
 )
-from rcnn.data.voc import VOCDataset
+from rcnn.data.batching import AspectGroupedBatchSampler, EvaluationBatchSampler, collate
+from rcnn.data.cache import PictureCache
+from rcnn.data.cache_budget import CacheBudget
+from rcnn.data.check import DataReport, check
+from rcnn.data.coco import COCODataset
+from rcnn.data.dataset import (
+    DetectionBatch,
+    DetectionDataset,
+    IndexedDataset,
+    JoinedDataset,
+    Sample,
+)
+from rcnn.data.errors import DataError, DataWarning, OnError, Problems
+from rcnn.data.images import Picture, as_images, read_image
+from rcnn.data.index import AnnotationIndex, IndexBuilder
+from rcnn.data.shapes import ShapesDataset
+from rcnn.data.splits import COCOSource, DataSource, PascalSource, ShapesSource, VOCSource
+from rcnn.data.voc import PASCAL_CLASSES, VOCDataset, pascal_voc
 
 __all__ = [
     "PASCAL_CLASSES",

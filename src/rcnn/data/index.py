@@ -1,18 +1,46 @@
-"""The annotations of a whole data set in flat arrays.
-
-Letters: I images, T objects of all images together. Sizes are (height, width).
-"""
+"""Many strings in two arrays."""
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import overload
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int16, Int32, Int64
+from jaxtyping import Bool, Float32, Float64, Int, Int8, Int16, Int32, Int64
 
-from rcnn.data.strings import PackedStrings
+from rcnn.data.errors import DataError, Problems
+from rcnn.data.images import read_header, read_image, wrong_size
 from rcnn.structures import GroundTruth
+
+
+class PackedStrings(Sequence[str]):
+    """An immutable sequence of strings that holds no Python object per string.
+
+    A list of strings would be copied page by page into every DataLoader worker, because merely
+    looking at an object writes its reference count.
+    """
+
+    def __init__(self, strings: Iterable[str]) -> None:
+        encoded = [string.encode() for string in strings]
+        self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+        self._ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> PackedStrings: ...
+    def __getitem__(self, index: int | slice) -> str | PackedStrings:
+        places = range(len(self))[index]
+        if isinstance(places, range):
+            return PackedStrings(self[place] for place in places)
+        return self._bytes[self._ends[places] : self._ends[places + 1]].tobytes().decode()
 
 
 @dataclass(frozen=True)
@@ -67,3 +95,215 @@ class AnnotationIndex:
             crowd=torch.tensor(self.crowd[objects]),
             areas=torch.tensor(self.areas[objects]),
         )
+
+
+Corners = tuple[float, float, float, float]
+
+
+class IndexBuilder:
+    """Collects images and objects, then checks all boxes at once.
+
+    Args:
+        class_names: of the labels 1..K.
+        problems: where faults are reported.
+        noun: what an object is called in messages, with ``number`` behind it.
+        show: a box as the annotation writes it, for messages.
+        shift: added to the written corners to get continuous 0-based boxes.
+    """
+
+    def __init__(
+        self,
+        class_names: Sequence[str],
+        problems: Problems,
+        *,
+        noun: str,
+        show: Callable[[Corners], str],
+        shift: Corners = (0.0, 0.0, 0.0, 0.0),
+    ) -> None:
+        self._class_names = class_names
+        self._problems = problems
+        self._noun = noun
+        self._show = show
+        self._shift = np.array(shift, dtype=np.float64)
+        self._ids: list[str] = []
+        self._files: list[str] = []
+        self._places: list[str] = []
+        self._sizes = array("i")
+        self._images = array("q")
+        self._numbers = array("q")
+        self._corners = array("d")
+        self._labels = array("h")
+        self._difficult = array("b")
+        self._crowd = array("b")
+        self._areas = array("f")
+
+    def add_image(self, image_id: str, file: str, size: tuple[int, int], where: str) -> int:
+        """Take in an image and return its position.
+
+        Args:
+            image_id: unique.
+            file: relative to the image folder.
+            size: (height, width).
+            where: the annotation file, for messages.
+        """
+        self._ids.append(image_id)
+        self._files.append(file)
+        self._sizes.extend(size)
+        self._places.append(where)
+        return len(self._ids) - 1
+
+    def add_object(
+        self,
+        image: int,
+        number: int,
+        corners: Corners,
+        label: int,
+        *,
+        difficult: bool = False,
+        crowd: bool = False,
+        area: float = float("nan"),
+    ) -> None:
+        """Take in an object of image number ``image``; the images may come in any order.
+
+        Args:
+            image: what :meth:`add_image` returned.
+            number: by which a person finds the object in the annotation.
+            corners: x1, y1, x2, y2 as written.
+            label: 1..K.
+            difficult: neither hit nor miss.
+            crowd: a region of many objects.
+            area: square pixels; the box's, if it is not a number.
+        """
+        self._images.append(image)
+        self._numbers.append(number)
+        self._corners.extend(corners)
+        self._labels.append(label)
+        self._difficult.append(difficult)
+        self._crowd.append(crowd)
+        self._areas.append(area)
+
+    def build(self) -> AnnotationIndex:
+        """Check every box, report the unsound ones and pack the rest.
+
+        Raises:
+            DataError: for an unsound box, if ``problems`` raises.
+        """
+        images = np.array(self._images, dtype=np.int64)
+        corners = np.array(self._corners, dtype=np.float64).reshape(-1, 4)
+        sizes = np.array(self._sizes, dtype=np.int32).reshape(-1, 2)
+        order = np.argsort(images, kind="stable")
+        faults = box_faults(corners, self._shift, sizes[images])
+        for place in order[faults[order] > 0].tolist():
+            self._problems.add(self._error(place, BOX_FAULTS[faults[place]]))
+        kept = order[faults[order] == 0]
+        boxes = clipped(corners[kept] + self._shift, sizes[images[kept]])
+        areas = np.array(self._areas, dtype=np.float32)[kept]
+        sides = boxes[:, 2:] - boxes[:, :2]
+        counts = np.bincount(images[kept], minlength=len(sizes))
+        return AnnotationIndex(
+            image_ids=PackedStrings(self._ids),
+            files=PackedStrings(self._files),
+            sizes=sizes,
+            ends=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+            boxes=boxes,
+            labels=np.array(self._labels, dtype=np.int16)[kept],
+            difficult=np.array(self._difficult, dtype=np.bool_)[kept],
+            crowd=np.array(self._crowd, dtype=np.bool_)[kept],
+            areas=np.where(np.isnan(areas), sides.prod(1), areas),
+        )
+
+    def _error(self, place: int, reason: str) -> DataError:
+        image = self._images[place]
+        x1, y1, x2, y2 = self._corners[4 * place : 4 * place + 4]
+        name = self._class_names[self._labels[place] - 1]
+        height, width = self._sizes[2 * image : 2 * image + 2]
+        return DataError.about(
+            reason,
+            where=f"{self._places[image]}, {self._noun} {self._numbers[place]} ({name})",
+            found=self._show((x1, y1, x2, y2)),
+            allowed=box_rule((height, width)),
+        )
+
+
+BORDER = 1.0
+
+# -1 stored in an unsigned 16-bit number, and -2; the classic fault of VOC files read as uint16.
+WRAPPED = 65534.0
+
+# The reasons by which a box is refused; the position is its code.
+BOX_FAULTS = (
+    "sound box",
+    "coordinate that is no finite number",
+    "wrapped-around coordinate",
+    "inverted box",
+    "box outside the image",
+    "box without area",
+)
+
+
+def checked_size(file: Path, annotated: tuple[int, int] | None, where: str) -> tuple[int, int]:
+    """Check an image file from the outside and return the (height, width) that it is read with.
+
+    Only the two ends of the file are looked at. A JPEG or PNG that does not end as it should is
+    decoded to tell a cut-off file from one with something harmless behind its end.
+
+    Args:
+        file: the image.
+        annotated: the size that its annotation states, if it states one.
+        where: the annotation, for the message.
+
+    Raises:
+        DataError: if the file is missing, broken, cut off, or not of the annotated size.
+    """
+    header = read_header(file)
+    if not header.has_end:
+        read_image(file)
+    if annotated is None:
+        return header.size
+    if annotated not in (header.size, header.turned_size):
+        raise wrong_size(f"{where}, {file}", annotated, (header.size, header.turned_size))
+    return annotated
+
+
+def clipped(
+    boxes: Float64[np.ndarray, "T 4"], sizes: Int[np.ndarray, "T 2"]
+) -> Float32[np.ndarray, "T 4"]:
+    """Return the part of each box that lies inside its image."""
+    limits = sizes[:, [1, 0, 1, 0]]
+    return np.asarray(np.clip(boxes, 0, limits), dtype=np.float32)
+
+
+def box_faults(
+    corners: Float64[np.ndarray, "T 4"],
+    shift: Float64[np.ndarray, " 4"],
+    sizes: Int[np.ndarray, "T 2"],
+) -> Int8[np.ndarray, " T"]:
+    """Return the first fault of each box as a position in :data:`BOX_FAULTS`, 0 for none.
+
+    Args:
+        corners: ``x1, y1, x2, y2`` as they stand in the annotation. Order and area are judged on
+            these: in a 1-based inclusive file equal corners would become a box of one pixel, but
+            they are the mark of a click that was not dragged.
+        shift: what is added to ``corners`` to get continuous 0-based boxes.
+        sizes: (height, width) of each box's image.
+    """
+    boxes = corners + shift
+    sides = corners[:, 2:] - corners[:, :2]
+    limits = sizes[:, [1, 0, 1, 0]]
+    inside = clipped(boxes, sizes)
+    faults = [
+        ~np.isfinite(corners).all(1),
+        ((corners >= WRAPPED) & (limits < WRAPPED)).any(1),
+        (sides < 0).any(1),
+        ((boxes < -BORDER) | (boxes > limits + BORDER)).any(1),
+        (sides <= 0).any(1) | (inside[:, 2:] <= inside[:, :2]).any(1),
+    ]
+    return np.select(faults, np.arange(1, len(BOX_FAULTS)), default=0).astype(np.int8)
+
+
+def box_rule(size: tuple[int, int]) -> str:
+    """Say in words what a box in an image of ``size`` has to be."""
+    return (
+        "A box needs finite corners, left before right and top before bottom, "
+        f"inside its image of {size[1]} x {size[0]} pixels"
+    )

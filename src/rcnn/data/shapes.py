@@ -12,10 +12,9 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int32, UInt8
 
-from rcnn.data.dataset import DetectionDataset
+from rcnn.data.dataset import DetectionDataset, Sample
 from rcnn.data.errors import Problems
-from rcnn.data.samples import Sample
-from rcnn.data.strings import PackedStrings
+from rcnn.data.index import PackedStrings
 from rcnn.settings import require
 from rcnn.structures import GroundTruth
 

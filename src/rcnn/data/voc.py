@@ -1,24 +1,250 @@
-"""Data sets in the layout of PASCAL VOC."""
+"""One annotation file in the format of PASCAL VOC.
+
+XML, one element ``object`` per box, corners 1-based and inclusive:
+http://host.robots.ox.ac.uk/pascal/VOC/voc2012/htmldoc/devkit_doc.html, section 11.
+"""
 
 from __future__ import annotations
 
+import xml.etree.ElementTree as ET
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-from rcnn.data.checking import checked_size
-from rcnn.data.dataset import IndexedDataset
+from PIL import Image
+
+from rcnn.data.dataset import DetectionDataset, IndexedDataset, JoinedDataset
 from rcnn.data.errors import DataError, OnError, Problems
-from rcnn.data.index_builder import IndexBuilder
-from rcnn.data.voc_annotation import (
-    TO_CONTINUOUS,
-    VOCObject,
-    annotated_size,
-    parse,
-    read_objects,
-    show_corners,
-)
-from rcnn.data.voc_folder import VOCFolder
+from rcnn.data.index import Corners, IndexBuilder, checked_size
 from rcnn.settings import nearest
+
+# From 1-based inclusive corners to continuous 0-based ones.
+TO_CONTINUOUS: Corners = (-1.0, -1.0, 0.0, 0.0)
+CORNER_NAMES = ("xmin", "ymin", "xmax", "ymax")
+FLAGS = {"0": False, "1": True}
+
+
+@dataclass(frozen=True)
+class VOCObject:
+    """One object as written.
+
+    Attributes:
+        number: its place in the file, from 1.
+        name: of its class.
+        corners: 1-based, inclusive.
+        difficult: False where the file does not say.
+    """
+
+    number: int
+    name: str
+    corners: Corners
+    difficult: bool
+
+
+def parse(file: Path) -> ET.Element:
+    """Return the root element of an annotation file.
+
+    Raises:
+        DataError: if the file is missing or no XML.
+    """
+    try:
+        return ET.parse(file).getroot()
+    except FileNotFoundError as error:
+        raise DataError.about(
+            "missing annotation",
+            where=str(file),
+            found="there is no such file",
+            allowed="Every image needs one; an image without objects has one without <object>",
+        ) from error
+    except (ET.ParseError, UnicodeDecodeError, OSError) as error:
+        raise DataError.about(
+            "unreadable annotation",
+            where=str(file),
+            found=str(error),
+            allowed="It has to be one complete XML document",
+        ) from error
+
+
+def object_names(root: ET.Element) -> set[str]:
+    """Return the class names that occur in an annotation."""
+    return {name for item in root.findall("object") if (name := _text(item, "name"))}
+
+
+def annotated_size(root: ET.Element, file: Path) -> tuple[int, int] | None:
+    """Return the (height, width) that an annotation states, None if it states none.
+
+    Raises:
+        DataError: if it is no number.
+    """
+    if root.find("size") is None:
+        return None
+    written = _text(root, "size/height"), _text(root, "size/width")
+    try:
+        return int(written[0]), int(written[1])
+    except ValueError:
+        raise DataError.about(
+            "wrong image size",
+            where=str(file),
+            found=f"<size> has height {written[0]!r} and width {written[1]!r}",
+            allowed="Both have to be whole numbers; or leave <size> out",
+        ) from None
+
+
+def read_objects(root: ET.Element, file: Path, problems: Problems) -> list[VOCObject]:
+    """Return the objects of an annotation; those that cannot be read go to ``problems``.
+
+    Raises:
+        DataError: for an object that cannot be read, if ``problems`` raises.
+    """
+    objects = []
+    for number, item in enumerate(root.findall("object"), start=1):
+        try:
+            objects.append(_object(item, number, file))
+        except DataError as error:
+            problems.add(error)
+    return objects
+
+
+def show_corners(corners: Corners) -> str:
+    """Return corners as they stand in the file."""
+    return " ".join(f"{name}={value:g}" for name, value in zip(CORNER_NAMES, corners, strict=True))
+
+
+def _object(item: ET.Element, number: int, file: Path) -> VOCObject:
+    name = _text(item, "name")
+    where = f"{file}, object {number} ({name or 'without name'})"
+    if not name:
+        raise DataError.about(
+            "object without class",
+            where=where,
+            found=f"<name> is {name!r}",
+            allowed="Every object needs the name of its class",
+        )
+    written = [_text(item, f"bndbox/{corner}") for corner in CORNER_NAMES]
+    try:
+        x1, y1, x2, y2 = (float(value) for value in written)
+    except ValueError:
+        raise DataError.about(
+            "unreadable coordinate",
+            where=where,
+            found=" ".join(f"{a}={b!r}" for a, b in zip(CORNER_NAMES, written, strict=True)),
+            allowed="<bndbox> needs the four numbers xmin, ymin, xmax, ymax",
+        ) from None
+    flag = _text(item, "difficult") or "0"
+    if flag not in FLAGS:
+        raise DataError.about(
+            "unreadable flag",
+            where=where,
+            found=f"<difficult> is {flag!r}",
+            allowed="It may be 0, 1 or absent",
+        )
+    return VOCObject(number, name, (x1, y1, x2, y2), FLAGS[flag])
+
+
+def _text(element: ET.Element, path: str) -> str:
+    return (element.findtext(path) or "").strip()
+
+
+# The name that stands for "every annotation in the folder" instead of a list of images.
+EVERYTHING = "all"
+
+
+class VOCFolder:
+    """``Annotations/*.xml``, ``JPEGImages/*`` and ``ImageSets/Main/<split>.txt``.
+
+    Args:
+        root: the folder that holds the three; the last one may be missing.
+
+    Raises:
+        DataError: if ``root`` has not this layout.
+    """
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+        self.image_folder = self.root / "JPEGImages"
+        self._annotations = self.root / "Annotations"
+        self._splits = self.root / "ImageSets" / "Main"
+        for folder in (self._annotations, self.image_folder):
+            if not folder.is_dir():
+                raise DataError(
+                    f"{self.root} has not the layout of a VOC data set: there is no folder "
+                    f"{folder.name}. It needs Annotations/*.xml, JPEGImages/* and, for splits, "
+                    "ImageSets/Main/<split>.txt; check data.root.",
+                    "wrong layout",
+                )
+
+    def ids(self, split: str) -> list[str]:
+        """Return the image ids of a split in the order of its file; sorted for ``all``.
+
+        Raises:
+            DataError: if there is no such split, it is empty, or it lists an image twice.
+        """
+        if split == EVERYTHING:
+            ids = self._annotated()
+            where = self._annotations
+        else:
+            where = self._splits / f"{split}.txt"
+            if not where.is_file():
+                raise self._unknown_split(split)
+            ids = [line.strip() for line in where.read_text("utf-8-sig").splitlines()]
+        lines: dict[str, int] = {}
+        for line, image_id in enumerate(ids, start=1):
+            if image_id in lines:
+                raise DataError(
+                    f"{where}, line {line}: image {image_id!r} stands in line {lines[image_id]} "
+                    "already. Every image may be listed once; delete one of the lines.",
+                    "image listed twice",
+                )
+            if image_id:
+                lines[image_id] = line
+        if not lines:
+            raise DataError(f"{where} lists no image.", "empty data set")
+        return list(lines)
+
+    def annotation_file(self, image_id: str) -> Path:
+        """Return the annotation file of an image."""
+        return self._annotations / f"{image_id}.xml"
+
+    def image_files(self) -> dict[str, str]:
+        """Return the file name of the picture of each image id; .jpg goes before other formats."""
+        suffixes = Image.registered_extensions()
+        names = (path.name for path in self.image_folder.iterdir())
+        pictures = [name for name in names if Path(name).suffix.lower() in suffixes]
+        pictures.sort(key=lambda name: (Path(name).suffix.lower() == ".jpg", name))
+        return {Path(name).stem: name for name in pictures}
+
+    def listed_class_names(self) -> tuple[str, ...] | None:
+        """Return the lines of ``classes.txt``, or None if there is no such file."""
+        file = self.root / "classes.txt"
+        if not file.is_file():
+            return None
+        return tuple(
+            line.strip() for line in file.read_text("utf-8-sig").splitlines() if line.strip()
+        )
+
+    def found_class_names(self) -> tuple[str, ...]:
+        """Return the sorted class names over **all** annotations, so that all splits agree.
+
+        A file that is no XML is passed over: the split that it belongs to reports it.
+        """
+        names: set[str] = set()
+        for image_id in self._annotated():
+            with suppress(DataError):
+                names |= object_names(parse(self.annotation_file(image_id)))
+        return tuple(sorted(names))
+
+    def _annotated(self) -> list[str]:
+        return sorted(path.stem for path in self._annotations.glob("*.xml"))
+
+    def _unknown_split(self, split: str) -> DataError:
+        there = sorted(path.stem for path in self._splits.glob("*.txt"))
+        known = f"There are {', '.join(there)}" if there else "There are no other splits"
+        return DataError(
+            f"{self.root} has no split {split!r}: {self._splits / f'{split}.txt'} does not exist. "
+            f"{known}; {EVERYTHING!r} takes every annotation.",
+            "unknown split",
+        )
 
 
 class VOCDataset(IndexedDataset):
@@ -105,3 +331,79 @@ class _Reader:
             found=f"{item.name!r}{nearest(item.name, self._labels)}",
             allowed=f"The classes are {', '.join(self._labels)}",
         )
+
+
+PASCAL_CLASSES = (
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+)
+YEARS = {"VOC2007": ("2007",), "VOC2012": ("2012",), "VOC0712": ("2007", "2012")}
+
+
+def pascal_voc(
+    name: str,
+    root: Path | str,
+    split: str = "trainval",
+    download: bool = False,
+    on_error: OnError = "raise",
+) -> DetectionDataset:
+    """Open a PASCAL VOC challenge, as torchvision unpacks it (``root/VOCdevkit/VOC2007``).
+
+    Args:
+        name: ``VOC2007``, ``VOC2012``, or ``VOC0712`` for the two together. Only 2007 has a public
+            test set, so the test set of ``VOC0712`` is that of 2007, as everybody reports it. Its
+            image ids carry the year (``VOC2007/000005``).
+        root: the folder that holds or will hold ``VOCdevkit``.
+        split: ``train``, ``val``, ``trainval`` or ``test``.
+        download: fetch what is missing (0.9 GB for 2007, 2 GB for 2012).
+        on_error: see :class:`VOCDataset`.
+
+    Raises:
+        DataError: for an unknown name, a challenge that is not there, and as :class:`VOCDataset`.
+    """
+    if name not in YEARS:
+        raise DataError(
+            f"There is no challenge {name!r}{nearest(name, YEARS)} Known are {', '.join(YEARS)}.",
+            "unknown data set",
+        )
+    if name == "VOC2012" and split == "test":
+        raise DataError(
+            "The annotations of the VOC2012 test set are not public; use split 'val', or the test "
+            "set of VOC2007.",
+            "unknown split",
+        )
+    years = YEARS[name][:1] if split == "test" else YEARS[name]
+    parts = {f"VOC{year}": _open(year, Path(root), split, download, on_error) for year in years}
+    return JoinedDataset(parts) if name == "VOC0712" else parts[name]
+
+
+def _open(year: str, root: Path, split: str, download: bool, on_error: OnError) -> VOCDataset:
+    folder = root / "VOCdevkit" / f"VOC{year}"
+    if download and not (folder / "ImageSets" / "Main" / f"{split}.txt").is_file():
+        from torchvision.datasets import VOCDetection  # slow to import and seldom needed
+
+        VOCDetection(str(root), year=year, image_set=split, download=True)
+    if not folder.is_dir():
+        raise DataError(
+            f"VOC{year} is not at {folder}. Unpack it there, or set data.download=true.",
+            "wrong layout",
+        )
+    return VOCDataset(folder, split, PASCAL_CLASSES, on_error)

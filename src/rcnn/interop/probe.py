@@ -15,7 +15,7 @@ from torchvision.models import detection
 from rcnn.interop.errors import InteropError
 from rcnn.interop.layout import anchor_order
 from rcnn.model.faster_rcnn import FasterRCNN
-from rcnn.model.modes import evaluating
+from rcnn.model.roi_heads import evaluating
 
 SIZE = (64, 96)
 """(height, width) of the probe: two by three cells of the coarsest stride that is pooled from."""

@@ -15,7 +15,7 @@ from rcnn.interop.class_names import coco_names
 from rcnn.interop.errors import InteropError
 from rcnn.interop.layout import COUNT
 from rcnn.interop.torchvision import from_torchvision
-from rcnn.model.backbones.freezing import freeze_norms
+from rcnn.model.backbones.backbone import freeze_norms
 from rcnn.model.faster_rcnn import FasterRCNN
 from rcnn.settings import nearest
 

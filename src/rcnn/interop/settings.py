@@ -21,7 +21,6 @@ from torchvision.ops import MultiScaleRoIAlign
 from rcnn.interop.errors import InteropError
 from rcnn.model.anchors import AnchorSettings
 from rcnn.model.backbones import BackboneSettings
-from rcnn.model.images import ImageSettings
 from rcnn.model.losses import LossSettings
 from rcnn.model.postprocess import DetectionLimits
 from rcnn.model.proposals import ProposalLimits
@@ -29,6 +28,7 @@ from rcnn.model.roi_pooling import PoolingSettings
 from rcnn.model.rpn import RPNSettings
 from rcnn.model.settings import DeltaSettings, DetectorSettings
 from rcnn.model.targets import AnchorSampling, RoISampling
+from rcnn.model.transform import ImageSettings
 from rcnn.ops.deltas import LARGEST_LOG_RATIO
 
 PARTS: dict[str, type[nn.Module]] = {

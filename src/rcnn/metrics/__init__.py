@@ -4,9 +4,8 @@ Each metric is a ``torchmetrics.Metric`` around pure functions. All of them take
 ``update(predictions, targets)``, two equally long lists with one dict of tensors per image.
 """
 
-from rcnn.metrics.analysis import DetectionErrors
 from rcnn.metrics.coco import COCOAveragePrecision
 from rcnn.metrics.recall import ProposalRecall
 from rcnn.metrics.voc import VOCAveragePrecision
 
-__all__ = ["COCOAveragePrecision", "DetectionErrors", "ProposalRecall", "VOCAveragePrecision"]
+__all__ = ["COCOAveragePrecision", "ProposalRecall", "VOCAveragePrecision"]

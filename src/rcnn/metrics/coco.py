@@ -13,13 +13,24 @@ import torch
 from jaxtyping import Bool, Float, Int8
 from torch import Tensor
 
-from rcnn.metrics.claims import claim, ranks_within_groups, reaching_pairs
-from rcnn.metrics.flat import FlatDetections, FlatObjects
-from rcnn.metrics.inputs import Images, class_names_of, read_update
-from rcnn.metrics.matching import HIT, MISS, NOT_COUNTED
-from rcnn.metrics.overlap import areas
+from rcnn.metrics.inputs import (
+    DetectionMetric,
+    FlatDetections,
+    FlatObjects,
+    Images,
+    class_names_of,
+    read_update,
+)
+from rcnn.metrics.matching import (
+    HIT,
+    MISS,
+    NOT_COUNTED,
+    areas,
+    claim,
+    ranks_within_groups,
+    reaching_pairs,
+)
 from rcnn.metrics.recall import IOU_THRESHOLDS
-from rcnn.metrics.state import DetectionMetric
 
 AREA_RANGES = {
     "all": (0.0, 1e10),

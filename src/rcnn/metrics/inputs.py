@@ -1,16 +1,148 @@
-"""What ``update`` is given, checked: a dict of tensors per image becomes flat tensors.
+"""Detections and objects of many images, laid end to end on the CPU.
 
-Letters: B images, N boxes of one or of all images, K classes.
+Letters: B images, D detections and G objects of all images.
+
+This is the form in which they are matched in one go, kept from batch to batch, and gathered from
+several processes: one tensor per column and one count per image, nothing ragged.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
+from torch import distributed as dist
+from torchmetrics import Metric
+from torchmetrics.utilities.distributed import gather_all_tensors
 
-from rcnn.metrics.flat import FlatDetections, FlatObjects
+
+@dataclass(frozen=True)
+class FlatDetections:
+    """The detections of several images, image after image.
+
+    Attributes:
+        boxes: absolute pixels.
+        scores: higher is better.
+        labels: 1..K.
+        counts: how many detections each image has.
+    """
+
+    boxes: Float[Tensor, "D 4"]
+    scores: Float[Tensor, " D"]
+    labels: Int[Tensor, " D"]
+    counts: Int[Tensor, " B"]
+
+    @property
+    def images(self) -> Int[Tensor, " D"]:
+        """The position of the image that each detection belongs to."""
+        return torch.arange(len(self.counts)).repeat_interleave(self.counts)
+
+    def above(self, min_score: float) -> FlatDetections:
+        """Return those with at least this score; the images stay."""
+        return self.where(self.scores >= min_score)
+
+    def where(self, kept: Bool[Tensor, " D"]) -> FlatDetections:
+        """Return the marked ones; the images stay."""
+        return FlatDetections(
+            boxes=self.boxes[kept],
+            scores=self.scores[kept],
+            labels=self.labels[kept],
+            counts=torch.bincount(self.images[kept], minlength=len(self.counts)),
+        )
+
+
+@dataclass(frozen=True)
+class FlatObjects:
+    """The annotated objects of several images, image after image.
+
+    Attributes:
+        boxes: absolute pixels.
+        labels: 1..K.
+        ignore: neither hit nor miss (difficult in VOC).
+        crowd: regions of many objects (COCO).
+        areas: square pixels that sort an object into small, medium and large.
+        counts: how many objects each image has.
+    """
+
+    boxes: Float[Tensor, "G 4"]
+    labels: Int[Tensor, " G"]
+    ignore: Bool[Tensor, " G"]
+    crowd: Bool[Tensor, " G"]
+    areas: Float[Tensor, " G"]
+    counts: Int[Tensor, " B"]
+
+    @property
+    def images(self) -> Int[Tensor, " G"]:
+        """The position of the image that each object belongs to."""
+        return torch.arange(len(self.counts)).repeat_interleave(self.counts)
+
+    @property
+    def counted(self) -> Bool[Tensor, " G"]:
+        """The objects that have to be found."""
+        return ~(self.ignore | self.crowd)
+
+
+def transport_device(group: dist.ProcessGroup | None) -> torch.device:
+    """Return the device on which tensors have to lie to be sent between these processes."""
+    if dist.get_backend(group) == "nccl":
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
+
+
+def gather(tensor: Tensor, group: dist.ProcessGroup | None = None) -> list[Tensor]:
+    """Return the tensor of every process, in the order of ranks; their lengths may differ.
+
+    Args:
+        tensor: on any device, to which the others are brought too.
+        group: the processes to gather from, all by default.
+    """
+    parts = gather_all_tensors(tensor.to(transport_device(group)), group)
+    return [part.to(tensor.device) for part in parts]
+
+
+class DetectionMetric(Metric):
+    """A metric whose state is tables that grow by rows, beside ordinary tensor states."""
+
+    full_state_update = False
+    is_differentiable = False
+    higher_is_better: bool | None = True
+
+    def __init__(self) -> None:
+        super().__init__(dist_sync_fn=gather)
+        self._empty_tables: dict[str, Tensor] = {}
+
+    def add_table(self, name: str, dtype: torch.dtype, columns: Sequence[int] = ()) -> None:
+        """Add a list state, to which ``update`` appends tensors of shape (rows, *columns)."""
+        self.add_state(name, default=[], dist_reduce_fx="cat")
+        self._empty_tables[name] = torch.zeros((0, *columns), dtype=dtype)
+
+    def table(self, name: str) -> Shaped[Tensor, "N ..."]:
+        """Return all rows so far, on the CPU; after a synchronisation those of every process."""
+        state = getattr(self, name)
+        parts = [state] if isinstance(state, Tensor) else state
+        return torch.cat([self._empty_tables[name], *(part.cpu() for part in parts)])
+
+    def sync(
+        self,
+        dist_sync_fn: Callable[..., Any] | None = None,
+        process_group: Any | None = None,
+        should_sync: bool = True,
+        distributed_available: Callable[..., Any] | None = None,
+    ) -> None:
+        """Gather the states of all processes, as ``Metric.sync`` does.
+
+        Each table becomes one tensor first, which has its type and columns even without a row:
+        torchmetrics would send an untyped vector for a process that saw no image, and NCCL and
+        gloo would then wait for, or misread, each other's bytes.
+        """
+        for name in self._empty_tables:
+            setattr(self, name, [self.table(name)])
+        super().sync(dist_sync_fn, process_group, should_sync, distributed_available)
+
 
 Images = Sequence[Mapping[str, object]]
 """One dict of tensors per image."""

@@ -14,9 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rcnn.metrics.inputs import Images, read_update
-from rcnn.metrics.overlap import iou
-from rcnn.metrics.state import DetectionMetric
+from rcnn.metrics.inputs import DetectionMetric, Images, read_update
+from rcnn.metrics.matching import iou
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 NEVER = np.iinfo(np.int64).max

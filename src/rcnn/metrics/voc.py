@@ -13,9 +13,8 @@ import torch
 from jaxtyping import Float, Int8
 from torch import Tensor
 
-from rcnn.metrics.inputs import Images, class_names_of, read_update
+from rcnn.metrics.inputs import DetectionMetric, Images, class_names_of, read_update
 from rcnn.metrics.matching import HIT, NOT_COUNTED, outcomes
-from rcnn.metrics.state import DetectionMetric
 
 
 def every_point_ap(ranked: Int8[np.ndarray, " N"], num_objects: int) -> float:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rcnn.ops.classification import Classifier
+from rcnn.ops.losses import Classifier
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,21 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from rcnn.model.backbones import Backbone
-from rcnn.model.fitting import fitting_backbone
-from rcnn.model.image_pyramid import pool_at_scales
-from rcnn.model.images import ImageTransform
-from rcnn.model.passes import EvaluationPass, TrainingPass
+from rcnn.model.compatibility import fitting_backbone
+from rcnn.model.multiscale import pool_at_scales
 from rcnn.model.proposals import given_proposals
-from rcnn.model.region_stage import Pool, RegionStage, pool_from
+from rcnn.model.roi_heads import Pool, RegionStage, pool_from
 from rcnn.model.settings import DetectorSettings
-from rcnn.structures import Detections, ImageBatch, Losses, Proposals, Targets
+from rcnn.model.transform import ImageTransform
+from rcnn.structures import (
+    Detections,
+    EvaluationPass,
+    ImageBatch,
+    Losses,
+    Proposals,
+    Targets,
+    TrainingPass,
+)
 
 
 class FastRCNN(nn.Module):

@@ -8,13 +8,20 @@ from __future__ import annotations
 
 import torch
 
-from rcnn.model.fitting import fitting_backbone
-from rcnn.model.image_pyramid import pool_at_scales
-from rcnn.model.passes import EvaluationPass, TrainingPass
+from rcnn.model.compatibility import fitting_backbone
+from rcnn.model.multiscale import pool_at_scales
 from rcnn.model.proposal_network import FirstStage, ProposalNetwork
-from rcnn.model.region_stage import Pool, RegionStage, pool_from
+from rcnn.model.roi_heads import Pool, RegionStage, pool_from
 from rcnn.model.settings import DetectorSettings
-from rcnn.structures import Detections, ImageBatch, Losses, Proposals, Targets
+from rcnn.structures import (
+    Detections,
+    EvaluationPass,
+    ImageBatch,
+    Losses,
+    Proposals,
+    Targets,
+    TrainingPass,
+)
 
 
 class FasterRCNN(ProposalNetwork):

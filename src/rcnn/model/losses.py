@@ -12,10 +12,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rcnn.ops.classification import Classifier, classification_terms
+from rcnn.ops.boxes import in_full
 from rcnn.ops.deltas import decode
-from rcnn.ops.losses import deltas_of_class, objectness_loss, overlap_loss, smooth_l1
-from rcnn.ops.precision import in_full
+from rcnn.ops.losses import (
+    Classifier,
+    classification_terms,
+    deltas_of_class,
+    objectness_loss,
+    overlap_loss,
+    smooth_l1,
+)
 from rcnn.settings import require
 from rcnn.structures import AnchorSamples, RoISamples
 

@@ -12,12 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rcnn.ops.boxes import at_least, clip, scale
-from rcnn.ops.classification import Classifier, class_scores
+from rcnn.ops.boxes import at_least, clip, in_full, scale
 from rcnn.ops.deltas import decode
-from rcnn.ops.precision import in_full
-from rcnn.ops.soft_suppression import soften
-from rcnn.ops.suppression import best_of, suppress
+from rcnn.ops.losses import Classifier, class_scores
+from rcnn.ops.nms import best_of, soften, suppress
 from rcnn.settings import require
 from rcnn.structures import Detections, ImageBatch, Proposals
 

@@ -15,23 +15,24 @@ from torch import Tensor, nn
 
 from rcnn.model.anchors import AnchorGrid
 from rcnn.model.backbones import Backbone, Tail
-from rcnn.model.fitting import fitting_backbone
-from rcnn.model.images import ImageTransform
+from rcnn.model.compatibility import fitting_backbone
 from rcnn.model.losses import rpn_losses
-from rcnn.model.passes import EvaluationPass, TrainingPass
 from rcnn.model.proposals import propose
 from rcnn.model.rpn import RPNHead, RPNOutput
 from rcnn.model.settings import DetectorSettings
 from rcnn.model.targets import sample_anchors
+from rcnn.model.transform import ImageTransform
 from rcnn.ops.boxes import clip, scale
 from rcnn.structures import (
     AnchorSamples,
     Detections,
+    EvaluationPass,
     ImageBatch,
     Losses,
     Proposals,
     SampleCounts,
     Targets,
+    TrainingPass,
 )
 
 OBJECT = ("object",)

@@ -12,10 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rcnn.ops.boxes import at_least, clip, first_on_grid
+from rcnn.ops.boxes import at_least, clip, first_on_grid, in_full
 from rcnn.ops.deltas import decode
-from rcnn.ops.precision import in_full
-from rcnn.ops.suppression import suppress
+from rcnn.ops.nms import suppress
 from rcnn.settings import require
 from rcnn.structures import ImageBatch, Proposals
 

@@ -16,13 +16,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from rcnn.model.compatibility import warping_backbone
 from rcnn.model.fast_rcnn import FastRCNN
-from rcnn.model.fitting import warping_backbone
-from rcnn.model.modes import evaluating
 from rcnn.model.proposals import given_proposals
-from rcnn.model.region_stage import Pool
+from rcnn.model.roi_heads import Pool, evaluating
+from rcnn.model.roi_pooling import warp_regions
 from rcnn.model.settings import DetectorSettings
-from rcnn.model.warping import warp_regions
 from rcnn.ops.boxes import area
 from rcnn.structures import ImageBatch, Proposals
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -11,15 +13,14 @@ from torch import Tensor
 from rcnn.model.anchors import AnchorSettings
 from rcnn.model.backbones import BackboneSettings
 from rcnn.model.box_head import HeadSettings
-from rcnn.model.images import ImageSettings
 from rcnn.model.losses import LossSettings
 from rcnn.model.postprocess import DetectionLimits
 from rcnn.model.proposals import ProposalLimits
-from rcnn.model.roi_pooling import PoolingSettings
+from rcnn.model.roi_pooling import PoolingSettings, WarpSettings
 from rcnn.model.rpn import RPNSettings
 from rcnn.model.targets import AnchorSampling, RoISampling
-from rcnn.model.warping import WarpSettings
-from rcnn.settings import require
+from rcnn.model.transform import ImageSettings
+from rcnn.settings import require, to_plain
 
 Deltas = tuple[float, float, float, float]
 
@@ -86,3 +87,33 @@ class DetectorSettings:
         fits = measured is None or (len(measured) == len(names) and not self.head.class_agnostic)
         allowed = "one row for each class, and a head with boxes for each class"
         require(fits, "deltas.class_means", measured, allowed)
+
+
+Fields = Mapping[str, tuple[str, ...]]
+
+ONLY_DETECTION: Fields = {
+    "images": ("test_scales",),
+    "proposals": ("before_nms_test", "after_nms_test", "rank_test", "refine_test"),
+    "warp": ("chunk",),
+    "detections": tuple(entry.name for entry in fields(DetectionLimits)),
+}
+"""Fields by the part of a detector's settings; what is learned never hangs on them."""
+
+ALSO_TRAINING: Fields = {
+    "proposals": ("nms_iou", "min_size", "score", "unique_on_grid"),
+    "pooling": ("canonical_size",),
+}
+"""Fields that choose proposals, and where they are pooled, in training and in detection alike."""
+
+
+def concerns_detection(part: str, field: str) -> bool:
+    """Return whether a trained detector may be given another value of a field."""
+    return field in ONLY_DETECTION.get(part, ()) + ALSO_TRAINING.get(part, ())
+
+
+def learned_with(settings: DetectorSettings) -> dict[str, Any]:
+    """Return the settings that something learned hangs on, in their plain form."""
+    plain: dict[str, Any] = to_plain(settings)
+    for part, names in ONLY_DETECTION.items():
+        plain[part] = {key: value for key, value in plain[part].items() if key not in names}
+    return plain

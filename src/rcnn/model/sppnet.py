@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 
 from rcnn.model.fast_rcnn import FastRCNN
-from rcnn.model.region_stage import Pool
+from rcnn.model.roi_heads import Pool
 from rcnn.model.settings import DetectorSettings
 from rcnn.settings import require
 from rcnn.structures import ImageBatch

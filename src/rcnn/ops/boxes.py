@@ -103,3 +103,12 @@ def first_on_grid(
     new = torch.ones_like(wanted)
     new[:, 1:] = ordered.values[:, 1:] != ordered.values[:, :-1]
     return torch.zeros_like(wanted).scatter(1, ordered.indices, new) & wanted
+
+
+def in_full(tensor: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """Return ``tensor`` in float32, or float64 if it is.
+
+    Under mixed precision the network's outputs have 8 or 11 bits: too few for a coordinate of a
+    thousand pixels, or for a sum of many terms.
+    """
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

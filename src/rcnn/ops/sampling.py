@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from rcnn.ops.nms import suppress
 from rcnn.structures import RoISamples
 
 
@@ -111,3 +112,24 @@ def _shuffle(
     keys = torch.rand(candidates.shape, device=candidates.device, generator=generator)
     order = keys.masked_fill(~candidates, -1.0).topk(places, dim=1).indices
     return order, candidates.sum(dim=1, keepdim=True)
+
+
+CO_LOCATED_IOU = 0.7
+"""RoIs that overlap more are taken for the same one (section 4.2)."""
+
+
+def hardest_rois(candidates: RoISamples, losses: Float[Tensor, "B N"], places: int) -> RoISamples:
+    """Keep the candidates of each image with the largest loss, none beside a harder one.
+
+    RoIs that lie on each other have almost the same loss and would be counted twice; so losses are
+    suppressed as scores are.
+
+    Args:
+        candidates: labelled; -1 takes no part.
+        losses: of each candidate.
+        places: R, or N if that is less.
+    """
+    group = torch.zeros_like(candidates.labels)
+    used = candidates.labels >= 0
+    indices, kept = suppress(candidates.boxes, losses, group, used, CO_LOCATED_IOU, places)
+    return take_rois(candidates, indices, kept)

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from rcnn.model.backbones import FullyConnectedTail
-from rcnn.model.region_stage import Pool, RegionStage
-from rcnn.model.systems import Detector
+from rcnn.model.build import Detector
+from rcnn.model.roi_heads import Pool, RegionStage
 from rcnn.structures import Detections, ImageBatch, Proposals
 from rcnn.training.stopwatch import Stopwatch
 

@@ -9,7 +9,7 @@ from rcnn.data import DetectionDataset
 from rcnn.structures import ImageBatch
 from rcnn.training.breakdown import Breakdown, measure
 from rcnn.training.compression import Ranks
-from rcnn.training.evaluation import evaluate
+from rcnn.training.evaluate import evaluate
 from rcnn.training.module import DetectionModule
 
 

@@ -26,11 +26,11 @@ from rcnn.data import (
     TransformedDataset,
     collate,
 )
-from rcnn.data.sources import DataSource, Split
+from rcnn.data.splits import DataSource, Split
 from rcnn.data.stored import ProposalFiles
-from rcnn.model.images import ImageSettings
+from rcnn.model.transform import ImageSettings
 from rcnn.settings import require
-from rcnn.training.position import batches_done
+from rcnn.training.module import batches_done
 
 
 @dataclass(frozen=True)

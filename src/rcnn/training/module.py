@@ -1,30 +1,46 @@
-"""The detector as a LightningModule: losses for the loop, metrics, checkpoints, prediction."""
+"""How far a training has come."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import pytorch_lightning as pl
 import torch
 from jaxtyping import Float
+from pytorch_lightning.loops.progress import _ProcessedTracker
 from torch import Tensor
 
 from rcnn.data import DetectionBatch
-from rcnn.data.pictures import Picture
+from rcnn.data.images import Picture
+from rcnn.files import whole_file
+from rcnn.inference.checkpoint import CHECKPOINT_FORMAT, CHECKPOINT_KEY, read_checkpoint
+from rcnn.inference.predict import predict
+from rcnn.interop import load_torchvision
+from rcnn.metrics.suite import Scores
+from rcnn.model.build import build_detector
 from rcnn.model.proposal_network import ProposalNetwork
 from rcnn.model.settings import DeltaSettings, DetectorSettings
-from rcnn.model.systems import build_detector
+from rcnn.model.speed import SpeedSettings, align_state, prepare
 from rcnn.settings import from_plain, to_plain
 from rcnn.structures import Detections, Losses
-from rcnn.training.checkpoint import CHECKPOINT_FORMAT, CHECKPOINT_KEY, read_checkpoint
+from rcnn.training.losses_of import Scheme, check_scheme, losses_of
 from rcnn.training.optim import AdamWCosine, Recipe
-from rcnn.training.position import batches_done
-from rcnn.training.prediction import predict
-from rcnn.training.schemes import Scheme, check_scheme, losses_of
-from rcnn.training.scores import Scores
-from rcnn.training.speed import SpeedSettings, align_state, prepare
+
+
+def batches_done(trainer: pl.Trainer) -> int:
+    """Return how many minibatches each process of a training has behind it, resumed ones included.
+
+    All that is random about a step hangs on this number. Lightning's epochs do not serve: it opens
+    the loader before it names the epoch, and a run of ``max_steps`` that is resumed from the end of
+    an epoch counts that epoch twice (seen with Lightning 2.6.6).
+    """
+    # Typed as its base class, which does not count what is processed.
+    total = cast(_ProcessedTracker, trainer.fit_loop.epoch_loop.batch_progress.total)
+    return total.processed
 
 
 class DetectionModule(pl.LightningModule):
@@ -36,7 +52,7 @@ class DetectionModule(pl.LightningModule):
 
     Args:
         settings: of the detector, or their plain form.
-        system: which detector, see :mod:`rcnn.model.systems`.
+        system: which detector, see :mod:`rcnn.model.build`.
         recipe: makes the optimiser; by default AdamW with a cosine schedule.
         scheme: how the stages learn together, see :mod:`rcnn.training.schemes`.
         seed: of the samplers. What a step draws depends on this, the number of the minibatch and
@@ -300,3 +316,89 @@ class DetectionModule(pl.LightningModule):
         terms = {f"{split}/loss_{name}": term for name, term in losses.named.items()}
         self.log_dict(terms, **how)
         self.log_dict({f"{split}/{name}": n.float() for name, n in counts.items()}, **how)
+
+
+def load(
+    path: str | Path,
+    device: torch.device | str = "cpu",
+    torchvision_builder: str | None = None,
+    class_names: Sequence[str] | None = None,
+    norm_eps: float | None = None,
+) -> DetectionModule:
+    """Return a module ready to :meth:`~DetectionModule.predict`.
+
+    The box head from a checkpoint gives deltas as they are, see
+    :func:`rcnn.training.module.fold_deltas`; to train on, or to measure losses, read it with
+    ``DetectionModule.load_from_checkpoint``. Torchvision's weights stay as they are.
+
+    Args:
+        path: a checkpoint of this package, or a state dict of a torchvision Faster R-CNN.
+        device: where the module shall be.
+        torchvision_builder: the torchvision function whose state dict the file is, such as
+            ``fasterrcnn_resnet50_fpn``; null for a checkpoint of this package.
+        class_names: of a torchvision state dict's classes, without background; null: COCO's.
+        norm_eps: of its batch norms, see :func:`rcnn.interop.load_torchvision`.
+
+    Raises:
+        CheckpointError: the file is missing, damaged or of another kind.
+    """
+    if torchvision_builder is None:
+        module = fold_deltas(DetectionModule.load_from_checkpoint(path))
+    else:
+        detector = load_torchvision(path, torchvision_builder, class_names, norm_eps)
+        module = DetectionModule(detector.settings, weights=str(path))
+        module.detector.load_state_dict(detector.state_dict())
+    return module.to(device).eval()
+
+
+WEIGHT, BIAS = (f"detector.regions.head.boxes.{name}" for name in ("weight", "bias"))
+
+
+def fold_deltas(module: DetectionModule) -> DetectionModule:
+    """Return a module that detects the same, and whose box head gives deltas as they are.
+
+    With the mean and the deviation of each class in its weights and biases, nothing is left to be
+    undone after the head. That is for detecting. To be trained on, a detector needs targets of
+    mean 0 and deviation 1, as the module itself has them; its losses are on that scale, too.
+
+    Args:
+        module: stays as it is; one that predicts no boxes is returned itself.
+    """
+    state: dict[str, Tensor] = dict(module.state_dict())
+    if WEIGHT not in state:
+        return module
+    weight, bias = state[WEIGHT], state[BIAS]
+    sets = len(bias) // 4  # one for background and each class, or one for all
+    tables = module.settings.deltas.tables(len(module.class_names))
+    mean, std = (table[-sets:].flatten().to(bias) for table in tables)
+    state |= {WEIGHT: weight * std[:, None], BIAS: bias * std + mean}
+
+    plain = DeltaSettings(mean=(0.0, 0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0, 1.0))
+    folded = DetectionModule(
+        replace(module.settings, deltas=plain),
+        system=module.system,
+        recipe=module.recipe,
+        scheme=module.scheme,
+        seed=module.seed,
+        plus_one=module.test_scores.voc.plus_one,
+        weights=module.weights,
+    )
+    folded.to(bias).load_state_dict(state)  # on its device, in its precision
+    return folded.train(module.training)
+
+
+def save(module: DetectionModule, path: str | Path) -> None:
+    """Write a checkpoint of a module without a trainer, for use and to start from.
+
+    It has no state of an optimiser, so that no interrupted training can go on from it. The file is
+    written whole or not at all.
+    """
+    checkpoint: dict[str, Any] = {
+        "pytorch-lightning_version": version("pytorch-lightning"),
+        "epoch": 0,
+        "global_step": 0,
+        "state_dict": module.state_dict(),
+    }
+    module.on_save_checkpoint(checkpoint)
+    with whole_file(path) as partial:
+        torch.save(checkpoint, partial)

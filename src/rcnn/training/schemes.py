@@ -1,57 +1,133 @@
-"""How the RPN and the box head learn together (Faster R-CNN, section 3.2).
+"""Alternating training: the four steps of Faster R-CNN, section 3.2, as a graph of stored stages.
 
-``joint``: approximate joint training: all losses at once, with proposals as constants.
-``exact``: non-approximate joint training: the losses of the box head also move the proposals, by a
-gradient through the coordinates of the RoIs: through the pooled features and the box targets.
+1. ``1_rpn``: a proposal network from the pretrained weights.
+2. ``2_fast_rcnn``: Fast R-CNN, also from the pretrained weights, on the proposals of 1. The two
+   networks share nothing yet; used together they are the paper's "unshared" system.
+3. ``3_rpn``: a proposal network on the convolutions of 2, which stay as they are.
+4. ``4_fast_rcnn``: the region stage of 2 learns on the proposals of 3; the convolutions stay.
+
+The result is one Faster R-CNN: the convolutions of 2, the proposal network of 3, the region stage
+of 4.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
-import torch
-
+from rcnn.data.splits import Split
+from rcnn.model.fast_rcnn import FastRCNN
 from rcnn.model.faster_rcnn import FasterRCNN
-from rcnn.model.systems import Detector
-from rcnn.settings import SettingsError, require
-from rcnn.structures import ImageBatch, Losses, Targets
+from rcnn.settings import SettingsError
+from rcnn.training.module import DetectionModule
+from rcnn.training.stages import StageRunner, tensors
 
-Scheme = Literal["joint", "exact"]
-
-
-def losses_of(
-    scheme: Scheme,
-    detector: Detector,
-    batch: ImageBatch,
-    targets: Targets,
-    generator: torch.Generator,
-) -> Losses:
-    """Return the losses of a training step under the scheme."""
-    if scheme == "exact" and isinstance(detector, FasterRCNN):
-        return detector.losses(batch, targets, generator, exact=True)
-    return detector.losses(batch, targets, generator)
+BODY, RPN, REGIONS = "detector.body.", "detector.rpn.", "detector.regions."
 
 
-def check_scheme(scheme: Scheme, detector: Detector) -> None:
-    """Refuse a scheme that the detector cannot carry out.
+class AlternatingTraining:
+    """The steps, each of which is trained unless it is in the store.
+
+    Args:
+        runner: with numbers of optimiser steps for all four steps, or for the first two.
+    """
+
+    def __init__(self, runner: StageRunner) -> None:
+        self.runner = runner
+        source = runner.plan.weights.source
+        self.rpn1 = runner.step("1_rpn", 0, weights=source)
+        self.proposals1 = runner.proposals("1_proposals", self.rpn1, ["train"])
+        self.fast2 = runner.step("2_fast_rcnn", 1, self.proposals1, weights=source)
+
+    def run(self) -> DetectionModule:
+        """Train all four steps and return the network that they end in."""
+        runner = self.runner
+        _, fast2 = self._two_networks()
+        stage = runner.step("3_rpn", 2, self.fast2)
+        start = partial(self._on_shared_convolutions, "rpn", fast2, BODY)
+        rpn3 = runner.train(stage, start, kept=_is_shared)
+        stage = runner.proposals("3_proposals", stage, ["train"])
+        proposals = runner.propose(stage, rpn3)
+        stage = runner.step("4_fast_rcnn", 3, stage)
+        start = partial(self._on_shared_convolutions, "fast_rcnn", fast2)
+        fast4 = runner.train(stage, start, proposals, kept=_is_shared)
+        merged = runner.module("faster_rcnn")
+        merged.load_state_dict(tensors(fast4, BODY) | tensors(rpn3, RPN) | tensors(fast4, REGIONS))
+        return merged
+
+    def run_unshared(self, splits: tuple[Split, ...]) -> tuple[DetectionModule, Path]:
+        """Train the first two steps, and propose for the splits that will be tested.
+
+        Returns:
+            The Fast R-CNN, and the folder of the proposals that it detects among.
+        """
+        rpn1, fast2 = self._two_networks()
+        proposals = self.runner.proposals("1_test_proposals", self.rpn1, splits)
+        module = self.runner.module("fast_rcnn")
+        module.load_state_dict(tensors(fast2))
+        return module, self.runner.propose(proposals, rpn1)
+
+    def _two_networks(self) -> tuple[Path, Path]:
+        runner = self.runner
+        rpn1 = runner.train(self.rpn1, partial(runner.pretrained, "rpn"))
+        proposals = runner.propose(self.proposals1, rpn1)
+        return rpn1, runner.train(self.fast2, partial(runner.pretrained, "fast_rcnn"), proposals)
+
+    def _on_shared_convolutions(self, system: str, fast2: Path, part: str = "") -> DetectionModule:
+        """Return a module that starts from that part of step 2 and keeps its convolutions."""
+        module = self.runner.module(system)
+        module.load_state_dict(tensors(fast2, part), strict=not part)
+        module.detector.body.freeze()
+        return module
+
+
+def _is_shared(name: str) -> bool:
+    return name.startswith(BODY)
+
+
+BOXES = "detector.regions.head.boxes."
+
+
+def train_stage_wise(runner: StageRunner, system: str) -> DetectionModule:
+    """Train the two steps that are not in the store, and return the detector that they end in.
+
+    Args:
+        runner: with numbers of optimiser steps for both.
+        system: any with a region stage.
 
     Raises:
-        SettingsError: naming the setting to change.
+        SettingsError: the detector has no boxes to learn afterwards.
     """
-    if scheme != "exact":
-        return
-    if not isinstance(detector, FasterRCNN):
+    settings = runner.plan.settings
+    if system == "rpn" or not settings.head.box_regression:
         raise SettingsError(
-            f"scheme='exact' is not possible: {type(detector).__name__} does not find and classify "
-            "regions at once. It needs model=faster_rcnn; other systems take scheme=joint."
+            "scheme='stage_wise' is not possible: it learns the boxes of classified regions at "
+            "last. It needs model.head.box_regression=true, and another system than model=rpn."
         )
-    pooling = detector.settings.pooling
-    allowed = "scheme=exact needs pooling=crop or pooling=roi_align, which move with the RoIs"
-    moves = pooling.kind in ("crop", "roi_align")
-    require(moves, "pooling.kind", pooling.kind, allowed)
-    if pooling.kind == "roi_align":
-        allowed = "scheme=exact needs a fixed number of samples, 1 or more"
-        ratio = pooling.sampling_ratio
-        require(ratio > 0, "pooling.sampling_ratio", ratio, allowed)
-        allowed = "scheme=exact on a feature pyramid needs pooling=crop"
-        require(detector.body.roi_levels == 1, "pooling.kind", pooling.kind, allowed)
+    classes = replace(settings, head=replace(settings.head, box_regression=False))
+    stage = runner.step("1_classes", 0, system=system, weights=runner.plan.weights.source)
+    first = runner.train(stage, partial(runner.pretrained, system, classes))
+    stage = runner.step("2_boxes", 1, stage)
+    last = runner.train(stage, partial(_boxes_on, first, runner, system), kept=_is_rest)
+    module = runner.module(system)
+    module.load_state_dict(tensors(last))
+    return module
+
+
+def _boxes_on(first: Path, runner: StageRunner, system: str) -> DetectionModule:
+    """Return a module with all of the first step, in which the box output alone learns."""
+    module = runner.module(system)
+    module.load_state_dict(tensors(first), strict=False)
+    detector = module.detector
+    assert isinstance(detector, FastRCNN | FasterRCNN)
+    assert detector.regions.head.boxes is not None
+    # At work, so that norms count nothing, and that the boxes learn on what they will be used on.
+    detector.requires_grad_(False).eval()
+    detector.body.freeze()
+    detector.regions.head.boxes.requires_grad_(True).train()
+    return module
+
+
+def _is_rest(name: str) -> bool:
+    return not name.startswith(BOXES)

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from rcnn.data import DataError, DetectionDataset, ShapesDataset
+from rcnn.data.index import PackedStrings
 from rcnn.data.stored import ProposalWriter, StoredProposals, digest
 from rcnn.data.stored.layout import MARK, PREFIX, VERSION, Layout, Origin
-from rcnn.data.strings import PackedStrings
 
 Boxes = Mapping[str, Sequence[Sequence[float]]]
 

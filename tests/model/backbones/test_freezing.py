@@ -8,7 +8,7 @@ from torchvision.models.detection.backbone_utils import mobilenet_backbone, resn
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from rcnn.model.backbones import BackboneSettings, build_backbone
-from rcnn.model.backbones.freezing import freeze_norms
+from rcnn.model.backbones.backbone import freeze_norms
 
 COUNTS = json.loads((Path(__file__).parent / "fixtures" / "frozen_params.json").read_text())
 

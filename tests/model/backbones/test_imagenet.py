@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from rcnn.model.backbones.imagenet import (
+from rcnn.model.backbones.backbone import SHIPPED, BackboneSettings
+from rcnn.model.backbones.weights import (
     TIMEOUT_SECONDS,
     DownloadError,
     cached_file,
     download,
     imagenet_url,
 )
-from rcnn.model.backbones.settings import SHIPPED, BackboneSettings
 
 
 @pytest.fixture

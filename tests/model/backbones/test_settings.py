@@ -1,6 +1,6 @@
 import pytest
 
-from rcnn.model.backbones.settings import SHIPPED, BackboneSettings
+from rcnn.model.backbones.backbone import SHIPPED, BackboneSettings
 from rcnn.settings import SettingsError, from_plain, to_plain
 
 

@@ -16,7 +16,7 @@ from rcnn.model.backbones import (
     build_backbone,
     resolve,
 )
-from rcnn.model.backbones.imagenet import DownloadError
+from rcnn.model.backbones.weights import DownloadError
 from rcnn.settings import SettingsError
 
 RESNET18 = "resnet18-f37072fd.pth"

@@ -11,8 +11,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from rcnn.data import ShapesSource
 from rcnn.model.anchors import AnchorSettings
 from rcnn.model.backbones import BackboneSettings
-from rcnn.model.images import ImageSettings
 from rcnn.model.settings import DetectorSettings
+from rcnn.model.transform import ImageSettings
 from rcnn.training import DetectionDataModule, DetectionModule, LoaderSettings
 from rcnn.training.callbacks import Pictures
 

@@ -1,7 +1,7 @@
 """Proposals that were made beforehand, in one file that is mapped into memory.
 
 :func:`propose_by_search`, :func:`import_mat` and :func:`import_json` make a file with a
-:class:`ProposalWriter`, as :func:`rcnn.training.proposing.propose_with` does;
+:class:`ProposalWriter`, as :func:`rcnn.training.propose.propose_with` does;
 :class:`StoredProposals` reads it, :func:`attach` gives its boxes to the samples of a data set.
 :mod:`rcnn.data.stored.layout` documents the format.
 """

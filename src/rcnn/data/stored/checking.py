@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rcnn.data.checking import box_rule
 from rcnn.data.errors import DataError
+from rcnn.data.index import box_rule
 
 SWAP_REMEDY = "Bring the columns into the order (x1, y1, x2, y2) and write the proposals again"
 

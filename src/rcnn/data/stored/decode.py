@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import warnings
 
-from rcnn.data.dataset import DetectionDataset
+from rcnn.data.dataset import DetectionDataset, Sample
 from rcnn.data.errors import DataError, DataWarning
-from rcnn.data.samples import Sample
 
 
 def decode(dataset: DetectionDataset, index: int) -> Sample | DataError:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rcnn.data.dataset import DetectionDataset
 from rcnn.data.errors import DataError
-from rcnn.data.sources import Split
+from rcnn.data.splits import Split
 from rcnn.data.stored.attach import attach
 from rcnn.data.stored.proposed import ProposedDataset
 from rcnn.data.stored.store import StoredProposals

@@ -11,8 +11,7 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 from torch import Tensor
 
-from rcnn.data.dataset import DetectionDataset
-from rcnn.data.samples import Sample
+from rcnn.data.dataset import DetectionDataset, Sample
 from rcnn.data.stored.store import StoredProposals
 from rcnn.structures import GroundTruth
 

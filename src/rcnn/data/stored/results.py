@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from rcnn.data.coco_file import read_corners
+from rcnn.data.coco import read_corners
 from rcnn.data.dataset import DetectionDataset
 from rcnn.data.errors import DataError
 from rcnn.data.stored.matching import id_differences, require_same

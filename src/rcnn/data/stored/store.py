@@ -16,10 +16,10 @@ from jaxtyping import Float, Int32
 from torch import Tensor
 
 from rcnn.data.errors import DataError
+from rcnn.data.index import PackedStrings
 from rcnn.data.stored.checking import check_boxes, check_scores, sound
 from rcnn.data.stored.layout import DTYPES, ITEM_BYTES, MARK, PREFIX, VERSION, Layout, aligned
 from rcnn.data.stored.matching import some
-from rcnn.data.strings import PackedStrings
 
 CHUNK = 1_000_000  # proposals that are checked at once
 

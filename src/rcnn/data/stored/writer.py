@@ -17,9 +17,9 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from rcnn.data.checking import BORDER, clipped
 from rcnn.data.dataset import DetectionDataset
 from rcnn.data.errors import DataError
+from rcnn.data.index import BORDER, clipped
 from rcnn.data.stored.checking import as_float32, check_boxes, check_scores
 from rcnn.data.stored.digest import digest
 from rcnn.data.stored.journal import Journal

@@ -1,16 +1,122 @@
-"""What every backbone consists of: a body that sees images and a tail that sees RoIs.
-
-Shapes: B images, H W their padded size, C channels of every level, h w the size of a level
-(H/stride, W/stride), R RoIs, D features of an RoI.
-"""
+"""The settings of a backbone and the names of the shipped ones."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+from rcnn.settings import nearest, require
+
+VGGS = ("vgg16", "vgg16_bn")
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+RESNET_PYRAMIDS = tuple(f"{name}_fpn" for name in RESNETS)
+MOBILENET_PYRAMIDS = ("mobilenet_v3_large_fpn",)
+SHIPPED = VGGS + RESNETS + RESNET_PYRAMIDS + MOBILENET_PYRAMIDS
+
+
+@dataclass(frozen=True)
+class BackboneSettings:
+    """Which network computes the features, and how much of it learns.
+
+    ``norm`` and ``frozen_stages`` are wishes for a network that starts from loaded weights.
+    :func:`rcnn.model.backbones.weights.resolve` turns them into what is built; the settled
+    settings are those that belong into a checkpoint.
+
+    Attributes:
+        name: a shipped backbone, or the dotted path of a callable
+            ``(settings: BackboneSettings, cells: int) -> Backbone``.
+        norm: ``"batch"`` learns and counts statistics, ``"frozen"`` keeps both as loaded,
+            ``"auto"`` is frozen on top of loaded weights and batch otherwise.
+        frozen_stages: the number of leading stages that do not learn. A ResNet has 5 (the stem
+            counts as one), VGG-16 has 5 blocks of convolutions (2 in the papers: conv1_x and
+            conv2_x), MobileNetV3 has 6.
+        tail: ``"own"`` is what the network has behind the cut: VGG's fc6 and fc7, a ResNet's
+            layer4, two linear layers behind a feature pyramid. ``"linear"`` is two linear layers
+            on the pooled cells in any case, which on a ResNet costs far less for each RoI.
+        dropout: probability that an activation of VGG's fc6 and fc7, or of a ResNet's linear
+            tail, is dropped.
+        weights: ``"auto"`` takes ImageNet weights where they can be had and says loudly where
+            not, ``"imagenet"`` insists on them, ``None`` starts at random, anything else is the
+            path of a state dict in torchvision's names, or of a checkpoint of this package.
+        hidden: width of fc6 and fc7; null: 4096 for VGG-16 (as pretrained), 1024 otherwise.
+        ranks: of fc6 and fc7, each of which then is the product of two thinner layers (truncated
+            SVD; Fast R-CNN, section 3.1); 0 leaves a layer whole, null both.
+        fpn_channels: channels of every level of a feature pyramid.
+        norm_eps: added to the variances before the root. torchvision's detectors use 1e-5, its
+            Faster R-CNN of COCO (ResNet-50) 0; MobileNetV3 was pretrained with 1e-3.
+    """
+
+    name: str = "resnet18"
+    norm: Literal["auto", "batch", "frozen"] = "auto"
+    frozen_stages: int = 2
+    tail: Literal["own", "linear"] = "own"
+    dropout: float = 0.5
+    weights: str | None = "auto"
+    hidden: int | None = None
+    ranks: tuple[int, int] | None = None
+    fpn_channels: int = 256
+    norm_eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        require(
+            self.name in SHIPPED or _is_dotted_path(self.name),
+            "name",
+            self.name,
+            f"no backbone has this name{nearest(self.name, SHIPPED)} Shipped are "
+            f"{', '.join(SHIPPED)}; your own is named by the dotted path of its callable",
+        )
+        require(
+            self.norm in ("auto", "batch", "frozen"),
+            "norm",
+            self.norm,
+            "choose one of 'auto', 'batch', 'frozen'",
+        )
+        require(self.frozen_stages >= 0, "frozen_stages", self.frozen_stages, "0 or more")
+        require(self.tail in ("own", "linear"), "tail", self.tail, "choose 'own' or 'linear'")
+        require(0 <= self.dropout < 1, "dropout", self.dropout, "at least 0 and below 1")
+        require(
+            self.weights != "",
+            "weights",
+            self.weights,
+            "'auto', 'imagenet', null or the path of a state dict or a checkpoint",
+        )
+        hidden = self.hidden
+        require(hidden is None or hidden >= 1, "hidden", hidden, "1 or more, or null")
+        self._check_ranks()
+        require(self.fpn_channels >= 1, "fpn_channels", self.fpn_channels, "1 or more")
+        require(
+            self.norm_eps >= 0 and math.isfinite(self.norm_eps),
+            "norm_eps",
+            self.norm_eps,
+            "a finite number, 0 or more",
+        )
+
+    def _check_ranks(self) -> None:
+        if self.ranks is None:
+            return
+        usable = min(self.ranks) >= 0 and max(self.ranks) > 0
+        require(usable, "ranks", self.ranks, "0 or more, at least one of them above 0, or null")
+        layers = self.name not in RESNETS or self.tail == "linear"
+        allowed = f"{self.name} has fc6 and fc7 only with backbone.tail=linear"
+        require(layers, "ranks", self.ranks, allowed)
+
+    @property
+    def architecture(self) -> str | None:
+        """Torchvision's name of the classification network inside; None for a user's own."""
+        return self.name.removesuffix("_fpn") if self.name in SHIPPED else None
+
+
+def _is_dotted_path(name: str) -> bool:
+    return "." in name and all(part.isidentifier() for part in name.split("."))
 
 
 class Body(nn.Module):
@@ -89,3 +195,108 @@ class Backbone:
     body: Body
     tail: Tail
     weight_names: Mapping[str, str] = field(default_factory=_own_names)
+
+
+def freeze_norms(module: nn.Module) -> nn.Module:
+    """Replace every batch norm inside ``module`` by one with fixed statistics and weights.
+
+    Works in place, except that a batch norm itself is returned as a new module.
+    """
+    if isinstance(module, nn.BatchNorm2d):
+        frozen: nn.Module = FrozenBatchNorm2d(module.num_features, eps=module.eps)
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            setattr(frozen, name, getattr(module, name).detach())
+        return frozen
+    for name, child in module.named_children():
+        setattr(module, name, freeze_norms(child))
+    return module
+
+
+def settle_layers(
+    network: nn.Module, stages: Sequence[Sequence[str]], settings: BackboneSettings
+) -> None:
+    """Give a classification network the norms of ``settings`` and freeze its first stages.
+
+    A frozen stage is frozen altogether: its batch norms neither learn nor count statistics, even
+    where the norms of later stages do.
+
+    Args:
+        network: changed in place; its norms are ``BatchNorm2d``.
+        stages: the names of the children of ``network`` that make up each stage, in order.
+        settings: ``norm`` ("auto" counts as "batch"), ``norm_eps`` and ``frozen_stages`` are read.
+
+    Raises:
+        SettingsError: more stages shall be frozen than the network has.
+    """
+    require(
+        settings.frozen_stages <= len(stages),
+        "backbone.frozen_stages",
+        settings.frozen_stages,
+        f"{settings.name} has {len(stages)} stages",
+    )
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = settings.norm_eps
+    if settings.norm == "frozen":
+        freeze_norms(network)
+    for name in chain.from_iterable(stages[: settings.frozen_stages]):
+        stage = freeze_norms(network.get_submodule(name))
+        setattr(network, name, stage.requires_grad_(False))
+
+
+Ranks = tuple[int, int]
+"""Of fc6 and fc7; 0: the layer is whole."""
+
+
+class FullyConnectedTail(Tail):
+    """Two linear layers, each followed by ReLU and dropout.
+
+    With 4096 units this is fc6 and fc7 of VGG-16 (Fast R-CNN, section 2.2), with 1024 units and
+    no dropout the box head of feature pyramid networks (FPN, section 4.2).
+
+    A layer that has a rank is two linear layers, ``first`` without bias and ``second`` with it,
+    and nothing between them (truncated SVD; Fast R-CNN, section 3.1).
+
+    Args:
+        in_channels: C.
+        cells: of the pooled features, 49 for 7 x 7.
+        hidden: D.
+        dropout: probability that an activation is dropped in training.
+        ranks: of fc6 and fc7, 0 for a whole layer; null: both are whole.
+
+    Raises:
+        SettingsError: a rank is larger than a matrix of the layer's shape can have.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        cells: int,
+        hidden: int,
+        dropout: float,
+        ranks: Ranks | None = None,
+    ) -> None:
+        super().__init__(channels=hidden)
+        self.ranks = ranks
+        first, second = ranks or (0, 0)
+        self.fc6 = self._layer("fc6", in_channels * cells, hidden, first)
+        self.fc7 = self._layer("fc7", hidden, hidden, second)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, pooled: Float[Tensor, "R C h w"]) -> Float[Tensor, "R D"]:
+        """Return one vector per RoI."""
+        hidden = self.dropout(F.relu(self.fc6(pooled.flatten(1))))  # R C h w -> R D
+        features: Tensor = self.dropout(F.relu(self.fc7(hidden)))
+        return features
+
+    def _layer(self, name: str, inputs: int, outputs: int, rank: int) -> nn.Module:
+        if rank == 0:
+            return nn.Linear(inputs, outputs)
+        largest = min(inputs, outputs)
+        allowed = (
+            f"{name} ({inputs} to {outputs}) has rank {largest} at most, and 0 leaves it whole"
+        )
+        require(0 < rank <= largest, "backbone.ranks", self.ranks, allowed)
+        first, second = nn.Linear(inputs, rank, bias=False), nn.Linear(rank, outputs)
+        return nn.Sequential(OrderedDict(first=first, second=second))

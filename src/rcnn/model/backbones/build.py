@@ -5,17 +5,17 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 
-from rcnn.model.backbones.backbone import Backbone
-from rcnn.model.backbones.fpn import build_mobilenet_pyramid, build_resnet_pyramid
-from rcnn.model.backbones.resnet import build_resnet
-from rcnn.model.backbones.settings import (
+from rcnn.model.backbones.backbone import (
     MOBILENET_PYRAMIDS,
     RESNET_PYRAMIDS,
     RESNETS,
     SHIPPED,
     VGGS,
+    Backbone,
     BackboneSettings,
 )
+from rcnn.model.backbones.fpn import build_mobilenet_pyramid, build_resnet_pyramid
+from rcnn.model.backbones.resnet import build_resnet
 from rcnn.model.backbones.vgg import build_vgg
 from rcnn.settings import SettingsError, nearest, require
 

@@ -19,11 +19,14 @@ from torchvision.models import get_model
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from rcnn.model.backbones.backbone import Backbone, Body
-from rcnn.model.backbones.freezing import settle_layers
-from rcnn.model.backbones.fully_connected import FullyConnectedTail
+from rcnn.model.backbones.backbone import (
+    Backbone,
+    BackboneSettings,
+    Body,
+    FullyConnectedTail,
+    settle_layers,
+)
 from rcnn.model.backbones.resnet import classification_resnet
-from rcnn.model.backbones.settings import BackboneSettings
 
 
 class Trunk(nn.ModuleDict):

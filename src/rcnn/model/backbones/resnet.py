@@ -15,10 +15,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.models import ResNet, get_model
 
-from rcnn.model.backbones.backbone import Backbone, Body, Tail
-from rcnn.model.backbones.freezing import settle_layers
-from rcnn.model.backbones.fully_connected import FullyConnectedTail
-from rcnn.model.backbones.settings import BackboneSettings
+from rcnn.model.backbones.backbone import (
+    Backbone,
+    BackboneSettings,
+    Body,
+    FullyConnectedTail,
+    Tail,
+    settle_layers,
+)
 
 STAGES = (("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",))
 

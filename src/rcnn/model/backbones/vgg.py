@@ -14,10 +14,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.models.vgg import cfgs, make_layers
 
-from rcnn.model.backbones.backbone import Backbone, Body
-from rcnn.model.backbones.freezing import settle_layers
-from rcnn.model.backbones.fully_connected import FullyConnectedTail
-from rcnn.model.backbones.settings import BackboneSettings
+from rcnn.model.backbones.backbone import (
+    Backbone,
+    BackboneSettings,
+    Body,
+    FullyConnectedTail,
+    settle_layers,
+)
 
 CELLS, UNITS = 49, 4096
 """The pooled cells and the width of the linear layers of the pretrained networks."""

@@ -1,26 +1,261 @@
-"""Which weights a backbone starts from, and what that means for its frozen layers.
-
-Layers are frozen and batch norms fixed only on top of loaded weights; from random weights all of
-the network learns, since frozen noise would stay noise.
-"""
+"""Torchvision's ImageNet weights: where they lie in the cache, and how they get there."""
 
 from __future__ import annotations
 
 import dataclasses
+import http.client
+import pickle
+import socket
 import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from rcnn.model.backbones.imagenet import (
-    Download,
-    DownloadError,
-    cached_file,
-    download,
-    imagenet_url,
-)
-from rcnn.model.backbones.loading import LoadedWeights
-from rcnn.model.backbones.settings import BackboneSettings
-from rcnn.model.backbones.weight_file import WeightsError, read_weights
+import torch
+from torch import Tensor
+from torchvision.models import get_model_weights
+
+from rcnn.model.backbones.backbone import Backbone, BackboneSettings
 from rcnn.settings import require
+
+# Enough for a slow server to answer; a machine without network must not hang for minutes.
+TIMEOUT_SECONDS = 10.0
+
+Download = Callable[[str, Path], None]
+
+
+class DownloadError(RuntimeError):
+    """A file could not be fetched; the message says why."""
+
+
+def imagenet_url(architecture: str) -> str:
+    """Return the address of the weights of a classification network.
+
+    Of each network the first weights (``IMAGENET1K_V1``), those that detectors are known with.
+    """
+    url: str = get_model_weights(architecture)["IMAGENET1K_V1"].url
+    return url
+
+
+def cached_file(url: str) -> Path:
+    """Return where torch.hub keeps the file of ``url``, be it there or not."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+
+
+def download(url: str, target: Path) -> None:
+    """Fetch a file whose name ends in the first digits of its SHA-256.
+
+    Several processes may do so at once: each writes a file of its own and then moves it in place.
+
+    Raises:
+        DownloadError: no connection within seconds, no place to write to, or other contents than
+            the name promises.
+    """
+    digits = target.stem.rpartition("-")[2]
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _socket_timeout(TIMEOUT_SECONDS):
+            torch.hub.download_url_to_file(url, str(target), digits, progress=False)
+    except (OSError, http.client.HTTPException, RuntimeError) as error:
+        raise DownloadError(f"{url}: {error}") from error
+
+
+@contextmanager
+def _socket_timeout(seconds: float) -> Iterator[None]:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+RECORD = "rcnn"
+"""The key that a checkpoint of this package has, and no other file."""
+
+OWN_NAMES = {"detector.body.": "body.", "detector.regions.tail.": "tail."}
+"""How the keys of a checkpoint begin, and how the same tensors begin in a backbone."""
+
+
+class WeightsError(RuntimeError):
+    """Weights that were asked for cannot be had or do not fit."""
+
+
+@dataclass(frozen=True, eq=False)
+class WeightFile:
+    """The tensors of a file.
+
+    Attributes:
+        tensors: by the keys of the file; of a checkpoint only those of its backbone, as ``body.*``
+            and ``tail.*``.
+        backbone: the name of a checkpoint's backbone; None for a bare state dict.
+    """
+
+    tensors: Mapping[str, Tensor]
+    backbone: str | None = None
+
+
+def read_weights(path: Path) -> WeightFile:
+    """Read a state dict, taken out of the wrappers that trainers put around it, or a checkpoint.
+
+    Raises:
+        WeightsError: the file is not there, is broken, or holds no state dict.
+    """
+    content = _load(path)
+    record = content.get(RECORD) if isinstance(content, Mapping) else None
+    for wrapper in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    if not isinstance(content, Mapping) or not content:
+        raise WeightsError(f"backbone.weights: {path} holds no state dict.")
+    for key, value in content.items():
+        if not isinstance(value, Tensor):
+            raise WeightsError(
+                f"backbone.weights: {path} holds no state dict: {key!r} is a "
+                f"{type(value).__name__}, not a tensor."
+            )
+    if not isinstance(record, Mapping):
+        return WeightFile(dict(content))
+    tensors = {
+        ours + key.removeprefix(theirs): tensor
+        for theirs, ours in OWN_NAMES.items()
+        for key, tensor in content.items()
+        if key.startswith(theirs)
+    }
+    return WeightFile(tensors, record["settings"]["backbone"]["name"])
+
+
+def _load(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise WeightsError(
+            f"backbone.weights: there is no file {path}. Allowed are 'auto', 'imagenet', null or "
+            "the path of a state dict or of a checkpoint."
+        ) from error
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        raise WeightsError(
+            f"backbone.weights: {path} cannot be read: it is broken (delete it), or it holds more "
+            f"than tensors (save model.state_dict() alone). The reader says: {error}"
+        ) from error
+
+
+COUNT = ".num_batches_tracked"
+"""What files lack that were made before batch norms counted their batches, or by frozen ones."""
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedWeights:
+    """The weights that a backbone starts from.
+
+    Attributes:
+        source: ``"imagenet"``, ``"random"`` or the path of the file.
+        message: one sentence for people, or what the weights are.
+        tensors: by the keys of the file; None for random weights.
+        own: the file is a checkpoint of this package, whose keys are ``body.*`` and ``tail.*``. Of
+            another detector the body is wanted; its tail is taken where it is the same.
+    """
+
+    source: str
+    message: str
+    tensors: Mapping[str, Tensor] | None = None
+    own: bool = False
+
+    def load_into(self, backbone: Backbone) -> str:
+        """Copy the weights into ``backbone``; random weights leave it as it is.
+
+        Keys of the file that the backbone has no use for (the classifier's) are passed over.
+
+        Returns:
+            One sentence: where the backbone starts from, and what of it starts at random.
+
+        Raises:
+            WeightsError: the file lacks tensors or has them in other shapes.
+        """
+        if self.tensors is None:
+            return self.message
+        wanted = self._wanted(backbone)
+        missing = [key for key in wanted if key not in self.tensors and not key.endswith(COUNT)]
+        misfits = [
+            f"{key} is {tuple(self.tensors[key].shape)} in the file "
+            f"and {tuple(tensor.shape)} in the network"
+            for key, (_, tensor) in wanted.items()
+            if key in self.tensors and self.tensors[key].shape != tensor.shape
+        ]
+        if missing or misfits or not wanted:
+            raise WeightsError(
+                f"The weights ({self.message}) do not fit the backbone. "
+                + _some("Missing", missing)
+                + _some("Of another shape", misfits)
+                + _some("The file has", list(self.tensors))
+                + "Give a file of this architecture, or name another backbone."
+            )
+        for key, (_, tensor) in wanted.items():
+            if key in self.tensors:
+                tensor.copy_(self.tensors[key])
+        return self._sentence(_state(backbone), {name for name, _ in wanted.values()})
+
+    def _wanted(self, backbone: Backbone) -> dict[str, tuple[str, Tensor]]:
+        """Return our name and our tensor for every key that the file is to have."""
+        state = _state(backbone)
+        if self.own:
+            tail = {name: tensor for name, tensor in state.items() if name.startswith("tail.")}
+            fits = self._has(tail)
+            return {
+                name: (name, tensor) for name, tensor in state.items() if fits or name not in tail
+            }
+        return {
+            theirs + name.removeprefix(ours): (name, tensor)
+            for theirs, ours in backbone.weight_names.items()
+            for name, tensor in state.items()
+            if name.startswith(ours)
+        }
+
+    def _has(self, state: Mapping[str, Tensor]) -> bool:
+        """Return whether the file has all these tensors in the same shapes."""
+        found = self.tensors or {}
+        return all(
+            found[name].shape == tensor.shape if name in found else name.endswith(COUNT)
+            for name, tensor in state.items()
+        )
+
+    def _sentence(self, state: Mapping[str, Tensor], covered: Collection[str]) -> str:
+        taken, left = _parts(state, covered)
+        start = f"The backbone starts from {self.message}: {', '.join(taken)}"
+        verb = "starts" if len(left) == 1 else "start"
+        return f"{start}; {' and '.join(left)} {verb} at random." if left else f"{start}."
+
+
+def _state(backbone: Backbone) -> dict[str, Tensor]:
+    state = {f"body.{key}": tensor for key, tensor in backbone.body.state_dict().items()}
+    return state | {f"tail.{key}": tensor for key, tensor in backbone.tail.state_dict().items()}
+
+
+def _parts(names: Iterable[str], covered: Collection[str]) -> tuple[list[str], list[str]]:
+    """Name what is covered and what is not: body and tail, or their children where they differ."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(name.split(".")[0], []).append(name)
+    taken: list[str] = []
+    left: list[str] = []
+    for part, members in groups.items():
+        hits = [name in covered for name in members]
+        if all(hits) or not any(hits):
+            (taken if all(hits) else left).append(part)
+            continue
+        for child in dict.fromkeys(".".join(name.split(".")[:2]) for name in members):
+            within = all(name in covered for name in members if name.startswith(f"{child}."))
+            (taken if within else left).append(child)
+    return taken, left
+
+
+def _some(title: str, entries: list[str]) -> str:
+    if not entries:
+        return ""
+    more = f" and {len(entries) - 3} more" if len(entries) > 3 else ""
+    return f"{title}: {'; '.join(entries[:3])}{more}. "
 
 
 class WeightsWarning(UserWarning):

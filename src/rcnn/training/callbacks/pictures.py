@@ -12,7 +12,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
 from rcnn.data import DetectionBatch, Sample, collate, resized
-from rcnn.data.sources import Split
+from rcnn.data.splits import Split
 from rcnn.structures import RoISamples
 from rcnn.training.datamodule import DetectionDataModule
 from rcnn.training.module import DetectionModule

@@ -1,0 +1,1 @@
+"""What a trained detector does without a trainer: checkpoints, prediction, compression."""

@@ -1,0 +1,147 @@
+"""How fast the same function is computed: memory format, fewer multiplications, compilation.
+
+None of it says what a detector is, so checkpoints hold none of it: their weights have the same
+names and values whatever is chosen here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+from rcnn.kernels.conv import FoldedNorm2d, QuickConv2d, fits_winograd
+from rcnn.model.build import Detector
+from rcnn.model.roi_heads import RegionStage
+from rcnn.model.rpn import RPNHead
+
+
+@dataclass(frozen=True)
+class SpeedSettings:
+    """How a detector is run; its results are the same up to rounding.
+
+    Attributes:
+        channels_last: the channels of a cell lie side by side in memory, which is how the kernels
+            for convolutions want them, on a CPU and on a GPU.
+        winograd: on a CPU, convolutions of 3 x 3 cells and many channels take a quarter of the
+            multiplications (:mod:`rcnn.kernels.winograd`). Rounding changes a result by about 1e-6
+            of its size instead of 2e-7. It is not for compiled parts.
+        fold_norms: batch norms with fixed statistics and weights are computed as a part of the
+            convolutions before them.
+        compile: let :func:`torch.compile` fuse what does the same for every image: body, RPN head,
+            tail and box head. That takes minutes at the start, and a C++ compiler (CPU) or Triton
+            (GPU); it pays in long runs. Sizes of images and numbers of RoIs may vary.
+        matmul: precision of float32 matrix products on a GPU: ``highest`` has 24 bits, ``high`` and
+            ``medium`` 11 or fewer, several times as fast (convolutions have 11 in any case, unless
+            ``torch.backends.cudnn.allow_tf32`` is off). It holds for the whole process.
+        keep_memory: what a step frees on a CPU stays with the process for the next one
+            (:func:`~rcnn.model.speed.keep_freed_memory`).
+    """
+
+    channels_last: bool = True
+    winograd: bool = True
+    fold_norms: bool = True
+    compile: bool = False
+    matmul: Literal["highest", "high", "medium"] = "highest"
+    keep_memory: bool = True
+
+
+def prepare(detector: Detector, settings: SpeedSettings) -> None:
+    """Give a detector its memory format and its quick layers, and let parts be compiled, in place.
+
+    None of it changes the names in its state dict, and weights that are loaded later take the
+    format. It comes before an optimiser is made, and before DDP wraps the module.
+    """
+    if settings.channels_last:
+        for part in static_parts(detector).values():
+            part.to(memory_format=torch.channels_last)
+    for part in static_parts(detector).values():
+        _quicken(part, settings)
+    if settings.compile:
+        compile_static_parts(detector)
+
+
+def _quicken(part: nn.Module, settings: SpeedSettings) -> None:
+    """Replace, in place, the convolutions that can be computed more quickly."""
+    for parent in list(part.modules()):
+        # torchvision names a norm right after the convolution that it follows.
+        for (name, layer), (after, norm) in pairwise([*parent.named_children(), ("", None)]):
+            if type(layer) is not nn.Conv2d:
+                continue
+            folded = None
+            if settings.fold_norms and type(norm) is FrozenBatchNorm2d:
+                folded = FoldedNorm2d(norm)
+                setattr(parent, after, folded)
+            winograd = settings.winograd and fits_winograd(layer)
+            if folded or winograd:
+                setattr(parent, name, QuickConv2d(layer, folded, winograd=winograd))
+
+
+def static_parts(detector: Detector) -> dict[str, nn.Module]:
+    """Return the parts of a detector, by name, whose work does not depend on what they see."""
+    parts: dict[str, nn.Module] = {"body": detector.body}
+    rpn, regions = getattr(detector, "rpn", None), getattr(detector, "regions", None)
+    if isinstance(rpn, RPNHead):
+        parts["rpn"] = rpn
+    if isinstance(regions, RegionStage):
+        parts |= {"tail": regions.tail, "head": regions.head}
+    return parts
+
+
+def compile_static_parts(
+    detector: Detector, backend: str | Callable[..., Any] = "inductor"
+) -> None:
+    """Compile each static part when it is first called.
+
+    All sizes are variables, so that a part is compiled anew only for another mode (learning or
+    detecting), and where a size is 1, which PyTorch never takes for a variable.
+
+    Args:
+        detector: changed in place.
+        backend: see :func:`torch.compile`.
+    """
+    for part in static_parts(detector).values():
+        part.compile(backend=backend, dynamic=True)
+
+
+def align_state(optimizer: Optimizer) -> None:
+    """Give what an optimiser remembers of each parameter the parameter's memory format.
+
+    A state that was saved in one format and loaded into another keeps its own, and the fused
+    kernels on a CPU walk through both by memory, without a word: each weight would get the momentum
+    of another one (seen with torch 2.15).
+    """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if (
+                isinstance(value, Tensor)
+                and value.shape == parameter.shape
+                and value.stride() != parameter.stride()
+            ):
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+TRIM_THRESHOLD, MMAP_MAX = -1, -4
+"""``mallopt``'s numbers for: free bytes at the heap's top that go back; blocks outside the heap."""
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep what is freed, for the whole process.
+
+    A training step frees hundreds of megabytes that the next one asks for again. glibc hands large
+    blocks back to the system, which then clears each page anew when it is touched first: a tenth of
+    a step on a CPU. Without glibc nothing is done.
+    """
+    library = ctypes.CDLL(None) if sys.platform == "linux" else None
+    mallopt = getattr(library, "mallopt", None)
+    if mallopt is not None:
+        mallopt(TRIM_THRESHOLD, -1)  # never
+        mallopt(MMAP_MAX, 0)  # none

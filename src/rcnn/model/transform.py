@@ -1,0 +1,135 @@
+"""The first stage: from pictures of any size to one normalised batch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from rcnn.ops.images import normalise, pad, resize, resized_size
+from rcnn.settings import require
+from rcnn.structures import ImageBatch
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """How a detector wants its images.
+
+    Attributes:
+        shorter_side: pixels (Fast R-CNN, section 5.1).
+        longer_side: pixels, the limit of the longer side.
+        multiple: the batch is padded to sides divisible by this; the largest stride of the
+            backbone has to divide it.
+        mean: of each channel on the scale 0..1, in the order of ``channels``.
+        std: likewise.
+        channels: the order in which the network reads colours. Weights from torchvision want
+            ``rgb``, weights from Caffe ``bgr``.
+        antialias: filter before shrinking; torchvision's released detectors do not.
+        test_scales: shorter sides in pixels, from which each region is classified at the one that
+            brings it closest to ``pooling.canonical_size``, see :mod:`rcnn.model.multiscale`;
+            null: all at ``shorter_side``, which proposals and losses stay with in any case.
+    """
+
+    shorter_side: int = 600
+    longer_side: int = 1000
+    multiple: int = 32
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    channels: Literal["rgb", "bgr"] = "rgb"
+    antialias: bool = True
+    test_scales: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        require(self.shorter_side >= 1, "shorter_side", self.shorter_side, "it is 1 or more pixels")
+        require(
+            self.longer_side >= self.shorter_side,
+            "longer_side",
+            self.longer_side,
+            f"it is at least shorter_side={self.shorter_side}",
+        )
+        require(self.multiple >= 1, "multiple", self.multiple, "it is 1 or more pixels")
+        require(min(self.std) > 0, "std", self.std, "every value is above 0")
+        sides, most = self.test_scales, self.longer_side
+        usable = sides is None or (len(sides) > 0 and 1 <= min(sides) <= max(sides) <= most)
+        allowed = f"it lists one or more sizes in pixels up to longer_side={most}, or is null"
+        require(usable, "test_scales", sides, allowed)
+
+
+class ImageTransform(nn.Module):
+    """Resizes, stacks and normalises images; knows nothing that is learned."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, settings: ImageSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.register_buffer("mean", torch.tensor(settings.mean), persistent=False)
+        self.register_buffer("std", torch.tensor(settings.std), persistent=False)
+
+    def batch(self, images: Sequence[Shaped[Tensor, "3 _ _"]]) -> ImageBatch:
+        """Resize images of any size and stack them, on the device of the transform.
+
+        Args:
+            images: RGB, ``uint8`` in 0..255 or floating point in 0..1, all of one dtype.
+
+        Raises:
+            ValueError: for an empty list, mixed dtypes, or an image that is not ``(3, h, w)``.
+        """
+        if not images:
+            raise ValueError("There is no image to detect in: the list is empty.")
+        for position, image in enumerate(images):
+            if image.ndim != 3 or image.shape[0] != 3 or image.numel() == 0:
+                raise ValueError(f"Image {position} has shape {tuple(image.shape)}, not (3, h, w).")
+            if image.dtype != images[0].dtype:
+                raise ValueError(f"Image {position} is {image.dtype}, image 0 {images[0].dtype}.")
+        device = self.mean.device
+        original = [(image.shape[-2], image.shape[-1]) for image in images]
+        # A filter rounds to bytes as the training data was rounded; torchvision's detectors, which
+        # do not filter, resize in floating point.
+        exact = not self.settings.antialias and images[0].dtype == torch.uint8
+        resized = [
+            resize(
+                image.to(device).float() / 255 if exact else image.to(device),
+                resized_size(size, self.settings.shorter_side, self.settings.longer_side),
+                antialias=self.settings.antialias,
+            )
+            for image, size in zip(images, original, strict=True)
+        ]
+        pixels, sizes = pad(resized, self.settings.multiple)
+        batch = ImageBatch(pixels, sizes.to(device), torch.tensor(original, device=device))
+        if self.settings.test_scales is None:
+            return batch
+        originals, _ = pad([image.to(device) for image in images], 1)
+        return dataclasses.replace(batch, originals=originals)
+
+    def at_side(self, batch: ImageBatch, shorter_side: int) -> ImageBatch:
+        """Return the images of a batch with another shorter side, without their proposals.
+
+        Args:
+            batch: returned itself if its images have these sizes already. Without original pixels
+                (from a data module of the user's own) its resized ones are resized again.
+            shorter_side: pixels; the limit of the longer side holds.
+        """
+        longest, antialias = self.settings.longer_side, self.settings.antialias
+        sizes, original = batch.sizes.tolist(), batch.original_sizes.tolist()
+        wanted = [resized_size((h, w), shorter_side, longest) for h, w in original]
+        if wanted == [(h, w) for h, w in sizes]:
+            return batch
+        have = (batch.pixels, sizes) if batch.originals is None else (batch.originals, original)
+        resized = [
+            resize(pixels[:, :h, :w], size, antialias)
+            for pixels, (h, w), size in zip(*have, wanted, strict=True)
+        ]
+        pixels, new_sizes = pad(resized, self.settings.multiple)
+        return ImageBatch(pixels, new_sizes.to(batch.sizes.device), batch.original_sizes)
+
+    def normalise(self, batch: ImageBatch) -> Float[Tensor, "B 3 H W"]:
+        """Return the pixels as the network reads them; the padding is zero."""
+        bgr = self.settings.channels == "bgr"
+        return normalise(batch.pixels, batch.sizes, self.mean, self.std, bgr=bgr)

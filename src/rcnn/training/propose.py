@@ -1,0 +1,183 @@
+"""Proposals of a whole data set by a trained RPN.
+
+Letters: B images, P proposals of an image.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from rich.progress import Progress
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from rcnn.data import (
+    DataError,
+    DetectionBatch,
+    DetectionDataset,
+    EvaluationBatchSampler,
+    EvaluationTransform,
+    Pick,
+    Sample,
+    collate,
+)
+from rcnn.data.stored import ProposalWriter
+from rcnn.data.stored.decode import decode, leave_out
+from rcnn.model.proposal_network import ProposalNetwork
+from rcnn.model.proposals import ProposalLimits, propose
+from rcnn.model.roi_heads import evaluating
+from rcnn.ops.boxes import clip, scale
+from rcnn.settings import require, to_plain
+from rcnn.training.module import DetectionModule
+
+Found = tuple[Float[Tensor, "P 4"], Float[Tensor, " P"]]
+NOTHING: Found = (torch.zeros(0, 4), torch.zeros(0))
+
+
+def propose_with(
+    module: DetectionModule,
+    dataset: DetectionDataset,
+    path: Path,
+    *,
+    limit: int = 2000,
+    before_nms: int | None = None,
+    batch_size: int = 2,
+    workers: int = 2,
+) -> Path:
+    """Make a stored-proposal file with an RPN, or go on with one that was interrupted.
+
+    The images pass through as in an evaluation of the module, on its device, and with its
+    settings but for the two numbers below. On one machine the file has the same bytes however
+    often it was interrupted. One process only may do this at a time.
+
+    Args:
+        module: a system with an RPN.
+        dataset: the images, of any classes. Under ``on_error=skip`` a broken one gets no
+            proposals.
+        path: of the file to be made.
+        limit: how many proposals of an image leave suppression (Fast R-CNN, section 2: about
+            2000), where a Faster R-CNN that detects needs 300 only.
+        before_nms: how many of each level enter it; by default the module's ``before_nms_test``.
+        batch_size: images that go through the network at once; it moves boxes near the border
+            a little, because the images of a batch are padded to one size.
+        workers: processes that decode and resize; 0 does it in this one.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        ValueError: if the module has no RPN.
+        DataError: if the file exists, its folder was begun for something else, or an image cannot
+            be decoded.
+    """
+    network = _network(module.detector)
+    require(limit >= 1, "limit", limit, "it is 1 or more")
+    limits = dataclasses.replace(module.settings.proposals, after_nms_test=limit)
+    if before_nms is not None:
+        limits = dataclasses.replace(limits, before_nms_test=before_nms)
+    images = module.settings.images
+    transform = EvaluationTransform(images.shorter_side, images.longer_side, images.antialias)
+    with ProposalWriter(path, dataset, _source(module, limits)) as writer, evaluating(network):
+        missing = set(writer.missing())
+        # Whole batches, as without an interruption: an image's padding hangs on its neighbours.
+        batches = EvaluationBatchSampler(dataset.aspect_ratios, batch_size)
+        wanted = [batch for batch in batches if not missing.isdisjoint(_ids(dataset, batch))]
+        loader = DataLoader(
+            _Pictures(dataset, transform),
+            batch_sampler=wanted,
+            num_workers=workers,
+            collate_fn=partial(_collate, multiple=images.multiple),
+            pin_memory=module.device.type == "cuda",
+        )
+        results = iter(loader)  # starts the workers; the bar's thread must not be forked
+        with Progress() as progress:
+            task = progress.add_task("rpn", total=len(wanted))
+            for picks, (batch, faults) in zip(wanted, results, strict=True):
+                for fault in faults:
+                    leave_out(fault, dataset)
+                found = _found(network, batch, limits, module.device)
+                for image_id in _ids(dataset, picks):
+                    if image_id in missing:
+                        writer.add(image_id, *found.get(image_id, NOTHING))
+                progress.advance(task)
+        return writer.finish()
+
+
+class _Pictures(Dataset[Sample | DataError]):
+    """Each image as the detector sees it, or the fault of its file."""
+
+    def __init__(self, dataset: DetectionDataset, transform: EvaluationTransform) -> None:
+        self.dataset = dataset
+        self.transform = transform
+
+    def __getitem__(self, pick: Pick) -> Sample | DataError:
+        sample = decode(self.dataset, pick.image)
+        if isinstance(sample, DataError):
+            return sample
+        return self.transform(sample, torch.Generator().manual_seed(pick.seed))
+
+
+def _ids(dataset: DetectionDataset, batch: Sequence[Pick]) -> list[str]:
+    return [dataset.image_ids[pick.image] for pick in batch]
+
+
+def _collate(
+    items: Sequence[Sample | DataError], multiple: int
+) -> tuple[DetectionBatch | None, list[DataError]]:
+    """Return a minibatch of what could be decoded, if anything, and the faults of the rest."""
+    samples = [item for item in items if isinstance(item, Sample)]
+    faults = [item for item in items if isinstance(item, DataError)]
+    return (collate(samples, multiple) if samples else None), faults
+
+
+@torch.no_grad()
+def _found(
+    network: ProposalNetwork,
+    batch: DetectionBatch | None,
+    limits: ProposalLimits,
+    device: torch.device,
+) -> dict[str, Found]:
+    """Return the proposals of each image, in original pixels, and their scores."""
+    if batch is None:
+        return {}
+    images = batch.images.to(device, non_blocking=True)
+    first = network.look(images)
+    proposals = propose(
+        first.anchors, first.rpn.logits, first.rpn.deltas, images, limits, train=False
+    )
+    boxes = clip(scale(proposals.boxes, 1 / images.scales), images.original_sizes)
+    # Without a smallest side a box may lie beyond the border, and nothing of it be left.
+    kept = proposals.valid & (boxes[..., 2:] > boxes[..., :2]).all(dim=-1)
+    return {
+        image_id: (boxes[row, kept[row]], proposals.scores[row, kept[row]])
+        for row, image_id in enumerate(batch.image_ids)
+    }
+
+
+def _network(detector: nn.Module) -> ProposalNetwork:
+    if isinstance(detector, ProposalNetwork):
+        return detector
+    raise ValueError(
+        f"{type(detector).__name__} has no RPN, it needs proposals itself. Give a detector or a "
+        "checkpoint of model=faster_rcnn or model=rpn, or use selective search."
+    )
+
+
+def _source(module: DetectionModule, limits: ProposalLimits) -> str:
+    """Say what makes the proposals, with all that changes them."""
+    content = hashlib.sha256(json.dumps(to_plain(module.settings)).encode())
+    for name, tensor in module.detector.state_dict().items():
+        values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        content.update(values.numpy().tobytes())
+    return (
+        f"RPN of {module.system}, settings and weights {content.hexdigest()[:16]}, at most "
+        f"{limits.before_nms_test} of a level before and {limits.after_nms_test} after suppression"
+    )
