@@ -22,7 +22,7 @@ from benchmarks.scenes import Scene
 from benchmarks.sides import images_of, targets_of
 from rcnn.interop import from_torchvision
 from rcnn.model.faster_rcnn import FasterRCNN
-from rcnn.model.roi_heads import evaluating
+from rcnn.model.roi_heads import eval_mode
 from rcnn.model.speed import SpeedSettings, prepare
 from rcnn.model.transform import ImageTransform
 from rcnn.structures import Losses, Targets
@@ -88,7 +88,7 @@ def check(
 def _proposals(model: TorchvisionRCNN, detector: FasterRCNN, scenes: Sequence[Scene]) -> float:
     device = detector.images.mean.device
     images = _in_double(scenes, device)
-    with _double(model), _double(detector), evaluating(model), evaluating(detector):
+    with _double(model), _double(detector), eval_mode(model), eval_mode(detector):
         pictures, targets = model.transform(images, targets_of(list(scenes), device))
         levels = model.backbone(pictures.tensors)
         levels = {"0": levels} if isinstance(levels, Tensor) else levels
@@ -103,7 +103,7 @@ def _proposals(model: TorchvisionRCNN, detector: FasterRCNN, scenes: Sequence[Sc
 
 def _detections(model: TorchvisionRCNN, detector: FasterRCNN, scenes: Sequence[Scene]) -> float:
     images = _in_double(scenes, detector.images.mean.device)
-    with _double(model), _double(detector), evaluating(model), evaluating(detector):
+    with _double(model), _double(detector), eval_mode(model), eval_mode(detector):
         theirs, ours = model(images), detector.detect(images)
     return min(
         _shared(
@@ -123,13 +123,13 @@ def _losses(
     images = _in_double(scenes, device)
     # Where an image has fewer RoIs than another one, ours fills up with copies, which the norms of
     # the box head would count.
-    with _sampling_all(model), evaluating(model):
+    with _sampling_all(model), eval_mode(model):
         detector = from_torchvision(model)
         prepare(detector, speed)
         batch = detector.images.batch(images)
-        truths = Targets.pad([scene.truth.to(device) for scene in scenes])
+        ground_truths = Targets.pad([scene.ground_truth.to(device) for scene in scenes])
         with _double(model), _double(detector):
-            ours: Losses = _but_norms(detector).losses(batch, truths)
+            ours: Losses = _but_norms(detector).losses(batch, ground_truths)
             theirs = _but_norms(model)(images, targets_of(list(scenes), device))
     return {
         name: ((ours.named[name] - theirs[other]).abs() / theirs[other].abs()).item()

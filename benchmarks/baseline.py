@@ -47,7 +47,7 @@ class TorchvisionModule(pl.LightningModule):
             Detections(scale(one["boxes"], factor), one["scores"], one["labels"], self.class_names)
             for one, factor in zip(self.detector(_images(batch)), factors, strict=True)
         ]
-        self.scores.update(found, batch.truths)
+        self.scores.update(found, batch.ground_truths)
 
     def on_test_epoch_end(self) -> None:
         """Log the metrics."""

@@ -14,8 +14,8 @@ from rcnn.model import roi_heads as region_stage
 from rcnn.model.faster_rcnn import FasterRCNN
 from rcnn.training.stopwatch import Stopwatch
 
-IMAGES, BODY, RPN, PROPOSALS = "images", "body", "rpn head", "proposals"
-TARGETS, POOLING, TAIL, HEAD = "targets", "pooling", "tail", "head and losses"
+IMAGES, BODY, RPN, PROPOSALS = "images", "backbone", "rpn head", "proposals"
+TARGETS, POOLING, TAIL, HEAD = "targets", "pooling", "box_head", "head and losses"
 DETECTIONS, BACKWARD, OPTIMISER, REST = "detections", "backward", "optimiser", "rest"
 
 STAGES = (
@@ -45,11 +45,11 @@ def parts_of(detector: FasterRCNN | TorchvisionRCNN) -> list[Part]:
 
 
 def _ours(detector: FasterRCNN) -> list[Part]:
-    regions = detector.regions
+    regions = detector.roi_heads
     return [
         Part(detector.images, "batch", IMAGES),
         Part(detector.images, "normalise", IMAGES),
-        Part(detector.body, "forward", BODY),
+        Part(detector.backbone, "forward", BODY),
         Part(detector.rpn, "forward", RPN),
         Part(detector.anchors, "forward", PROPOSALS),
         Part(detector, "propose", PROPOSALS),
@@ -57,7 +57,7 @@ def _ours(detector: FasterRCNN) -> list[Part]:
         Part(proposal_network, "rpn_losses", HEAD),
         Part(regions, "sample", TARGETS),
         Part(region_stage, "pool_rois", POOLING),
-        Part(regions.tail, "forward", TAIL),
+        Part(regions.box_head, "forward", TAIL),
         Part(regions.head, "forward", HEAD),
         Part(region_stage, "roi_terms", HEAD),
         Part(region_stage, "roi_losses", HEAD),

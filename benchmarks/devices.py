@@ -192,7 +192,7 @@ def _c4(task: Task, rank: int, processes: int) -> tuple[FasterRCNN, list[Minibat
     for first in range(0, len(scenes), IMAGES):
         pair = scenes[first : first + IMAGES]
         batch = detector.images.batch([scene.pixels for scene in pair])
-        minibatches.append((batch, Targets.pad([scene.truth for scene in pair])))
+        minibatches.append((batch, Targets.pad([scene.ground_truth for scene in pair])))
     # The weights stay about what they are, so that proposals stay as many as they are.
     recipe = PaperSGD(lr=1e-6, milestones=())
     return detector, minibatches, recipe(detector, 1, IMAGES * processes).optimizer

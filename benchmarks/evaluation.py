@@ -208,8 +208,8 @@ def draw(work: Work, seed: int = 0) -> tuple[Images, Images]:
         "scores": scores.clamp(min=0),
         "labels": torch.where(right, labels[nearest], classes(total)),
     }
-    truth = {"boxes": objects, "labels": labels, "crowd": crowd, "iscrowd": crowd.long()}
-    return _per_image(found, [work.detections] * work.images), _per_image(truth, counts.tolist())
+    ground_truth = {"boxes": objects, "labels": labels, "crowd": crowd, "iscrowd": crowd.long()}
+    return _per_image(found, [work.detections] * work.images), _per_image(ground_truth, counts.tolist())
 
 
 def _per_image(columns: dict[str, Tensor], counts: list[int]) -> Images:
@@ -229,15 +229,15 @@ class _COCOTools:
 
     def update(self, predictions: Images, targets: Images) -> None:
         """Put boxes into COCO's form."""
-        for found, truth in zip(predictions, targets, strict=True):
+        for found, ground_truth in zip(predictions, targets, strict=True):
             number = len(self.images) + 1
             self.images.append({"id": number})
             columns = (_corner_and_sides(found["boxes"]), found["scores"], found["labels"])
             first = torch.full((len(columns[0]), 1), float(number))
             table = [first, *(column.reshape(len(first), -1) for column in columns)]
             self.found.append(torch.cat(table, dim=1).double().numpy())
-            boxes = _corner_and_sides(truth["boxes"]).tolist()
-            labels, crowds = truth["labels"].tolist(), truth["iscrowd"].tolist()
+            boxes = _corner_and_sides(ground_truth["boxes"]).tolist()
+            labels, crowds = ground_truth["labels"].tolist(), ground_truth["iscrowd"].tolist()
             for box, label, crowd in zip(boxes, labels, crowds, strict=True):
                 self.objects.append(
                     {
@@ -253,15 +253,15 @@ class _COCOTools:
     def compute(self) -> dict[str, float]:
         """Evaluate, accumulate and summarise."""
         with contextlib.redirect_stdout(io.StringIO()):
-            truth = self.dataset()
-            truth.dataset = {
+            ground_truth = self.dataset()
+            ground_truth.dataset = {
                 "info": {},
                 "images": self.images,
                 "annotations": self.objects,
                 "categories": self.categories,
             }
-            truth.createIndex()
-            evaluation = self.evaluation(truth, truth.loadRes(np.concatenate(self.found)), "bbox")
+            ground_truth.createIndex()
+            evaluation = self.evaluation(ground_truth, ground_truth.loadRes(np.concatenate(self.found)), "bbox")
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()

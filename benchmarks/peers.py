@@ -47,13 +47,13 @@ def pyramid_detector(backbone: str, size: tuple[int, int], classes: int) -> Fast
         return fasterrcnn_mobilenet_v3_large_fpn(
             weights=None, weights_backbone=None, num_classes=classes + 1, **sides
         )
-    body = resnet_fpn_backbone(
+    backbone = resnet_fpn_backbone(
         backbone_name=backbone.removesuffix("_fpn"),
         weights=None,
         norm_layer=nn.BatchNorm2d,
         trainable_layers=5,
     )
-    return FasterRCNN(body, classes + 1, **sides)
+    return FasterRCNN(backbone, classes + 1, **sides)
 
 
 def c4_detector(settings: DetectorSettings, images: int = 2) -> FasterRCNN:
@@ -66,12 +66,12 @@ def c4_detector(settings: DetectorSettings, images: int = 2) -> FasterRCNN:
         settings: with a backbone without pyramid.
         images: of a minibatch, among which RoIs may be shared out.
     """
-    body, head, features = _c4_parts(settings.backbone.name, settings.pooling.size)
+    backbone, head, features = _c4_parts(settings.backbone.name, settings.pooling.size)
     classes = len(settings.class_names) + 1
     sizes = tuple(int(16 * scale) for scale in settings.anchors.scales)
     limits, anchors, rois = settings.proposals, settings.anchor_sampling, settings.roi_sampling
     return FasterRCNN(
-        body,
+        backbone,
         min_size=settings.images.shorter_side,
         max_size=settings.images.longer_side,
         image_mean=list(settings.images.mean),
@@ -111,20 +111,20 @@ def has_norms(backbone: str) -> bool:
 
 
 def _c4_parts(backbone: str, side: int) -> tuple[nn.Module, nn.Module, int]:
-    """Return body, box head and the width of its output."""
+    """Return backbone, box head and the width of its output."""
     if backbone in VGGS:
-        body = make_layers(cfgs["D"], batch_norm=backbone == "vgg16_bn")[:-1]
-        for layer in body:
+        backbone = make_layers(cfgs["D"], batch_norm=backbone == "vgg16_bn")[:-1]
+        for layer in backbone:
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
                 assert layer.bias is not None
                 nn.init.zeros_(layer.bias)
-        body.out_channels = 512
-        return body, TwoMLPHead(512 * side**2, 4096), 4096
+        backbone.out_channels = 512
+        return backbone, TwoMLPHead(512 * side**2, 4096), 4096
     net = get_model(backbone, weights=None)
-    body = nn.Sequential(
+    backbone = nn.Sequential(
         net.conv1, net.bn1, net.relu, net.maxpool, net.layer1, net.layer2, net.layer3
     )
     features = net.fc.in_features
-    body.out_channels = features // 2
-    return body, Layer4Head(net.layer4), features
+    backbone.out_channels = features // 2
+    return backbone, Layer4Head(net.layer4), features

@@ -20,7 +20,7 @@ class Scene:
     """A picture with numbers in 0..1, and the objects in it."""
 
     pixels: Float[Tensor, "3 h w"]
-    truth: GroundTruth
+    ground_truth: GroundTruth
 
 
 def draw(
@@ -54,14 +54,14 @@ def _draw(size: tuple[int, int], objects: int, classes: int, generator: torch.Ge
         # An ellipse that lets a part of the texture through.
         window.copy_(torch.where(down**2 + across**2 <= 1, 0.7 * colour + 0.3 * window, window))
     none = torch.zeros(objects, dtype=torch.bool)
-    truth = GroundTruth(
+    ground_truth = GroundTruth(
         boxes=boxes,
         labels=torch.randint(1, classes + 1, (objects,), generator=generator),
         difficult=none,
         crowd=none.clone(),
         areas=(boxes[:, 2:] - boxes[:, :2]).prod(dim=1),
     )
-    return Scene(pixels, truth)
+    return Scene(pixels, ground_truth)
 
 
 def _boxes(size: tuple[int, int], objects: int, generator: torch.Generator) -> Float[Tensor, "N 4"]:

@@ -139,14 +139,14 @@ def pair(
     """Return both sides of two detectors, which run as they are."""
     images = images_of(scenes, runtime.device)
     targets = targets_of(scenes, runtime.device)
-    truths = [scene.truth.to(runtime.device) for scene in scenes]
+    ground_truths = [scene.ground_truth.to(runtime.device) for scene in scenes]
     generator = torch.Generator(runtime.device).manual_seed(0)
 
     def our_losses() -> Tensor:
         # Our loader stacks images in its workers; torchvision's detector does so itself. Here both
         # start from a list of images.
         batch = detector.images.batch(images)
-        return detector.losses(batch, Targets.pad(truths), generator).total
+        return detector.losses(batch, Targets.pad(ground_truths), generator).total
 
     def their_losses() -> Tensor:
         return torch.stack(list(model(images, targets).values())).sum()
@@ -185,8 +185,8 @@ def images_of(scenes: list[Scene], device: torch.device) -> list[Tensor]:
 
 def targets_of(scenes: list[Scene], device: torch.device) -> list[dict[str, Tensor]]:
     """Return the objects, as torchvision takes them."""
-    truths = [scene.truth.to(device) for scene in scenes]
-    return [{"boxes": truth.boxes, "labels": truth.labels} for truth in truths]
+    ground_truths = [scene.ground_truth.to(device) for scene in scenes]
+    return [{"boxes": ground_truth.boxes, "labels": ground_truth.labels} for ground_truth in ground_truths]
 
 
 def _assemble(load: Workload) -> TorchvisionRCNN:

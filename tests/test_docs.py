@@ -56,7 +56,7 @@ def write_voc(root: Path, name: str, images: ShapesDataset, index: int) -> None:
         f"<xmin>{x1 + 1:.0f}</xmin><ymin>{y1 + 1:.0f}</ymin>"
         f"<xmax>{x2:.0f}</xmax><ymax>{y2:.0f}</ymax></bndbox></object>"
         for (x1, y1, x2, y2), label in zip(
-            sample.truth.boxes.tolist(), sample.truth.labels.tolist(), strict=True
+            sample.ground_truth.boxes.tolist(), sample.ground_truth.labels.tolist(), strict=True
         )
     )
     size = "<size><width>64</width><height>64</height><depth>3</depth></size>"

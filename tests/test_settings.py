@@ -70,7 +70,7 @@ def _bicycle(**values: Any) -> str:
             backbone=BackboneSettings(name="somebody.elses.network", weights=None),
             anchors=AnchorSettings(sizes=((32.0, 48.0), (64.0, 96.0)), rounding="caffe"),
             rpn=RPNSettings(channels=None),
-            roi_sampling=RoISampling(per="image", fill="repeat"),
+            roi_sampling=RoISampling(samples_per="image", pad_with="background"),
         ),
     ],
 )

@@ -42,13 +42,13 @@ def test_ground_truth_of_0_1_and_3_objects_is_padded_to_3() -> None:
     assert not targets.boxes[0].any()
     assert not targets.boxes[1, 1:].any()
     assert targets.difficult.dtype == targets.crowd.dtype == torch.bool
-    assert targets.learned.tolist() == [[False] * 3, [True, False, False], [True] * 3]
+    assert targets.is_target.tolist() == [[False] * 3, [True, False, False], [True] * 3]
 
 
 def test_a_minibatch_without_any_object_has_no_places() -> None:
     targets = Targets.pad([_truth(0), _truth(0)])
     assert targets.boxes.shape == (2, 0, 4)
-    assert targets.learned.shape == (2, 0)
+    assert targets.is_target.shape == (2, 0)
 
 
 def test_difficult_and_crowd_objects_are_not_learned() -> None:
@@ -58,7 +58,7 @@ def test_difficult_and_crowd_objects_are_not_learned() -> None:
         difficult=torch.tensor([[False, True, False, False]]),
         crowd=torch.tensor([[False, False, True, False]]),
     )
-    assert targets.learned.tolist() == [[True, False, False, False]]
+    assert targets.is_target.tolist() == [[True, False, False, False]]
 
 
 def test_flags_are_padded_with_their_boxes() -> None:

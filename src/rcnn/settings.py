@@ -1,27 +1,71 @@
-"""Settings as frozen dataclasses, and their plain form for checkpoints and config files.
+"""Settings: frozen pydantic dataclasses, and their plain form for checkpoints and config files.
 
-A stage's settings live beside its code. This module turns them into numbers, strings, lists and
-dictionaries and back, strictly: what is unknown or of the wrong type is an error naming the key.
+The settings of a stage are defined beside its code::
+
+    @settings
+    class RPNSettings:
+        channels: PositiveInt | None = 512
+        objectness: Literal["softmax", "sigmoid"] = "softmax"
+
+Types are strict (an integer may stand for a float and a list for a tuple, nothing else is
+converted), ranges are part of the type, and an unknown key is an error that names the nearest one.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
+import json
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar, dataclass_transform
+
+import pydantic.dataclasses
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 S = TypeVar("S")
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+"""A number in 0..1."""
+
+PositiveFraction = Annotated[float, Field(gt=0, le=1)]
+"""A number in 0..1, above 0."""
+
+FractionBelowOne = Annotated[float, Field(ge=0, lt=1)]
+"""A number in 0..1, below 1."""
 
 
 class SettingsError(ValueError):
     """A setting that is unknown, of the wrong type or out of range."""
 
 
+@dataclass_transform(frozen_default=True)
+def settings(cls: type[S]) -> type[S]:
+    """Make a class a frozen, strictly validated dataclass that raises :class:`SettingsError`."""
+    config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+    made = pydantic.dataclasses.dataclass(cls, frozen=True, config=config)
+    validate = made.__init__
+
+    @functools.wraps(validate)
+    def validated_init(self: Any, *args: Any, **values: Any) -> None:
+        try:
+            validate(self, *map(_tuples, args), **{k: _tuples(v) for k, v in values.items()})
+        except ValidationError as error:
+            raise SettingsError(_describe(error, cls, "")) from None
+
+    made.__init__ = validated_init  # type: ignore[method-assign]
+    return typing.cast(type[S], made)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
 def require(condition: bool, key: str, value: object, allowed: str) -> None:
-    """Raise a :class:`SettingsError` naming ``key``, ``value`` and what is allowed, unless met."""
+    """Raise a :class:`SettingsError` that names ``key``, ``value`` and what is allowed."""
     if not condition:
         raise SettingsError(f"{key}={value!r} is not possible: {allowed}.")
 
@@ -38,6 +82,8 @@ def to_plain(value: Any) -> Any:
         return {
             field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)
         }
+    if isinstance(value, Mapping):
+        return {key: to_plain(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
         return [to_plain(item) for item in value]
     return value
@@ -47,93 +93,80 @@ def from_plain(cls: type[S], values: object, where: str = "") -> S:
     """Build settings of type ``cls`` from their plain form.
 
     Args:
-        cls: a settings dataclass; fields may be numbers, strings, booleans, literals, tuples,
-            optional values and further dataclasses.
-        values: the plain form, keys and values; a missing key takes the default.
-        where: the key under which the values stand, for messages.
+        cls: a class made by :func:`settings`.
+        values: keys and values; a missing key takes its default.
+        where: the key of ``values`` in a larger config, for messages.
 
     Raises:
         SettingsError: for an unknown key (the nearest known one is named), a missing one without
-            default, a value of the wrong type, or one that the dataclass itself refuses.
+            default, or a value that is not allowed.
     """
     if not isinstance(values, Mapping):
         raise SettingsError(f"{where or cls.__name__} must hold keys and values, not {values!r}.")
-    kinds = field_types(cls)
-    for key in values:
-        if key not in kinds:
-            raise SettingsError(
-                f"Unknown key {_join(where, key)!r}{nearest(str(key), kinds)} "
-                f"Known keys: {', '.join(sorted(kinds))}."
-            )
-    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
-        optional = field.default is not dataclasses.MISSING or (
-            field.default_factory is not dataclasses.MISSING
-        )
-        if field.init and not optional and field.name not in values:
-            raise SettingsError(f"{_join(where, field.name)} is missing: it has no default.")
-    built = {key: _convert(kinds[key], value, _join(where, key)) for key, value in values.items()}
     try:
-        return cls(**built)
-    except SettingsError as error:
-        raise SettingsError(_join(where, error)) from None
+        # JSON has lists and objects only: read as such they pass for tuples and dataclasses.
+        return typing.cast(
+            S, _adapter(typing.cast(Any, cls)).validate_json(json.dumps(to_plain(values)))
+        )
+    except ValidationError as error:
+        raise SettingsError(_describe(error, cls, where)) from None
 
 
 def field_types(cls: type) -> dict[str, Any]:
-    """Return the resolved annotation of every field of a dataclass."""
+    """Return the resolved annotation of every field of a dataclass, without its ranges."""
     hints = typing.get_type_hints(cls)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
 
 
-def _join(where: str, key: object) -> str:
-    return f"{where}.{key}" if where else str(key)
+@functools.cache
+def _adapter(cls: type) -> TypeAdapter[Any]:
+    return TypeAdapter(cls)
 
 
-def _convert(kind: Any, value: Any, where: str) -> Any:
-    """Return ``value`` as ``kind`` asks for it; integers pass for floats, lists for tuples."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        return value if isinstance(value, kind) else from_plain(kind, value, where)
-    if origin is Literal:
-        if value not in arguments:
-            choices = ", ".join(repr(choice) for choice in arguments)
-            raise SettingsError(f"{where}={value!r} is not possible: choose one of {choices}.")
-        return value
-    if origin in (typing.Union, types.UnionType):
-        return _convert_union(arguments, value, where)
-    if origin is tuple:
-        return _convert_tuple(arguments, value, where)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if kind in (int, float, str, bool, types.NoneType):
-        if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
-            return value
-        raise SettingsError(f"{where}={value!r} is not possible: it must be {_spell(kind)}.")
-    raise TypeError(f"{where}: settings cannot hold {kind!r}")
-
-
-def _convert_union(kinds: Sequence[Any], value: Any, where: str) -> Any:
-    errors = []
-    for kind in sorted(kinds, key=lambda kind: kind is not types.NoneType):
-        try:
-            return _convert(kind, value, where)
-        except SettingsError as error:
-            errors.append(error)
-    raise errors[-1]
-
-
-def _convert_tuple(kinds: Sequence[Any], value: Any, where: str) -> tuple[Any, ...]:
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        raise SettingsError(f"{where}={value!r} is not possible: it must be a list.")
-    if len(kinds) == 2 and kinds[1] is Ellipsis:
-        kinds = [kinds[0]] * len(value)
-    if len(kinds) != len(value):
-        raise SettingsError(f"{where}={value!r} is not possible: it must have {len(kinds)} items.")
-    return tuple(
-        _convert(kind, item, f"{where}[{i}]")
-        for i, (kind, item) in enumerate(zip(kinds, value, strict=True))
+def _describe(error: ValidationError, cls: type, where: str) -> str:
+    """Return the first of pydantic's errors as one sentence with key, value and remedy."""
+    first: ErrorDetails = error.errors()[0]
+    path, kind = [*first["loc"]], first["type"]
+    key = _join(where, path)
+    if kind in ("unexpected_keyword_argument", "extra_forbidden"):
+        known = field_types(_class_at(cls, path[:-1]))
+        return (
+            f"Unknown key {key!r}{nearest(str(path[-1]), known)} "
+            f"Known keys: {', '.join(sorted(known))}."
+        )
+    if kind in ("missing", "missing_argument"):
+        return f"{key} is missing: it has no default."
+    if kind == "value_error":  # raised by a __post_init__, which names its own keys
+        cause = first.get("ctx", {}).get("error")
+        return f"{key}.{cause}" if key and not key.endswith("_") else f"{key}{cause}"
+    allowed = (
+        first["msg"]
+        .removeprefix("Input should ")
+        .replace("a valid ", "a ")
+        .replace("a integer", "an integer")
     )
+    return f"{key}={first['input']!r} is not possible: it should {allowed}."
 
 
-def _spell(kind: Any) -> str:
-    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
-    return names.get(kind, "null")
+def _join(where: str, path: Sequence[int | str]) -> str:
+    key = where
+    for part in path:
+        if isinstance(part, int):
+            key += f"[{part}]"
+        elif key and not key.endswith("_"):
+            key += f".{part}"
+        else:
+            key += part
+    return key
+
+
+def _class_at(cls: type, path: Sequence[int | str]) -> type:
+    """Return the dataclass that a path of keys leads to."""
+    for part in path:
+        kind = field_types(cls).get(str(part))
+        if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
+            kind = next((k for k in typing.get_args(kind) if dataclasses.is_dataclass(k)), None)
+        if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
+            return cls
+        cls = kind
+    return cls

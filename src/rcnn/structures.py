@@ -114,7 +114,7 @@ class Targets(TensorFields):
     crowd: Bool[Tensor, "B G"]
 
     @property
-    def learned(self) -> Bool[Tensor, "B G"]:
+    def is_target(self) -> Bool[Tensor, "B G"]:
         """The objects that the detector has to find."""
         return (self.labels > 0) & ~self.difficult & ~self.crowd
 
@@ -269,7 +269,7 @@ class Losses(TensorFields):
 
 
 @dataclass(frozen=True)
-class TrainingPass:
+class TrainingOutputs:
     """What a training step computed on its way to the losses; a part that did not run has none.
 
     Attributes:
@@ -288,7 +288,7 @@ class TrainingPass:
 
 
 @dataclass(frozen=True)
-class EvaluationPass:
+class EvaluationOutputs:
     """What a validation step needs, from one pass through the backbone.
 
     Attributes:

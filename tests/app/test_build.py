@@ -34,7 +34,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "resnet18": resnet18,
     "resnet18_fpn": resnet18,
 }
-PLACES = {"vgg16": "body.", "resnet18": "body.", "resnet18_fpn": "body.body."}
+PLACES = {"vgg16": "backbone.", "resnet18": "backbone.", "resnet18_fpn": "backbone.backbone."}
 """Where the network's layers are in a detector."""
 
 
@@ -74,16 +74,16 @@ def test_torchvision_s_names_find_their_place_in_every_system(
     assert covered
     for name in covered:
         assert torch.equal(ours[name], state[name.removeprefix(place)]), name
-    tails = [name for name in ours if name.startswith("regions.tail.layer4.")]
+    tails = [name for name in ours if name.startswith("regions.box_head.layer4.")]
     own_tail = backbone == "resnet18" and system in ("rcnn", "fast_rcnn", "faster_rcnn")
     assert bool(tails) == own_tail
     for name in tails:
-        assert torch.equal(ours[name], state[name.removeprefix("regions.tail.")]), name
+        assert torch.equal(ours[name], state[name.removeprefix("regions.box_head.")]), name
     assert module.weights == str(path)
     # on top of loaded weights the first stages are frozen, and of SPP-net all
-    frozen = [p for p in module.detector.body.parameters() if not p.requires_grad]
+    frozen = [p for p in module.detector.backbone.parameters() if not p.requires_grad]
     assert frozen
-    assert (len(frozen) == len(list(module.detector.body.parameters()))) == (system == "sppnet")
+    assert (len(frozen) == len(list(module.detector.backbone.parameters()))) == (system == "sppnet")
 
 
 def test_the_speed_of_the_config_reaches_module_and_process(

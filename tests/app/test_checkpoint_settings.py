@@ -22,8 +22,8 @@ from rcnn.training.module import save
 Compose = Callable[..., dict[str, Any]]
 
 TRAINED = (
-    *("backbone=resnet18", "backbone.tail=linear", "backbone.hidden=8", "anchors.scales=[2,4]"),
-    *("thresholds.roi_rois=16", "thresholds.detection_score=0.2", "model.losses.rpn_box_weight=3"),
+    *("backbone=resnet18", "backbone.box_head=two_mlp", "backbone.hidden=8", "anchors.scales=[2,4]"),
+    *("thresholds.roi_samples=16", "thresholds.detection_score=0.2", "model.losses.rpn_box_weight=3"),
 )
 """The words with which the checkpoint was trained."""
 
@@ -111,12 +111,12 @@ def test_what_concerns_detection_is_put_on_top_and_told(settle: Settle, checkpoi
 def test_whole_layers_can_be_truncated_also_where_the_default_backbone_has_none(
     settle: Settle, checkpoint: Path
 ) -> None:
-    config, notes = settle("backbone.ranks=[4,0]")  # of the checkpoint's tail; resnet18 has its own
+    config, notes = settle("backbone.ranks=[4,0]")  # of the checkpoint's box head; resnet18 has its own
     assert settings(config).backbone.ranks == (4, 0)
     assert notes == ["Tested with backbone.ranks=[4,0]; the checkpoint has null."]
     whole = DetectionModule.load_from_checkpoint(checkpoint).state_dict()
     thin = run._load(config).state_dict()
-    key = "detector.regions.tail.fc6"
+    key = "detector.roi_heads.box_head.fc6"
     first, second = thin[f"{key}.first.weight"], thin[f"{key}.second.weight"]
     assert first.shape[0] == second.shape[1] == 4
     lost = torch.linalg.svdvals(whole[f"{key}.weight"].double())[4:].norm()  # Eckart and Young
@@ -144,11 +144,11 @@ def test_truncated_layers_are_neither_whole_again_nor_truncated_twice(
         ("anchors=paper", r"anchors\.scales="),
         ("backbone=vgg16", r"backbone\.name=vgg16 \(the checkpoint has resnet18\)"),
         ("images.shorter_side=150", r"images\.shorter_side=150"),
-        ("thresholds.roi_rois=64", r"thresholds\.roi_rois=64 \(the checkpoint has 16\)"),
+        ("thresholds.roi_samples=64", r"thresholds\.roi_samples=64 \(the checkpoint has 16\)"),
         ("thresholds.proposal_after_nms_train=9", r"thresholds\.proposal_after_nms_train=9"),
-        ("thresholds=torchvision", r"thresholds\.roi_rois=512"),
+        ("thresholds=torchvision", r"thresholds\.roi_samples=512"),
         ("model=rpn", r"model\.system=rpn \(the checkpoint has faster_rcnn\)"),
-        ("model.head.class_agnostic=true", r"class_agnostic=true \(the checkpoint has false\)"),
+        ("model.box_predictor.class_agnostic=true", r"class_agnostic=true \(the checkpoint has false\)"),
     ],
 )
 def test_what_only_a_training_can_change_is_refused_by_name(

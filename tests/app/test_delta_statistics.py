@@ -24,7 +24,7 @@ def plain(composed: Compose, tmp_path: Path) -> dict[str, Any]:
     dataset = build_data(parse(composed("data.train=40"))).dataset("train")
     with ProposalWriter(tmp_path / "train.proposals", dataset, "by hand") as writer:
         for index, image_id in enumerate(dataset.image_ids):
-            boxes = dataset.truth(index).boxes
+            boxes = dataset.ground_truth(index).boxes
             moved = boxes + boxes.new_tensor([1.0, 1.0, 3.0, 2.0]) * (1 + index % 2)
             size = moved.new_tensor(dataset.sizes[index].tolist())
             writer.add(image_id, clip(moved[None], size[None])[0])

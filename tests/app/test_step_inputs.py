@@ -44,7 +44,7 @@ def name(composed: Compose) -> Callable[..., str]:
         *("trainer.devices=2", "trainer.check_val_every_n_epoch=2", "logger=none"),
         *("callbacks.progress=null", "callbacks.pictures.images=9", "proposals.folder=/else"),
         *("name=other", "run_dir=/else", "monitor=val/map_50", "plus_one=true"),
-        *("thresholds.detection_score=0.3", "thresholds.detection_refine=false"),
+        *("thresholds.detection_score=0.3", "thresholds.detection_ablate_regression=true"),
         *("thresholds.proposal_after_nms_test=9", "images.test_scales=[100,160]"),
         *("sweep=schemes", "+callbacks.mine={_target_: rcnn.training.callbacks.Progress}"),
     ],

@@ -51,7 +51,7 @@ def test_sppnet_brings_its_pyramid_and_its_tail(backbone: str, composed: Compose
     config = parse(composed("model=sppnet", f"backbone={backbone}", folder, "pooling=crop"))
     assert config.detector["pooling"].kind == "pyramid"
     assert config.detector["pooling"].cells == 50
-    assert config.detector["backbone"].tail == "linear"
+    assert config.detector["backbone"].box_head == "linear"
 
 
 def test_the_bins_of_a_pyramid_are_chosen_on_the_command_line(composed: Compose) -> None:
@@ -76,5 +76,5 @@ def test_a_mistyped_system_is_told_with_the_nearest(composed: Compose) -> None:
 def test_a_pyramid_without_linear_layers_is_refused_when_it_is_built(composed: Compose) -> None:
     config = parse(composed("model=fast_rcnn", *SMALL, "pooling=pyramid"))
     settings = config.settings(("thing",), config.detector["backbone"])
-    with pytest.raises(SettingsError, match=r"backbone\.tail=linear"):
+    with pytest.raises(SettingsError, match=r"backbone\.box_head=two_mlp"):
         build_detector("fast_rcnn", settings)

@@ -120,7 +120,7 @@ def propose(folder: Path) -> None:
         dataset = source.dataset(split)
         with ProposalWriter(folder / f"{split}.proposals", dataset, "by hand") as writer:
             for index, image_id in enumerate(dataset.image_ids):
-                objects = dataset.truth(index).boxes
+                objects = dataset.ground_truth(index).boxes
                 near = (objects + torch.tensor([2.0, -3.0, 4.0, 1.0])).clamp(0, 64)
                 writer.add(image_id, torch.cat([near, torch.tensor([[0.0, 0.0, 64.0, 64.0]])]))
             writer.finish()
@@ -164,7 +164,7 @@ def test_every_system_is_trained_and_tested(system: str, more: list[str], tmp_pa
 
 @pytest.mark.slow
 def test_one_checkpoint_is_tested_with_other_limits_and_nothing_else(tmp_path: Path) -> None:
-    answer = train("thresholds.roi_rois=24", folder=tmp_path)
+    answer = train("thresholds.roi_samples=24", folder=tmp_path)
     assert answer.returncode == 0, answer.stderr
     (run,) = runs(tmp_path)
     test = ("task=test", f"ckpt_path={run / 'checkpoints' / 'best.ckpt'}")
@@ -176,19 +176,19 @@ def test_one_checkpoint_is_tested_with_other_limits_and_nothing_else(tmp_path: P
         "Tested with thresholds.proposal_after_nms_test=3; the checkpoint has 100."
     ]
     # The config of the test is that of the detector under test.
-    assert yaml.safe_load((tested / "config.yaml").read_text())["thresholds"]["roi_rois"] == 24
+    assert yaml.safe_load((tested / "config.yaml").read_text())["thresholds"]["roi_samples"] == 24
     before = json.loads((run / "metrics.json").read_text())["metrics"]
     assert record["metrics"]["test/recall_100"] <= before["test/recall_100"]
 
-    other = train(*test, "name=other", "thresholds.roi_rois=32", folder=tmp_path)
+    other = train(*test, "name=other", "thresholds.roi_samples=32", folder=tmp_path)
     assert other.returncode == 2
-    assert "thresholds.roi_rois=32 (the checkpoint has 24)" in other.stderr
+    assert "thresholds.roi_samples=32 (the checkpoint has 24)" in other.stderr
     assert not runs(tmp_path / "outputs" / "other")
 
 
 @pytest.mark.slow
 def test_a_checkpoint_is_tested_with_truncated_layers(tmp_path: Path) -> None:
-    answer = train("backbone.tail=linear", "backbone.hidden=8", folder=tmp_path)
+    answer = train("backbone.box_head=two_mlp", "backbone.hidden=8", folder=tmp_path)
     assert answer.returncode == 0, answer.stderr
     (run,) = runs(tmp_path)
     test = ("task=test", f"ckpt_path={run / 'checkpoints' / 'best.ckpt'}")

@@ -51,12 +51,12 @@ def more_deltas(detector: FasterRCNN) -> None:
 
 
 def other_classes(detector: FasterRCNN) -> None:
-    detector.regions.head.classes.weight.detach().neg_()
+    detector.roi_heads.box_predictor.cls_score.weight.detach().neg_()
 
 
 def fewer_detections(detector: FasterRCNN) -> None:
     limits = replace(detector.settings.detections, per_image=5)
-    detector.regions.settings = replace(detector.settings, detections=limits)
+    detector.roi_heads.settings = replace(detector.settings, detections=limits)
 
 
 @pytest.mark.parametrize(

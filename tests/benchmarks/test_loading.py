@@ -40,7 +40,7 @@ def test_decoders_read_the_same_pictures(tmp_path: Path) -> None:
 def test_drawn_pictures_are_a_data_set(tmp_path: Path) -> None:
     dataset = VOCDataset(loading.draw(tmp_path / "voc", 3), "all")
     assert dataset.sizes.tolist() == [[480, 640]] * 3
-    assert [len(dataset.truth(place)) for place in range(3)] == [1, 1, 1]
+    assert [len(dataset.ground_truth(place)) for place in range(3)] == [1, 1, 1]
 
 
 def test_the_large_file_is_a_sound_data_set_of_the_numbers_asked_for(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_stages_add_up_on_both_sides(tmp_path: Path) -> None:
         for side in ("rcnn", "torchvision"):
             total = sum(float(row[f"{side} ms"]) for row in known)
             assert total == pytest.approx(of_task["all"][f"{side} ms"])
-            for stage in ("body", "rpn head", "proposals", "pooling", "tail"):
+            for stage in ("backbone", "rpn head", "proposals", "pooling", "box_head"):
                 assert of_task[stage][f"{side} ms"] > 0, stage
             assert ("backward" in of_task) == (task == "train step")
             assert 0 < of_task["overhead"][f"{side} %"] < 100

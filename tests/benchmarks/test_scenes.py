@@ -11,24 +11,24 @@ def test_a_scene_has_so_many_objects_of_some_size_inside_the_picture(objects: in
     (scene,) = draw((120, 200), objects, classes=4, count=1)
     assert scene.pixels.shape == (3, 120, 200)
     assert 0 <= scene.pixels.min() < scene.pixels.max() <= 1
-    boxes = scene.truth.boxes
+    boxes = scene.ground_truth.boxes
     assert boxes.shape == (objects, 4)
     assert (boxes >= 0).all()
     assert (boxes <= torch.tensor([200, 120, 200, 120])).all()
     assert ((boxes[:, 2:] - boxes[:, :2]) >= SMALLEST - 1e-3).all()
-    assert set(scene.truth.labels.tolist()) <= {1, 2, 3, 4}
+    assert set(scene.ground_truth.labels.tolist()) <= {1, 2, 3, 4}
 
 
 def test_a_seed_gives_the_same_scenes_and_each_is_another_one() -> None:
     first, again = (draw((40, 60), 2, classes=3, count=2, seed=5) for _ in range(2))
     for one, other in zip(first, again, strict=True):
         assert torch.equal(one.pixels, other.pixels)
-        assert torch.equal(one.truth.boxes, other.truth.boxes)
-    assert not torch.equal(first[0].truth.boxes, first[1].truth.boxes)
+        assert torch.equal(one.ground_truth.boxes, other.ground_truth.boxes)
+    assert not torch.equal(first[0].ground_truth.boxes, first[1].ground_truth.boxes)
 
 
 def test_pictures_smaller_than_the_smallest_object_are_possible() -> None:
     (scene,) = draw((16, 20), 3, classes=2, count=1)
-    sides = scene.truth.boxes[:, 2:] - scene.truth.boxes[:, :2]
+    sides = scene.ground_truth.boxes[:, 2:] - scene.ground_truth.boxes[:, :2]
     assert (sides > 0).all()
     assert (sides <= torch.tensor([20.0, 16.0])).all()

@@ -44,7 +44,7 @@ def test_frozen_norms_are_fixed_on_both_sides_and_keep_what_they_know() -> None:
     scenes = scenes_of(LOAD)
     counting, fixed = (build_model(load, scenes, CPU) for load in (LOAD, FROZEN))
     assert not any(isinstance(part, nn.BatchNorm2d) for part in fixed.modules())
-    mean = "backbone.body.0.1.running_mean"
+    mean = "network.backbone.0.1.running_mean"
     assert fixed.state_dict()[mean].abs().max() > 0
     assert torch.equal(fixed.state_dict()[mean], counting.state_dict()[mean])
     norms = [p for p in from_torchvision(fixed).modules() if isinstance(p, FrozenBatchNorm2d)]

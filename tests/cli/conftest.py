@@ -10,7 +10,7 @@ from PIL import Image
 from rcnn.data import ShapesDataset
 from rcnn.model.anchors import AnchorSettings
 from rcnn.model.backbones import BackboneSettings
-from rcnn.model.postprocess import DetectionLimits
+from rcnn.model.postprocess import DetectionSettings
 from rcnn.model.settings import DetectorSettings
 from rcnn.model.transform import ImageSettings
 from rcnn.training import DetectionModule
@@ -25,20 +25,20 @@ def saved(tmp_path: Path) -> Callable[..., Path]:
 
     def write(
         names: tuple[str, ...] = SHAPES,
-        tail: str = "linear",
+        box_head: str = "linear",
         system: str = "faster_rcnn",
-        detections: DetectionLimits | None = None,
+        detections: DetectionSettings | None = None,
     ) -> Path:
         torch.manual_seed(0)
         backbone = BackboneSettings(
-            "resnet18", norm="batch", frozen_stages=0, weights=None, tail=tail, hidden=32
+            "resnet18", norm="batch", frozen_stages=0, weights=None, box_head=box_head, hidden=32
         )
         settings = DetectorSettings(
             names,
             images=ImageSettings(64, 64),
             backbone=backbone,
             anchors=AnchorSettings(scales=(1.0, 2.0)),
-            detections=detections or DetectionLimits(),
+            detections=detections or DetectionSettings(),
         )
         path = tmp_path / "whole.ckpt"
         save(DetectionModule(settings, system=system), path)
@@ -61,7 +61,7 @@ def voc(tmp_path: Path) -> Path:
             f"<xmin>{x1 + 1:.0f}</xmin><ymin>{y1 + 1:.0f}</ymin>"
             f"<xmax>{x2:.0f}</xmax><ymax>{y2:.0f}</ymax></bndbox></object>"
             for (x1, y1, x2, y2), label in zip(
-                sample.truth.boxes.tolist(), sample.truth.labels.tolist(), strict=True
+                sample.ground_truth.boxes.tolist(), sample.ground_truth.labels.tolist(), strict=True
             )
         )
         size = "<size><width>64</width><height>64</height><depth>3</depth></size>"

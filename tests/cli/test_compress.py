@@ -137,8 +137,8 @@ def test_layer4_is_refused_with_a_way_out(
     saved: Save, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ("--ranks", 8, 4, "--out", tmp_path / "small.ckpt")
-    assert compress(saved(tail="own"), *words) == 2
-    assert "backbone.tail=linear" in capsys.readouterr().err
+    assert compress(saved(box_head="own"), *words) == 2
+    assert "backbone.box_head=two_mlp" in capsys.readouterr().err
 
 
 def test_ways_to_choose_exclude_each_other(saved: Save) -> None:

@@ -10,12 +10,12 @@ import torch
 from rcnn.cli.main import main
 from rcnn.data import ShapesDataset, VOCDataset
 from rcnn.data.stored import ProposalWriter
-from rcnn.model.postprocess import DetectionLimits
+from rcnn.model.postprocess import DetectionSettings
 from rcnn.training import DetectionModule
 from rcnn.training.evaluate import evaluate
 
 Save = Callable[..., Path]
-GENEROUS = DetectionLimits(score=0.0, nms_iou=0.9)  # so that chance finds something
+GENEROUS = DetectionSettings(score=0.0, nms_iou=0.9)  # so that chance finds something
 
 
 def test_figures_are_those_of_a_test_in_python(

@@ -98,7 +98,7 @@ def make_sample() -> Callable[..., Sample]:
         pixels = np.random.default_rng(count).integers(0, 256, (3, *size), dtype=np.uint8)
         return Sample(
             image=torch.from_numpy(pixels),
-            truth=GroundTruth(
+            ground_truth=GroundTruth(
                 boxes=corners,
                 labels=torch.arange(1, count + 1),
                 difficult=torch.arange(count) == 1,

@@ -33,21 +33,21 @@ def test_objects_are_padded_to_the_most_of_any_image(make_sample: Make, count: i
     assert (batch.targets.labels > 0).sum() == count + 1
     assert batch.targets.difficult[0, :count].tolist() == [number == 1 for number in range(count)]
     assert batch.targets.crowd[0, :count].tolist() == [number == 2 for number in range(count)]
-    assert [len(truth) for truth in batch.truths] == [count, 1]
+    assert [len(ground_truth) for ground_truth in batch.ground_truths] == [count, 1]
 
 
 def test_batch_without_any_object_is_ordinary(make_sample: Make) -> None:
     batch = collate([make_sample(), make_sample()])
     assert batch.targets.boxes.shape == (2, 0, 4)
-    assert batch.targets.learned.shape == (2, 0)
+    assert batch.targets.is_target.shape == (2, 0)
 
 
 def test_targets_are_in_resized_and_truths_in_original_pixels(make_sample: Make) -> None:
     sample = make_sample((40, 60), [[6, 4, 30, 20]])
     batch = collate([resized(sample, 80, 1000)])
     assert batch.targets.boxes.tolist() == [[[12, 8, 60, 40]]]
-    assert batch.truths[0].boxes.tolist() == [[6, 4, 30, 20]]
-    assert batch.truths[0].areas.tolist() == [24 * 16]
+    assert batch.ground_truths[0].boxes.tolist() == [[6, 4, 30, 20]]
+    assert batch.ground_truths[0].areas.tolist() == [24 * 16]
 
 
 def test_each_axis_has_its_own_scale_after_rounding(make_sample: Make) -> None:
@@ -62,7 +62,7 @@ def test_each_axis_has_its_own_scale_after_rounding(make_sample: Make) -> None:
 
 def test_truth_of_a_mirrored_picture_is_mirrored_in_original_pixels(make_sample: Make) -> None:
     batch = collate([resized(flip(make_sample((40, 60), [[6, 4, 30, 20]])), 80, 1000)])
-    assert batch.truths[0].boxes.tolist() == [[30, 4, 54, 20]]
+    assert batch.ground_truths[0].boxes.tolist() == [[30, 4, 54, 20]]
     assert batch.targets.boxes.tolist() == [[[60, 8, 108, 40]]]
 
 
@@ -105,6 +105,6 @@ def test_moving_a_batch_leaves_the_truths_where_they_are(make_sample: Make) -> N
     assert moved.images.proposals is not None
     for tensor in (moved.images.pixels, moved.targets.boxes, moved.images.proposals.boxes):
         assert tensor.device.type == "meta"
-    assert moved.truths[0].boxes.device.type == "cpu"
+    assert moved.ground_truths[0].boxes.device.type == "cpu"
     assert moved.image_ids == ("a",)
     assert len(moved) == 1

@@ -181,7 +181,7 @@ def test_joined_data_sets_name_their_cached_images_as_their_decoded_ones() -> No
         first, second = transformed[Pick(place, 5)], transformed[Pick(place, 5)]
         assert first.image_id == second.image_id == joined.image_ids[place]
         assert torch.equal(first.image, second.image)
-        assert torch.equal(first.truth.boxes, second.truth.boxes)
+        assert torch.equal(first.ground_truth.boxes, second.ground_truth.boxes)
 
 
 def test_sizes_of_the_resized_pictures_are_those_of_the_transform() -> None:

@@ -24,17 +24,17 @@ def opened(file: Path, on_error: str = "raise") -> COCODataset:
 
 def test_box_is_corner_and_size_zero_based(write_coco: Write) -> None:
     sample = opened(write_coco([dog()]))[0]
-    assert sample.truth.boxes.tolist() == [[10, 5, 30.5, 13]]
-    assert sample.truth.areas.tolist() == [90.5]
+    assert sample.ground_truth.boxes.tolist() == [[10, 5, 30.5, 13]]
+    assert sample.ground_truth.areas.tolist() == [90.5]
     assert sample.image.shape == (3, 40, 60)
     assert sample.image_id == "7"
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_image_with_any_number_of_objects_is_ordinary(write_coco: Write, count: int) -> None:
-    truth = opened(write_coco([dog(number) for number in range(count)]))[0].truth
-    assert len(truth) == count
-    assert truth.boxes.shape == (count, 4)
+    ground_truth = opened(write_coco([dog(number) for number in range(count)]))[0].ground_truth
+    assert len(ground_truth) == count
+    assert ground_truth.boxes.shape == (count, 4)
 
 
 def test_category_ids_with_gaps_become_labels_in_their_order_and_map_back(
@@ -43,18 +43,18 @@ def test_category_ids_with_gaps_become_labels_in_their_order_and_map_back(
     dataset = opened(write_coco([dog(1), dog(2, category_id=2)]))
     assert dataset.class_names == ("cat", "dog")
     assert dataset.category_ids == (2, 5)
-    labels = dataset.truth(0).labels
+    labels = dataset.ground_truth(0).labels
     assert labels.tolist() == [2, 1]
     assert [dataset.category_ids[label - 1] for label in labels] == [5, 2]
 
 
 def test_flags_and_missing_area(write_coco: Write) -> None:
-    truth = opened(
+    ground_truth = opened(
         write_coco([dog(1, iscrowd=1), dog(2, ignore=1), dog(3, area=...), dog(4, area=0)])
-    ).truth(0)
-    assert truth.crowd.tolist() == [True, False, False, False]
-    assert truth.difficult.tolist() == [False, True, False, False]
-    assert truth.areas.tolist() == [90.5, 90.5, 164, 0]
+    ).ground_truth(0)
+    assert ground_truth.crowd.tolist() == [True, False, False, False]
+    assert ground_truth.difficult.tolist() == [False, True, False, False]
+    assert ground_truth.areas.tolist() == [90.5, 90.5, 164, 0]
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_bad_annotation_is_named_by_file_id_and_value_or_left_out(
         dataset = opened(file, "skip")
     assert len(caught) == 1
     assert dataset.problems.counts.total() == 1
-    assert dataset.truth(0).boxes.tolist() == [[10, 5, 30.5, 13]] * 2
+    assert dataset.ground_truth(0).boxes.tolist() == [[10, 5, 30.5, 13]] * 2
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_bad_image_is_named_or_left_out_with_its_objects(
     with pytest.warns(DataWarning, match=message):
         dataset = opened(file, "skip")
     assert list(dataset.image_ids) == ["7"]
-    assert len(dataset.truth(0)) == 1
+    assert len(dataset.ground_truth(0)) == 1
     assert dataset.problems.counts.total() == 1
 
 
@@ -157,15 +157,15 @@ def test_photographs_agree_with_pycocotools(
     assert len(dataset) == images
     assert dataset.category_ids == tuple(oracle.getCatIds())
     assert dataset.class_names == tuple(c["name"] for c in oracle.loadCats(oracle.getCatIds()))
-    assert sum(len(dataset.truth(index)) == 0 for index in range(images)) == empty
+    assert sum(len(dataset.ground_truth(index)) == 0 for index in range(images)) == empty
     for index, image_id in enumerate(dataset.image_ids):
         entries = oracle.loadAnns(oracle.getAnnIds(int(image_id)))
-        truth = dataset.truth(index)
+        ground_truth = dataset.ground_truth(index)
         corners = [[x, y, x + w, y + h] for x, y, w, h in (entry["bbox"] for entry in entries)]
-        torch.testing.assert_close(truth.boxes, torch.tensor(corners).reshape(-1, 4))
-        assert truth.crowd.tolist() == [entry["iscrowd"] == 1 for entry in entries]
-        torch.testing.assert_close(truth.areas, torch.tensor([e["area"] for e in entries]))
-        categories = [dataset.category_ids[label - 1] for label in truth.labels]
+        torch.testing.assert_close(ground_truth.boxes, torch.tensor(corners).reshape(-1, 4))
+        assert ground_truth.crowd.tolist() == [entry["iscrowd"] == 1 for entry in entries]
+        torch.testing.assert_close(ground_truth.areas, torch.tensor([e["area"] for e in entries]))
+        categories = [dataset.category_ids[label - 1] for label in ground_truth.labels]
         assert categories == [entry["category_id"] for entry in entries]
 
 
@@ -176,7 +176,7 @@ def test_both_readers_agree_on_the_same_photographs(shared_data: Path) -> None:
     names = {entry["file_name"]: str(entry["id"]) for entry in _images(folder)}
     places = {image_id: place for place, image_id in enumerate(coco.image_ids)}
     for index, image_id in enumerate(voc.image_ids):
-        mine, other = voc.truth(index), coco.truth(places[names[f"{image_id}.jpg"]])
+        mine, other = voc.ground_truth(index), coco.ground_truth(places[names[f"{image_id}.jpg"]])
         # That file was made without the shift of one pixel.
         shifted = mine.boxes + torch.tensor([1.0, 1.0, 0.0, 0.0])
         assert sorted(shifted.tolist()) == sorted(other.boxes.tolist())
@@ -199,8 +199,8 @@ def test_outlines_of_any_kind_change_nothing(write_coco: Write) -> None:
     runs = {"counts": [3, 4], "size": [40, 60]}
     outlines = ([[1, 2, 3.5, 4]], [], runs, {**runs, "counts": "a]b"}, [["a"]], None)
     entries = [dog(k, segmentation=one, bbox=[k, 5, 7, 8]) for k, one in enumerate(outlines)]
-    truth = opened(write_coco(entries)).truth(0)
-    assert truth.boxes.tolist() == [[k, 5, k + 7, 13] for k in range(len(outlines))]
+    ground_truth = opened(write_coco(entries)).ground_truth(0)
+    assert ground_truth.boxes.tolist() == [[k, 5, k + 7, 13] for k in range(len(outlines))]
 
 
 def test_a_fault_is_told_with_its_line_and_column_in_the_file(tmp_path: Path) -> None:

@@ -18,9 +18,9 @@ def test_index_counts_from_the_end_and_stops_there(
     root = write_voc("b", voc_object("dog", (1, 1, 9, 9)))
     dataset = VOCDataset(root, "train", ["dog"])
     assert dataset[-1].image_id == "b"
-    assert len(dataset.truth(-1)) == len(dataset[-1].truth) == 1
+    assert len(dataset.ground_truth(-1)) == len(dataset[-1].ground_truth) == 1
     assert [dataset[index].image_id for index in range(len(dataset))] == ["a", "b"]
-    for read in (dataset.__getitem__, dataset.truth):
+    for read in (dataset.__getitem__, dataset.ground_truth):
         with pytest.raises(IndexError):
             read(2)
 
@@ -29,7 +29,7 @@ def test_reading_does_not_start_before_an_image_is_asked_for(write_voc: Write) -
     root = write_voc("a")
     dataset = VOCDataset(root, "train", ["dog"])
     (root / "JPEGImages" / "a.jpg").unlink()
-    assert len(dataset.truth(0)) == 0
+    assert len(dataset.ground_truth(0)) == 0
     with pytest.raises(DataError, match=r"a\.jpg: missing image"):
         dataset[0]
 

@@ -36,15 +36,15 @@ def test_truth_is_what_was_added(count: int) -> None:
         building.add_object(
             image, number, (float(number), 2.0, 9.0, 12.0), 2, difficult=number == 1
         )
-    truth = building.build().truth(image)
-    assert len(truth) == count
-    assert truth.boxes.shape == (count, 4)
-    assert truth.boxes.tolist() == [[number, 2, 9, 12] for number in range(count)]
-    assert truth.labels.tolist() == [2] * count
-    assert truth.labels.dtype == torch.int64
-    assert truth.difficult.tolist() == [number == 1 for number in range(count)]
-    assert not truth.crowd.any()
-    assert truth.areas.tolist() == [(9 - number) * 10 for number in range(count)]
+    ground_truth = building.build().ground_truth(image)
+    assert len(ground_truth) == count
+    assert ground_truth.boxes.shape == (count, 4)
+    assert ground_truth.boxes.tolist() == [[number, 2, 9, 12] for number in range(count)]
+    assert ground_truth.labels.tolist() == [2] * count
+    assert ground_truth.labels.dtype == torch.int64
+    assert ground_truth.difficult.tolist() == [number == 1 for number in range(count)]
+    assert not ground_truth.crowd.any()
+    assert ground_truth.areas.tolist() == [(9 - number) * 10 for number in range(count)]
 
 
 def test_objects_may_come_in_any_order_and_keep_it_within_their_image() -> None:
@@ -55,15 +55,15 @@ def test_objects_may_come_in_any_order_and_keep_it_within_their_image() -> None:
             images[image], number, (float(number), 0.0, 10.0, 10.0), 1, area=float(number)
         )
     index = building.build()
-    assert index.truth(0).areas.tolist() == [1, 3]
-    assert index.truth(1).areas.tolist() == []
-    assert index.truth(2).areas.tolist() == [0, 2, 4]
+    assert index.ground_truth(0).areas.tolist() == [1, 3]
+    assert index.ground_truth(1).areas.tolist() == []
+    assert index.ground_truth(2).areas.tolist() == [0, 2, 4]
 
 
 def test_changing_a_truth_does_not_change_the_index() -> None:
     index = synthetic(2)
-    index.truth(0).boxes.zero_()
-    assert index.truth(0).boxes.sum() > 0
+    index.ground_truth(0).boxes.zero_()
+    assert index.ground_truth(0).boxes.sum() > 0
 
 
 def test_bad_box_is_named_by_file_object_class_and_value() -> None:
@@ -83,9 +83,9 @@ def test_bad_box_is_left_out_and_its_neighbours_stay() -> None:
     image = building.add_image("a", "a.jpg", (40, 60), "a.xml")
     for number, x1 in enumerate((1.0, 100.0, 3.0), start=1):
         building.add_object(image, number, (x1, 0.0, 10.0, 10.0), number % 2 + 1)
-    truth = building.build().truth(image)
-    assert truth.boxes[:, 0].tolist() == [1, 3]
-    assert truth.labels.tolist() == [2, 2]
+    ground_truth = building.build().ground_truth(image)
+    assert ground_truth.boxes[:, 0].tolist() == [1, 3]
+    assert ground_truth.labels.tolist() == [2, 2]
     assert problems.counts == {"inverted box": 1}
 
 
@@ -93,7 +93,7 @@ def test_box_one_pixel_over_the_border_is_clipped() -> None:
     building = builder()
     image = building.add_image("a", "a.jpg", (40, 60), "a.xml")
     building.add_object(image, 1, (-0.5, -1.0, 60.25, 41.0), 1)
-    assert building.build().truth(image).boxes.tolist() == [[0, 0, 60, 40]]
+    assert building.build().ground_truth(image).boxes.tolist() == [[0, 0, 60, 40]]
 
 
 def test_aspect_ratio_is_width_over_height() -> None:

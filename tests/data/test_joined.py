@@ -15,7 +15,7 @@ def test_images_follow_each_other_with_unique_ids() -> None:
     for index, (name, place) in enumerate([("a", 0), ("a", 1), ("b", 0), ("b", 1), ("b", 2)]):
         sample, original = joined[index], parts[name][place]
         torch.testing.assert_close(sample.image, original.image)
-        torch.testing.assert_close(joined.truth(index).boxes, parts[name].truth(place).boxes)
+        torch.testing.assert_close(joined.ground_truth(index).boxes, parts[name].ground_truth(place).boxes)
         assert sample.image_id == joined.image_ids[index] == f"{name}/{original.image_id}"
     assert joined[-1].image_id == joined[4].image_id
     with pytest.raises(IndexError):

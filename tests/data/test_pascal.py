@@ -33,7 +33,7 @@ def test_one_year_has_its_own_images_and_all_classes(devkit: Path) -> None:
     dataset = pascal_voc("VOC2007", devkit)
     assert list(dataset.image_ids) == ["000005"]
     assert dataset.class_names == PASCAL_CLASSES
-    assert PASCAL_CLASSES[dataset.truth(0).labels[0] - 1] == "cat"
+    assert PASCAL_CLASSES[dataset.ground_truth(0).labels[0] - 1] == "cat"
 
 
 def test_the_two_years_together_keep_their_ids_apart(devkit: Path) -> None:

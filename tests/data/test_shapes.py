@@ -23,7 +23,7 @@ def test_boxes_are_the_exact_extents_of_the_drawn_pixels() -> None:
     dataset = ShapesDataset(60, seed=3)
     for index in range(60):
         sample = dataset[index]
-        assert coloured_extents(sample.image, sample.truth.boxes) == sample.truth.boxes.tolist()
+        assert coloured_extents(sample.image, sample.ground_truth.boxes) == sample.ground_truth.boxes.tolist()
 
 
 def test_each_kind_covers_its_share_of_the_box() -> None:
@@ -32,7 +32,7 @@ def test_each_kind_covers_its_share_of_the_box() -> None:
     for index in range(60):
         sample = dataset[index]
         for (x1, y1, x2, y2), label in zip(
-            sample.truth.boxes.int().tolist(), sample.truth.labels.tolist(), strict=True
+            sample.ground_truth.boxes.int().tolist(), sample.ground_truth.labels.tolist(), strict=True
         ):
             colour = sample.image[:, (y1 + y2) // 2, (x1 + x2) // 2]
             window = sample.image[:, y1:y2, x1:x2]
@@ -48,9 +48,9 @@ def test_picture_hangs_on_seed_and_index_only() -> None:
     for index in range(5):
         again = ShapesDataset(9, seed=1)[index]
         torch.testing.assert_close(again.image, backwards[index].image)
-        torch.testing.assert_close(again.truth.boxes, backwards[index].truth.boxes)
-        torch.testing.assert_close(dataset.truth(index).boxes, again.truth.boxes)
-        torch.testing.assert_close(dataset.truth(index).labels, again.truth.labels)
+        torch.testing.assert_close(again.ground_truth.boxes, backwards[index].ground_truth.boxes)
+        torch.testing.assert_close(dataset.ground_truth(index).boxes, again.ground_truth.boxes)
+        torch.testing.assert_close(dataset.ground_truth(index).labels, again.ground_truth.labels)
         assert not torch.equal(again.image, ShapesDataset(9, seed=2)[index].image)
     assert not torch.equal(backwards[0].image, backwards[1].image)
 
@@ -65,15 +65,15 @@ def test_worker_draws_the_same_picture() -> None:
 
 def test_number_of_objects_stays_in_its_limits() -> None:
     dataset = ShapesDataset(200, max_objects=3)
-    assert {len(dataset.truth(index)) for index in range(200)} == {1, 2, 3}
+    assert {len(dataset.ground_truth(index)) for index in range(200)} == {1, 2, 3}
 
 
 def test_share_of_images_without_objects() -> None:
     dataset = ShapesDataset(300, empty_share=0.3)
-    empty = sum(len(dataset.truth(index)) == 0 for index in range(300))
+    empty = sum(len(dataset.ground_truth(index)) == 0 for index in range(300))
     assert 60 < empty < 120
     every = ShapesDataset(1, empty_share=1.0)
-    assert every[0].truth.boxes.shape == (0, 4)
+    assert every[0].ground_truth.boxes.shape == (0, 4)
 
 
 def test_shapes_do_not_hide_each_other_in_a_crowd() -> None:
@@ -81,8 +81,8 @@ def test_shapes_do_not_hide_each_other_in_a_crowd() -> None:
     counts = []
     for index in range(20):
         sample = dataset[index]
-        counts.append(len(sample.truth))
-        assert coloured_extents(sample.image, sample.truth.boxes) == sample.truth.boxes.tolist()
+        counts.append(len(sample.ground_truth))
+        assert coloured_extents(sample.image, sample.ground_truth.boxes) == sample.ground_truth.boxes.tolist()
     assert max(counts) > 8
 
 

@@ -55,7 +55,7 @@ def test_augmentation_of_an_image_changes_with_the_epoch() -> None:
     drawn = set()
     for _ in range(30):
         sample = dataset[next(iter(sampler))[0]]
-        drawn.add((sample.image.shape[1], sample.truth.boxes[0, 0].item()))
+        drawn.add((sample.image.shape[1], sample.ground_truth.boxes[0, 0].item()))
     assert len(drawn) == 6
 
 
@@ -65,7 +65,7 @@ def test_same_pick_gives_the_same_sample() -> None:
     for seed in range(5):
         one, other = dataset[Pick(1, seed)], dataset[Pick(1, seed)]
         torch.testing.assert_close(one.image, other.image)
-        torch.testing.assert_close(one.truth.boxes, other.truth.boxes)
+        torch.testing.assert_close(one.ground_truth.boxes, other.ground_truth.boxes)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ BOXES = [[0, 0, 60, 40], [10, 5, 20, 15], [3, 2, 4, 9]]
 def test_flip_mirrors_pixels_boxes_and_proposals(make_sample: Make) -> None:
     sample = make_sample((40, 60), BOXES, proposals=[[10, 5, 20, 15]])
     mirrored = flip(sample)
-    assert mirrored.truth.boxes.tolist() == [[0, 0, 60, 40], [40, 5, 50, 15], [56, 2, 57, 9]]
+    assert mirrored.ground_truth.boxes.tolist() == [[0, 0, 60, 40], [40, 5, 50, 15], [56, 2, 57, 9]]
     assert mirrored.proposals is not None
     assert mirrored.proposals.tolist() == [[40, 5, 50, 15]]
     torch.testing.assert_close(mirrored.image[:, 7, 59], sample.image[:, 7, 0])
@@ -26,7 +26,7 @@ def test_flip_mirrors_pixels_boxes_and_proposals(make_sample: Make) -> None:
 
 def test_flip_shows_the_same_pixels_inside_the_box(make_sample: Make) -> None:
     sample = make_sample((40, 60), [[10, 5, 20, 15]])
-    x1, y1, x2, y2 = flip(sample).truth.boxes.int()[0].tolist()
+    x1, y1, x2, y2 = flip(sample).ground_truth.boxes.int()[0].tolist()
     inside = flip(sample).image[:, y1:y2, x1:x2].flip(-1)
     torch.testing.assert_close(inside, sample.image[:, 5:15, 10:20])
 
@@ -44,19 +44,19 @@ def test_flipping_twice_changes_nothing(
     no = torch.zeros(count, dtype=torch.bool)
     sample = Sample(
         image=torch.arange(3 * height * width).reshape(3, height, width).to(torch.uint8),
-        truth=GroundTruth(boxes, torch.ones(count, dtype=torch.int64), no, no, boxes[:, 0]),
+        ground_truth=GroundTruth(boxes, torch.ones(count, dtype=torch.int64), no, no, boxes[:, 0]),
         image_id="a",
         original_size=(height, width),
     )
     twice = flip(flip(sample))
     torch.testing.assert_close(twice.image, sample.image)
-    torch.testing.assert_close(twice.truth.boxes, boxes, rtol=0, atol=1e-5)
+    torch.testing.assert_close(twice.ground_truth.boxes, boxes, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("boxes", [[], BOXES[:1], BOXES])
 def test_transforms_take_any_number_of_objects(make_sample: Make, boxes: list[list[int]]) -> None:
     sample = resized(flip(make_sample((40, 60), boxes)), 80, 1000)
-    assert sample.truth.boxes.shape == (len(boxes), 4)
+    assert sample.ground_truth.boxes.shape == (len(boxes), 4)
     assert sample.image.shape == (3, 80, 120)
 
 
@@ -66,7 +66,7 @@ def test_resizing_changes_the_pixels_only(make_sample: Make) -> None:
     assert larger.image.shape == (3, 80, 120)
     assert larger.image.dtype == torch.uint8
     assert larger.original_size == (40, 60)
-    assert larger.truth is sample.truth
+    assert larger.ground_truth is sample.ground_truth
 
 
 def test_longer_side_is_a_limit(make_sample: Make) -> None:
@@ -76,7 +76,7 @@ def test_longer_side_is_a_limit(make_sample: Make) -> None:
 def test_flip_and_resize_may_change_places(make_sample: Make) -> None:
     sample = make_sample((40, 60), BOXES)
     one, other = resized(flip(sample), 20, 90), flip(resized(sample, 20, 90))
-    torch.testing.assert_close(one.truth.boxes, other.truth.boxes)
+    torch.testing.assert_close(one.ground_truth.boxes, other.ground_truth.boxes)
     difference = (one.image.int() - other.image.int()).abs().max()
     assert difference <= 1
 
@@ -87,7 +87,7 @@ def test_training_transform_flips_with_its_probability(make_sample: Make) -> Non
         transform = TrainingTransform(probability, (4,), 6)
         generator = torch.Generator().manual_seed(0)
         flipped = sum(
-            transform(sample, generator).truth.boxes[0, 0].item() == 5 for _ in range(200)
+            transform(sample, generator).ground_truth.boxes[0, 0].item() == 5 for _ in range(200)
         )
         assert low <= flipped <= high
 
@@ -107,7 +107,7 @@ def test_same_generator_gives_the_same_result(make_sample: Make) -> None:
     def results(seed: int) -> list[tuple[int, float]]:
         generator = torch.Generator().manual_seed(seed)
         drawn = [transform(sample, generator) for _ in range(20)]
-        return [(one.image.shape[1], one.truth.boxes[0, 0].item()) for one in drawn]
+        return [(one.image.shape[1], one.ground_truth.boxes[0, 0].item()) for one in drawn]
 
     assert results(1) == results(1)
     assert results(1) != results(2)
@@ -117,7 +117,7 @@ def test_evaluation_transform_draws_nothing(make_sample: Make, generator: torch.
     before = generator.get_state()
     sample = EvaluationTransform(8, 100)(make_sample((4, 6), [[0, 0, 1, 1]]), generator)
     assert sample.image.shape == (3, 8, 12)
-    assert sample.truth.boxes.tolist() == [[0, 0, 1, 1]]
+    assert sample.ground_truth.boxes.tolist() == [[0, 0, 1, 1]]
     torch.testing.assert_close(generator.get_state(), before)
 
 

@@ -42,7 +42,7 @@ def test_a_batch_arrives_as_it_was_sent(batch: DetectionBatch) -> None:
     arrived = sent(batch)
     assert isinstance(arrived, DetectionBatch)
     assert arrived.image_ids == batch.image_ids
-    assert [len(truth) for truth in arrived.truths] == [0, 1, 3]
+    assert [len(ground_truth) for ground_truth in arrived.ground_truths] == [0, 1, 3]
     before, after = tensors(batch), tensors(arrived)
     assert len(before) == len(after) == 3 + 3 + 4 + 3 * 5
     for one, other in zip(before, after, strict=True):

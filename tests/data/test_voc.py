@@ -18,8 +18,8 @@ def test_corners_become_continuous_and_zero_based(write_voc: Write, voc_object: 
         objects=voc_object("dog", (1, 1, 60, 40)) + voc_object("dog", (11, 21, 20, 30))
     )
     sample = VOCDataset(root, "train")[0]
-    assert sample.truth.boxes.tolist() == [[0, 0, 60, 40], [10, 20, 20, 30]]
-    assert sample.truth.areas.tolist() == [2400, 100]
+    assert sample.ground_truth.boxes.tolist() == [[0, 0, 60, 40], [10, 20, 20, 30]]
+    assert sample.ground_truth.areas.tolist() == [2400, 100]
     assert sample.image.shape == (3, 40, 60)
     assert sample.original_size == (40, 60)
     assert sample.image_id == "a"
@@ -33,8 +33,8 @@ def test_image_with_any_number_of_objects_is_ordinary(
     root = write_voc("b", voc_object("dog", (1, 1, 9, 9)) * count)
     dataset = VOCDataset(root, "train")
     assert len(dataset) == 2
-    assert len(dataset[1].truth) == count
-    assert dataset[1].truth.boxes.shape == (count, 4)
+    assert len(dataset[1].ground_truth) == count
+    assert dataset[1].ground_truth.boxes.shape == (count, 4)
 
 
 def test_coordinates_may_have_decimals_and_difficult_may_be_missing(
@@ -44,9 +44,9 @@ def test_coordinates_may_have_decimals_and_difficult_may_be_missing(
         objects=voc_object("dog", (1.5, 2, 9.25, 9), difficult=None)
         + voc_object("dog", (1, 1, 9, 9), difficult=1)
     )
-    truth = VOCDataset(root, "train").truth(0)
-    assert truth.boxes[0].tolist() == [0.5, 1, 9.25, 9]
-    assert truth.difficult.tolist() == [False, True]
+    ground_truth = VOCDataset(root, "train").ground_truth(0)
+    assert ground_truth.boxes[0].tolist() == [0.5, 1, 9.25, 9]
+    assert ground_truth.difficult.tolist() == [False, True]
 
 
 def test_parts_of_an_object_are_no_objects(write_voc: Write, voc_object: Element) -> None:
@@ -54,7 +54,7 @@ def test_parts_of_an_object_are_no_objects(write_voc: Write, voc_object: Element
     head = "<part><name>head</name><bndbox><xmin>6</xmin></bndbox></part></object>"
     dataset = VOCDataset(write_voc(objects=person.replace("</object>", head)), "train")
     assert dataset.class_names == ("person",)
-    assert dataset.truth(0).boxes.tolist() == [[4, 4, 30, 30]]
+    assert dataset.ground_truth(0).boxes.tolist() == [[4, 4, 30, 30]]
 
 
 def test_classes_of_every_split_are_those_of_the_whole_folder(
@@ -65,7 +65,7 @@ def test_classes_of_every_split_are_those_of_the_whole_folder(
     for split, label in (("train", 2), ("test", 1)):
         dataset = VOCDataset(root, split)
         assert dataset.class_names == ("cat", "dog")
-        assert dataset.truth(0).labels.tolist() == [label]
+        assert dataset.ground_truth(0).labels.tolist() == [label]
 
 
 def test_file_of_classes_fixes_their_order(write_voc: Write, voc_object: Element) -> None:
@@ -73,7 +73,7 @@ def test_file_of_classes_fixes_their_order(write_voc: Write, voc_object: Element
     (root / "classes.txt").write_text("dog\n\ncat\n")
     dataset = VOCDataset(root, "train")
     assert dataset.class_names == ("dog", "cat")
-    assert dataset.truth(0).labels.tolist() == [2]
+    assert dataset.ground_truth(0).labels.tolist() == [2]
 
 
 def test_given_class_names_go_before_those_of_the_folder(
@@ -81,7 +81,7 @@ def test_given_class_names_go_before_those_of_the_folder(
 ) -> None:
     root = write_voc(objects=voc_object("cat", (1, 1, 9, 9)))
     (root / "classes.txt").write_text("cat\n")
-    assert VOCDataset(root, "train", ["bird", "cat"]).truth(0).labels.tolist() == [2]
+    assert VOCDataset(root, "train", ["bird", "cat"]).ground_truth(0).labels.tolist() == [2]
 
 
 def test_unknown_class_is_an_error_that_names_the_nearest(
@@ -193,7 +193,7 @@ def test_bad_object_is_named_by_file_number_and_value_or_left_out(
         dataset = VOCDataset(root, "train", on_error="skip")
     assert len(caught) == 1
     assert dataset.problems.counts.total() == 1
-    assert dataset.truth(0).boxes.tolist() == [[0, 0, 9, 9]] * 2
+    assert dataset.ground_truth(0).boxes.tolist() == [[0, 0, 9, 9]] * 2
 
 
 def cut(root: Path) -> None:
@@ -266,6 +266,6 @@ def test_voc_photographs_read_as_documented(shared_data: Path) -> None:
     assert sample.image_id == "2007_000027"
     assert sample.image.shape == (3, 500, 486)
     assert sample.image.dtype == torch.uint8
-    assert sample.truth.boxes.tolist() == [[173, 100, 349, 351]]
-    assert dataset.class_names[sample.truth.labels[0] - 1] == "person"
+    assert sample.ground_truth.boxes.tolist() == [[173, 100, 349, 351]]
+    assert dataset.class_names[sample.ground_truth.labels[0] - 1] == "person"
     assert dataset.aspect_ratios[0] == pytest.approx(486 / 500)

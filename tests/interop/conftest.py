@@ -94,7 +94,7 @@ def vgg16_c4(**changes: Any) -> FasterRCNN:
             nn.init.kaiming_normal_(layer.weight, mode="fan_out")
             nn.init.zeros_(layer.bias)
     backbone.out_channels = 512
-    arguments = {**SETTINGS, **c4_parts(), "min_size": 80, "max_size": 128}  # its body is slow
+    arguments = {**SETTINGS, **c4_parts(), "min_size": 80, "max_size": 128}  # its backbone is slow
     return FasterRCNN(backbone, **{**arguments, **changes})
 
 

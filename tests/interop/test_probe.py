@@ -68,12 +68,12 @@ def test_other_modules_around_the_same_layers_are_accepted(assemble: Assemble) -
     model.backbone, model.roi_heads.box_head = backbone, head
     detector = from_torchvision(model)
     assert detector.settings.backbone.name == "resnet18"
-    assert torch.equal(detector.body.get_submodule("conv1").weight, network.conv1.weight)
+    assert torch.equal(detector.backbone.get_submodule("conv1").weight, network.conv1.weight)
 
 
 def test_the_model_stays_as_it_is(assemble: Assemble) -> None:
     model = assemble("mobilenet_fpn").train()
-    model.backbone.body["3"].eval()
+    model.network.backbone["3"].eval()
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     modes = [part.training for part in model.modules()]
     detector = from_torchvision(model)

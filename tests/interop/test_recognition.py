@@ -93,7 +93,7 @@ def test_stages_of_mobilenet_and_blocks_of_vgg_are_counted(assemble: Assemble) -
 
 def test_a_later_stage_alone_is_no_leading_stage() -> None:
     backbone = pyramid("resnet18", trainable_layers=5)
-    backbone.body.layer2.requires_grad_(False)
+    network.backbone.layer2.requires_grad_(False)
     assert recognise_backbone(around(backbone), pooled_size=1).frozen_stages == 0
 
 
@@ -134,7 +134,7 @@ def test_dropout_behind_a_pyramid_is_refused() -> None:
 def test_norms_that_differ_are_refused() -> None:
     backbone = pyramid("resnet18", norm_layer=nn.BatchNorm2d)
     with torch.device("meta"):
-        backbone.body.bn1 = FrozenBatchNorm2d(64)
+        network.backbone.bn1 = FrozenBatchNorm2d(64)
     with pytest.raises(InteropError, match=r"BatchNorm2d with eps=1e-05 and FrozenBatchNorm2d"):
         recognise_backbone(around(backbone), pooled_size=1)
     backbone = pyramid("resnet18", norm_layer=nn.SyncBatchNorm)

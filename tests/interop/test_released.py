@@ -78,7 +78,7 @@ def test_the_released_coco_weights_have_names_and_no_epsilon(assemble: Assemble)
     assert detector.settings.class_names == coco_names()
     assert (detector.settings.backbone.norm, detector.settings.backbone.norm_eps) == ("frozen", 0.0)
     assert torch.equal(
-        detector.regions.head.classes.bias, state["roi_heads.box_predictor.cls_score.bias"]
+        detector.roi_heads.box_predictor.cls_score.bias, state["roi_heads.box_predictor.cls_score.bias"]
     )
 
 

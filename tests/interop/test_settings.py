@@ -48,7 +48,7 @@ def test_defaults_are_torchvisions_and_not_the_papers() -> None:
     assert settings.anchors.rounding == "nearest"
     assert settings.rpn.objectness == "sigmoid"
     assert settings.rpn.channels is None
-    assert settings.anchor_sampling.inside_only is False
+    assert settings.anchor_sampling.skip_border_anchors is False
     assert settings.proposals.min_size == 1e-3
     assert settings.roi_sampling.per == "image"
     assert settings.roi_sampling.background_low == 0.0

@@ -36,10 +36,10 @@ def _assert_same_detections(ours: Detections, theirs: dict[str, Tensor]) -> None
 
 
 def _ground_truth() -> list[GroundTruth]:
-    truth = []
+    ground_truth = []
     for boxes, labels in TRUTH:
         flags = torch.zeros(len(labels), dtype=torch.bool)
-        truth.append(
+        ground_truth.append(
             GroundTruth(
                 boxes=torch.tensor(boxes).reshape(-1, 4),
                 labels=torch.tensor(labels, dtype=torch.long),
@@ -48,7 +48,7 @@ def _ground_truth() -> list[GroundTruth]:
                 areas=torch.zeros(len(labels)),
             )
         )
-    return truth
+    return ground_truth
 
 
 def _resized(targets: Targets, batch: ImageBatch) -> Targets:
@@ -84,11 +84,11 @@ def test_the_same_images_give_the_same_detections_and_losses(
         _assert_same_detections(one, other)
 
     # Losses
-    truth = _ground_truth()
-    targets = [{"boxes": image.boxes, "labels": image.labels} for image in truth]
+    ground_truth = _ground_truth()
+    targets = [{"boxes": image.boxes, "labels": image.labels} for image in ground_truth]
     with torch.no_grad():
         terms = model.train()(images, targets)
-        losses = detector.train().losses(batch, _resized(Targets.pad(truth), batch))
+        losses = detector.train().losses(batch, _resized(Targets.pad(ground_truth), batch))
     assert losses.rpn_objectness is not None
     assert losses.rpn_boxes is not None
     assert_close(losses.rpn_objectness, terms["loss_objectness"], rtol=1e-4, atol=0)

@@ -12,7 +12,7 @@ from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
 from rcnn.interop import InteropError, from_torchvision, to_torchvision_state_dict
 from rcnn.model.anchors import AnchorSettings
 from rcnn.model.backbones import BackboneSettings
-from rcnn.model.box_head import HeadSettings
+from rcnn.model.box_predictor import BoxPredictorSettings
 from rcnn.model.faster_rcnn import FasterRCNN
 from rcnn.model.rpn import RPNSettings
 from rcnn.model.settings import DeltaSettings, DetectorSettings
@@ -114,7 +114,7 @@ def test_softmax_objectness_becomes_a_sigmoid_of_the_same_value(assemble: Assemb
     [
         ({"rpn": RPNSettings(channels=64)}, "rpn.channels=64"),
         ({"rpn": RPNSettings(channels=256, branches="separate")}, "rpn.branches='separate'"),
-        ({"head": HeadSettings(class_agnostic=True)}, "head.class_agnostic=True"),
+        ({"head": BoxPredictorSettings(class_agnostic=True)}, "head.class_agnostic=True"),
         ({"deltas": DeltaSettings(mean=(0.0, 0.0, 0.1, 0.0))}, "deltas.mean="),
     ],
 )

@@ -40,12 +40,12 @@ def pycocotools(predictions: Images, targets: Images, num_classes: int) -> Honou
             )
         ]
 
-    truth, found = annotations(targets), annotations(predictions)
+    ground_truth, found = annotations(targets), annotations(predictions)
     for key, name in (("crowd", "iscrowd"), ("ignore", "difficult"), ("area", "area")):
         values = torch.cat([image[key] for image in targets]).tolist()
-        for annotation, value in zip(truth, values, strict=True):
+        for annotation, value in zip(ground_truth, values, strict=True):
             annotation[name] = value
-    for number, annotation in enumerate(truth, start=1):
+    for number, annotation in enumerate(ground_truth, start=1):
         annotation["id"] = number
     scores = torch.cat([image["scores"] for image in predictions]).tolist()
     for annotation, score in zip(found, scores, strict=True):
@@ -54,7 +54,7 @@ def pycocotools(predictions: Images, targets: Images, num_classes: int) -> Honou
         data = COCO()
         data.dataset = {
             "images": [{"id": number} for number in range(1, 1 + len(targets))],
-            "annotations": truth,
+            "annotations": ground_truth,
             "categories": [{"id": number} for number in range(1, 1 + num_classes)],
             "info": {},
         }

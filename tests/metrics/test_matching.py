@@ -92,8 +92,8 @@ def test_another_image_is_not_an_object_to_hit() -> None:
     found = FlatDetections(
         **(vars(detections(BY_90, scores=[0.5])) | {"counts": torch.tensor([0, 1])})
     )
-    truth = FlatObjects(**(vars(objects(OBJECT)) | {"counts": torch.tensor([1, 0])}))
-    assert outcomes(found, truth, [0.5]).tolist() == [[MISS]]
+    ground_truth = FlatObjects(**(vars(objects(OBJECT)) | {"counts": torch.tensor([1, 0])}))
+    assert outcomes(found, ground_truth, [0.5]).tolist() == [[MISS]]
 
 
 @pytest.mark.parametrize("num_objects", [0, 1, 3])

@@ -56,9 +56,9 @@ def pycocotools(predictions: Images, targets: Images, limits: list[int]) -> np.n
             for x1, y1, x2, y2 in image["boxes"].tolist()
         ]
 
-    truth, found = annotations(targets), annotations(predictions)
+    ground_truth, found = annotations(targets), annotations(predictions)
     crowd = torch.cat([image["crowd"] | image["ignore"] for image in targets]).tolist()
-    for number, (annotation, flag) in enumerate(zip(truth, crowd, strict=True), start=1):
+    for number, (annotation, flag) in enumerate(zip(ground_truth, crowd, strict=True), start=1):
         annotation.update(id=number, iscrowd=int(flag), area=1.0)
     scores = torch.cat([image["scores"] for image in predictions]).tolist()
     for annotation, score in zip(found, scores, strict=True):
@@ -67,7 +67,7 @@ def pycocotools(predictions: Images, targets: Images, limits: list[int]) -> np.n
         data = COCO()
         data.dataset = {
             "images": [{"id": number} for number in range(1, 1 + len(targets))],
-            "annotations": truth,
+            "annotations": ground_truth,
             "categories": [{"id": 1}],
             "info": {},
         }

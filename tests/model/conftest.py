@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from rcnn.model.anchors import AnchorSettings
-from rcnn.model.backbones import Backbone, BackboneSettings, Body, Tail
-from rcnn.model.postprocess import DetectionLimits
-from rcnn.model.proposals import ProposalLimits
+from rcnn.model.backbones import SplitNetwork, BackboneSettings, Backbone, BoxHead
+from rcnn.model.postprocess import DetectionSettings
+from rcnn.model.proposals import ProposalSettings
 from rcnn.model.roi_pooling import PoolingSettings
 from rcnn.model.rpn import RPNSettings
 from rcnn.model.settings import DetectorSettings
@@ -101,7 +101,7 @@ def proposals_of() -> Callable[..., Proposals]:
     return build
 
 
-class TinyBody(Body):
+class TinyBody(Backbone):
     """One convolution: stride 16, 8 channels."""
 
     def __init__(self) -> None:
@@ -112,7 +112,7 @@ class TinyBody(Body):
         return [self.conv(pixels).relu()]
 
 
-class TinyTail(Tail):
+class TinyTail(BoxHead):
     """One linear layer on all pooled cells."""
 
     def __init__(self, cells: int) -> None:
@@ -127,8 +127,8 @@ class TinyTail(Tail):
 def tiny_backbone(monkeypatch: pytest.MonkeyPatch) -> BackboneSettings:
     """A user's own backbone, named by its dotted path."""
 
-    def build(settings: BackboneSettings, cells: int) -> Backbone:
-        return Backbone(TinyBody(), TinyTail(cells))
+    def build(settings: BackboneSettings, cells: int) -> SplitNetwork:
+        return SplitNetwork(TinyBody(), TinyTail(cells))
 
     module = types.ModuleType("tiny_network")
     module.build = build  # type: ignore[attr-defined]
@@ -146,8 +146,8 @@ def tiny(tiny_backbone: BackboneSettings) -> DetectorSettings:
         anchors=AnchorSettings(scales=(1.0, 2.0, 3.0)),
         rpn=RPNSettings(channels=16),
         anchor_sampling=AnchorSampling(samples=32),
-        proposals=ProposalLimits(100, 40, 60, 20, min_size=4.0),
-        roi_sampling=RoISampling(rois=16),
+        proposals=ProposalSettings(100, 40, 60, 20, min_size=4.0),
+        roi_sampling=RoISampling(samples=16),
         pooling=PoolingSettings(size=2),
-        detections=DetectionLimits(score=0.01),
+        detections=DetectionSettings(score=0.01),
     )

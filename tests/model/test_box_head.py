@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from rcnn.model.box_head import BoxHead, HeadSettings
+from rcnn.model.box_predictor import BoxPredictor, BoxPredictorSettings
 
 
 @pytest.mark.parametrize(("class_agnostic", "sets"), [(False, 21), (True, 1)])
 def test_shapes(class_agnostic: bool, sets: int) -> None:
-    head = BoxHead(HeadSettings(class_agnostic=class_agnostic), in_channels=32, num_classes=20)
+    head = BoxPredictor(BoxPredictorSettings(class_agnostic=class_agnostic), in_channels=32, num_classes=20)
     for rois in (5, 1, 0):
         output = head(torch.randn(rois, 32))
         assert output.logits.shape == (rois, 21)
@@ -17,7 +17,7 @@ def test_shapes(class_agnostic: bool, sets: int) -> None:
 
 
 def test_deltas_of_a_class_stand_together() -> None:
-    head = BoxHead(HeadSettings(), in_channels=3, num_classes=4)
+    head = BoxPredictor(BoxPredictorSettings(), in_channels=3, num_classes=4)
     features = torch.randn(2, 3)
     raw = head.boxes(features)
     assert torch.equal(head(features).deltas[:, 2], raw[:, 8:12])
@@ -25,8 +25,8 @@ def test_deltas_of_a_class_stand_together() -> None:
 
 @pytest.mark.parametrize("class_agnostic", [False, True])
 def test_without_box_regression_there_is_no_layer_and_no_deltas(class_agnostic: bool) -> None:
-    settings = HeadSettings(class_agnostic=class_agnostic, box_regression=False)
-    head = BoxHead(settings, in_channels=3, num_classes=4)
+    settings = BoxPredictorSettings(class_agnostic=class_agnostic, box_regression=False)
+    head = BoxPredictor(settings, in_channels=3, num_classes=4)
     assert {name for name, _ in head.named_parameters()} == {"classes.weight", "classes.bias"}
     output = head(torch.randn(2, 3))
     assert output.logits.shape == (2, 5)
@@ -38,8 +38,8 @@ def test_both_classifiers_have_the_same_layers() -> None:
     shapes = [
         {key: tensor.shape for key, tensor in head.state_dict().items()}
         for head in (
-            BoxHead(HeadSettings(), in_channels=3, num_classes=4),
-            BoxHead(HeadSettings(classifier="one_vs_rest"), in_channels=3, num_classes=4),
+            BoxPredictor(BoxPredictorSettings(), in_channels=3, num_classes=4),
+            BoxPredictor(BoxPredictorSettings(classifier="one_vs_rest"), in_channels=3, num_classes=4),
         )
     ]
     assert shapes[0] == shapes[1]
@@ -47,7 +47,7 @@ def test_both_classifiers_have_the_same_layers() -> None:
 
 def test_layers_start_as_in_the_paper() -> None:
     torch.manual_seed(0)
-    head = BoxHead(HeadSettings(), in_channels=1024, num_classes=20)
+    head = BoxPredictor(BoxPredictorSettings(), in_channels=1024, num_classes=20)
     for layer, std in ((head.classes, 0.01), (head.boxes, 0.001)):
         assert_close(layer.weight.std(), torch.tensor(std), atol=0.05 * std, rtol=0.0)
         assert layer.weight.mean().abs() < 0.05 * std

@@ -53,11 +53,11 @@ def scene(targets_of: MakeTargets, generator: torch.Generator) -> tuple[ImageBat
 
 def detector_of(tiny: DetectorSettings, pooling: PoolingSettings) -> FasterRCNN:
     torch.manual_seed(0)
-    sampling = replace(tiny.roi_sampling, append_truth=False, background_high=0.2)
+    sampling = replace(tiny.roi_sampling, append_gt=False, background_high=0.2)
     sampling = replace(sampling, foreground_iou=0.2, foreground_fraction=0.5)
     settings = replace(tiny, pooling=pooling, roi_sampling=sampling)
     detector = FasterRCNN(settings).double()
-    for head in (detector.regions.head.boxes, detector.regions.head.classes):
+    for head in (detector.roi_heads.box_predictor.bbox_pred, detector.roi_heads.box_predictor.cls_score):
         torch.nn.init.normal_(head.weight, std=0.3)
     return detector
 
@@ -97,7 +97,7 @@ def test_the_box_head_does_not_move_the_rpn_in_approximate_joint_training(
     detector = detector_of(tiny, POOLINGS[0])
     total(detector, scene, exact=False).backward()
     assert detector.rpn.deltas.weight.grad is None
-    assert detector.regions.head.boxes.weight.grad is not None
+    assert detector.roi_heads.box_predictor.bbox_pred.weight.grad is not None
 
 
 def test_both_ways_give_the_same_losses(

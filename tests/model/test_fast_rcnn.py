@@ -101,10 +101,10 @@ def test_images_that_came_without_are_refused_with_a_way_out(
 
 def answer(detector: FastRCNN, label: int) -> None:
     """Make every region ``label``, exactly where its proposal is."""
-    for parameter in detector.regions.head.parameters():
+    for parameter in detector.roi_heads.box_predictor.parameters():
         nn.init.zeros_(parameter)
     with torch.no_grad():
-        detector.regions.head.classes.bias[label] = 9.0
+        detector.roi_heads.box_predictor.cls_score.bias[label] = 9.0
 
 
 def test_proposals_and_detections_are_in_pixels_of_each_picture(detector: FastRCNN) -> None:
@@ -144,7 +144,7 @@ def test_one_look_evaluates_as_detecting_and_learning_do(
 ) -> None:
     detector.eval()
     targets = targets_of([A], [B, C])
-    both = detector.evaluation_pass(batch, targets, torch.Generator().manual_seed(0))
+    both = detector.evaluation_outputs(batch, targets, torch.Generator().manual_seed(0))
     found, proposals = detector.detect_batch(batch)
     assert both.detections is not None
     for one, other in zip(both.detections, found, strict=True):

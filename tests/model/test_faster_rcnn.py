@@ -11,9 +11,9 @@ from torch.testing import assert_close
 
 from rcnn.model.anchors import AnchorSettings
 from rcnn.model.backbones import BackboneSettings
-from rcnn.model.box_head import HeadSettings
+from rcnn.model.box_predictor import BoxPredictorSettings
 from rcnn.model.faster_rcnn import FasterRCNN
-from rcnn.model.proposals import ProposalLimits
+from rcnn.model.proposals import ProposalSettings
 from rcnn.model.roi_pooling import PoolingSettings
 from rcnn.model.rpn import RPNSettings
 from rcnn.model.settings import DeltaSettings, DetectorSettings
@@ -33,7 +33,7 @@ B = (30.0, 30.0, 90.0, 62.0, 2)
 C = (60.0, 5.0, 85.0, 30.0, 3)
 # so large that nothing is left to chance
 EVERY_ANCHOR = AnchorSampling(samples=5000, positive_fraction=1.0)
-EVERY_ROI = RoISampling(rois=1000, per="image", foreground_fraction=1.0)
+EVERY_ROI = RoISampling(samples=1000, samples_per="image", foreground_fraction=1.0)
 
 
 def _real(name: str, **changes: Any) -> DetectorSettings:
@@ -44,8 +44,8 @@ def _real(name: str, **changes: Any) -> DetectorSettings:
         images=ImageSettings(shorter_side=64, longer_side=96),
         anchors=AnchorSettings(scales=(4.0,) if pyramid else (1.0, 2.0, 3.0)),
         rpn=RPNSettings(channels=16),
-        proposals=ProposalLimits(100, 40, 60, 20, min_size=4.0),
-        roi_sampling=RoISampling(rois=16),
+        proposals=ProposalSettings(100, 40, 60, 20, min_size=4.0),
+        roi_sampling=RoISampling(samples=16),
     )
 
 
@@ -109,7 +109,7 @@ def test_shipped_backbones_leave_no_parameter_unused(
         assert all(g is not None and g.isfinite().all() for g in gradients.values())
     frozen = [name for name, p in detector.named_parameters() if not p.requires_grad]
     assert frozen
-    assert all(name.startswith("body.") for name in frozen)
+    assert all(name.startswith("backbone.") for name in frozen)
 
 
 @pytest.mark.parametrize("class_agnostic", [False, True])
@@ -124,7 +124,7 @@ def test_every_kind_of_head_learns_and_detects(
     settings = replace(
         tiny,
         rpn=RPNSettings(channels=16, objectness=objectness, branches="separate"),
-        head=HeadSettings(class_agnostic=class_agnostic),
+        box_predictor=BoxPredictorSettings(class_agnostic=class_agnostic),
     )
     detector, batch = _faster(settings), _noise(batch_of((64, 96)))
     gradients = _gradients(detector, detector.losses(batch, targets_of([A, B, C])))
@@ -184,7 +184,7 @@ def test_difficult_and_crowd_objects_are_not_learned(
 def test_counts_say_what_was_drawn(
     tiny: DetectorSettings, batch_of: MakeBatch, targets_of: MakeTargets
 ) -> None:
-    run = _faster(tiny).training_pass(_noise(batch_of((64, 96), (64, 96))), targets_of([A, B], []))
+    run = _faster(tiny).training_outputs(_noise(batch_of((64, 96), (64, 96))), targets_of([A, B], []))
     counts = run.losses.counts
     assert counts is not None
     assert run.anchor_samples is not None
@@ -199,7 +199,7 @@ def test_a_small_network_learns_one_picture_by_heart(
     tiny: DetectorSettings, targets_of: MakeTargets
 ) -> None:
     detector = _faster(
-        replace(tiny, roi_sampling=RoISampling(rois=64), pooling=PoolingSettings(size=4))
+        replace(tiny, roi_sampling=RoISampling(samples=64), pooling=PoolingSettings(size=4))
     )
     picture = torch.zeros(3, 64, 96)
     picture[0, 16:48, 32:64] = 1.0
@@ -280,7 +280,7 @@ def test_one_look_evaluates_as_detecting_and_learning_do(
 ) -> None:
     detector = _faster(tiny).eval()
     batch, targets = _noise(batch_of((64, 96), (64, 80))), targets_of([A], [B, C])
-    both = detector.evaluation_pass(batch, targets, torch.Generator().manual_seed(0))
+    both = detector.evaluation_outputs(batch, targets, torch.Generator().manual_seed(0))
     found, proposals = detector.detect_batch(batch)
     for one, other in zip(both.detections, found, strict=True):
         assert torch.equal(one.boxes, other.boxes)
@@ -295,7 +295,7 @@ def test_proposals_are_constants_of_approximate_joint_training(
 ) -> None:
     settings = replace(tiny, pooling=PoolingSettings(kind="crop", size=2))
     detector = _faster(settings)
-    run = detector.training_pass(_noise(batch_of((64, 96))), targets_of([A, B]))
+    run = detector.training_outputs(_noise(batch_of((64, 96))), targets_of([A, B]))
     assert not run.proposals.boxes.requires_grad
     (run.losses.roi_classes + run.losses.roi_boxes).backward()
     assert all(p.grad is None or not p.grad.any() for p in detector.rpn.parameters())

@@ -12,8 +12,8 @@ from rcnn.model.anchors import AnchorSettings
 from rcnn.model.backbones import BackboneSettings
 from rcnn.model.faster_rcnn import FasterRCNN
 from rcnn.model.losses import LossSettings
-from rcnn.model.postprocess import DetectionLimits
-from rcnn.model.proposals import ProposalLimits
+from rcnn.model.postprocess import DetectionSettings
+from rcnn.model.proposals import ProposalSettings
 from rcnn.model.rpn import RPNSettings
 from rcnn.model.settings import DetectorSettings
 from rcnn.model.targets import AnchorSampling, RoISampling
@@ -57,19 +57,19 @@ def pair() -> tuple[FasterRCNN, OracleDetector]:
         ),
         anchors=AnchorSettings(sizes=SIZES, offset=0.0, rounding="nearest", spacing="grid"),
         rpn=RPNSettings(channels=None, objectness="sigmoid"),
-        anchor_sampling=AnchorSampling(samples=10**5, positive_fraction=1.0, inside_only=False),
-        proposals=ProposalLimits(300, 150, 200, 100, min_size=1e-3),
-        roi_sampling=RoISampling(rois=1000, per="image", foreground_fraction=1.0),
+        anchor_sampling=AnchorSampling(samples=10**5, positive_fraction=1.0, skip_border_anchors=False),
+        proposals=ProposalSettings(300, 150, 200, 100, min_size=1e-3),
+        roi_sampling=RoISampling(samples=1000, samples_per="image", foreground_fraction=1.0),
         losses=LossSettings(roi_box_beta=1 / 9),
-        detections=DetectionLimits(score=0.1, nms_iou=0.5, min_size=0.01),
+        detections=DetectionSettings(score=0.1, nms_iou=0.5, min_size=0.01),
     )
     ours = FasterRCNN(settings).eval()
     places = {
-        "backbone.": "body.",
+        "backbone.": "backbone.",
         "rpn.head.conv.0.0.": "rpn.conv.",
         "rpn.head.cls_logits.": "rpn.objectness.",
         "rpn.head.bbox_pred.": "rpn.deltas.",
-        "roi_heads.box_head.": "regions.tail.",
+        "roi_heads.box_head.": "regions.box_head.",
         "roi_heads.box_predictor.cls_score.": "regions.head.classes.",
         "roi_heads.box_predictor.bbox_pred.": "regions.head.boxes.",
     }

@@ -134,7 +134,7 @@ def test_proposals_and_losses_stay_at_the_detectors_own_scale(
         batch = replace(batch, proposals=given)
         with torch.no_grad():
             passes.append(
-                detector.evaluation_pass(batch, targets, torch.Generator().manual_seed(0))
+                detector.evaluation_outputs(batch, targets, torch.Generator().manual_seed(0))
             )
         found, proposals = detector.detect_batch(batch)
         _assert_same(found, passes[-1].detections or [])

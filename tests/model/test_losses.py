@@ -191,27 +191,27 @@ def test_an_overlap_is_that_of_the_predicted_box_with_the_true_one(
 ) -> None:
     settings = LossSettings(rpn_box_loss=kind, roi_box_loss=kind)
     # The RPN: every anchor is moved to its target and ten pixels farther.
-    boxes, truth = (_boxes(2, 8, generator=generator) for _ in range(2))
-    anchors = replace(samples, boxes=boxes, matched_boxes=truth)
+    boxes, ground_truth = (_boxes(2, 8, generator=generator) for _ in range(2))
+    anchors = replace(samples, boxes=boxes, matched_boxes=ground_truth)
     deltas = torch.zeros(2, 40, 4)
     for i in range(2):
-        deltas[i, anchors.indices[i]] = encode(boxes[i], truth[i] + SHIFTED)
+        deltas[i, anchors.indices[i]] = encode(boxes[i], ground_truth[i] + SHIFTED)
     _, found = rpn_losses(torch.zeros(2, 40), deltas, anchors, 10, settings)
-    each = overlap_loss(truth + SHIFTED, truth, kind)[samples.labels == 1]
+    each = overlap_loss(ground_truth + SHIFTED, ground_truth, kind)[samples.labels == 1]
     assert each.min() > 0
     assert_close(found, each.sum() / 15, atol=1e-5, rtol=1e-5)
     # The box head: so is every RoI, by normalised deltas of its own class.
-    boxes, truth = (_boxes(2, 6, generator=generator) for _ in range(2))
-    rois = replace(rois, boxes=boxes, matched_boxes=truth)
+    boxes, ground_truth = (_boxes(2, 6, generator=generator) for _ in range(2))
+    rois = replace(rois, boxes=boxes, matched_boxes=ground_truth)
     mean = torch.randn(4, 4, generator=generator) * 0.1
     std = torch.rand(4, 4, generator=generator) + 0.1
     outputs = torch.randn(2, 6, 4, 4, generator=generator)
     for i, j in (rois.labels > 0).nonzero().tolist():
         k = rois.labels[i, j]
-        outputs[i, j, k] = (encode(boxes[i, j], truth[i, j] + SHIFTED) - mean[k]) / std[k]
+        outputs[i, j, k] = (encode(boxes[i, j], ground_truth[i, j] + SHIFTED) - mean[k]) / std[k]
     terms = roi_terms(torch.zeros(2, 6, 4), outputs, rois, settings, "softmax", mean, std)
     _, found = roi_losses(terms, rois.labels)
-    each = overlap_loss(truth + SHIFTED, truth, kind)[rois.labels > 0]
+    each = overlap_loss(ground_truth + SHIFTED, ground_truth, kind)[rois.labels > 0]
     assert found is not None
     assert_close(found, each.sum() / 11, atol=1e-5, rtol=1e-5)
 
@@ -223,15 +223,15 @@ def test_each_box_loss_reaches_the_positives_and_nothing_else(
 ) -> None:
     """0, 1 and 3 objects; unused places have no area, and predictions may be wild."""
     table = torch.tensor([labels])
-    boxes, truth = _boxes(1, 3, generator=generator), _boxes(1, 3, generator=generator)
-    boxes[table < 0] = truth[table < 0] = 0.0
+    boxes, ground_truth = _boxes(1, 3, generator=generator), _boxes(1, 3, generator=generator)
+    boxes[table < 0] = ground_truth[table < 0] = 0.0
     settings = LossSettings(rpn_box_loss=kind, roi_box_loss=kind)
     for spread in (0.3, 50.0):
         deltas = (torch.randn(1, 3, 4, generator=generator) * spread).requires_grad_()
-        codes = encode(boxes, truth)
-        anchors = AnchorSamples(torch.arange(3)[None], boxes, table.clamp(max=1), codes, truth)
+        codes = encode(boxes, ground_truth)
+        anchors = AnchorSamples(torch.arange(3)[None], boxes, table.clamp(max=1), codes, ground_truth)
         _, rpn = rpn_losses(torch.zeros(1, 3), deltas, anchors, 10, settings)
-        rois = RoISamples(boxes, table, codes, truth)
+        rois = RoISamples(boxes, table, codes, ground_truth)
         per_class = deltas[:, :, None].expand(-1, -1, 4, -1)
         _, roi = _roi_losses(torch.zeros(1, 3, 4), per_class, rois, settings)
         for loss in (rpn, roi):

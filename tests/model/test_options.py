@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from rcnn.model.backbones import Tail
-from rcnn.model.box_head import HeadSettings
+from rcnn.model.backbones import BoxHead
+from rcnn.model.box_predictor import BoxPredictorSettings
 from rcnn.model.faster_rcnn import FasterRCNN
 from rcnn.model.losses import LossSettings
-from rcnn.model.postprocess import DetectionLimits
-from rcnn.model.roi_heads import RegionStage
+from rcnn.model.postprocess import DetectionSettings
+from rcnn.model.roi_heads import RoIHeads
 from rcnn.model.settings import DeltaSettings, DetectorSettings
 from rcnn.model.targets import RoISampling
 from rcnn.ops.boxes import iou
@@ -29,10 +29,10 @@ MakeProposals = Callable[..., Proposals]
 A = (10.0, 10.0, 50.0, 40.0, 1)
 B = (30.0, 30.0, 90.0, 62.0, 2)
 C = (60.0, 5.0, 85.0, 30.0, 3)
-HARD = RoISampling(rois=4, mining="hard", append_truth=False)
+HARD = RoISampling(samples=4, ohem=True, append_gt=False)
 
 
-class SideTail(Tail):
+class SideTail(BoxHead):
     """Passes on what the pool says of each RoI, and can drop or normalise it on the way."""
 
     def __init__(self, *layers: nn.Module) -> None:
@@ -48,9 +48,9 @@ def sides(rois: Tensor) -> Tensor:
     return rois.flatten(0, 1)[:, :, None, None] / 100
 
 
-def stage_of(tiny: DetectorSettings, *layers: nn.Module, **changes: Any) -> RegionStage:
+def stage_of(tiny: DetectorSettings, *layers: nn.Module, **changes: Any) -> RoIHeads:
     torch.manual_seed(0)
-    stage = RegionStage(replace(tiny, **{"roi_sampling": HARD, **changes}), SideTail(*layers))
+    stage = RoIHeads(replace(tiny, **{"roi_sampling": HARD, **changes}), SideTail(*layers))
     for layer in (stage.head.classes, stage.head.boxes):
         if layer is not None:
             nn.init.normal_(layer.weight)  # answers that differ
@@ -74,8 +74,8 @@ class TestMining:
         # An object that the head is sure not to see is harder than any of them.
         with torch.no_grad():
             stage.head.classes.bias[2] = -9.0
-        truth = (0.0, 0.0, 10.0, 10.0, 2)
-        _, rois = stage.learn(sides, proposals_of(boxes), targets_of([truth]))
+        ground_truth = (0.0, 0.0, 10.0, 10.0, 2)
+        _, rois = stage.learn(sides, proposals_of(boxes), targets_of([ground_truth]))
         assert rois.labels.tolist() == [[2, 0]]
         assert torch.equal(rois.boxes, boxes[:, [1, 2]])
 
@@ -111,7 +111,7 @@ class TestMining:
         images: Any,
         per: Any,
     ) -> None:
-        sampling = RoISampling(rois=6, per=per, mining="hard")
+        sampling = RoISampling(samples=6, samples_per=per, ohem=True)
         stage = stage_of(tiny, nn.Linear(4, 4), roi_sampling=sampling)
         proposals, targets = proposals_of(random_boxes(0, 2, 40)), targets_of(*images)
         losses, rois = stage.learn(sides, proposals, targets)
@@ -208,13 +208,13 @@ def test_boxes_of_each_class_are_denormalised_by_its_own_numbers(
     deltas = DeltaSettings(class_means=means, class_stds=stds)
     if class_agnostic:
         deltas = DeltaSettings(mean=means[1], std=stds[1])
-    head = HeadSettings(class_agnostic=class_agnostic)
-    sampling = RoISampling(rois=1, append_truth=False, foreground_fraction=1.0)
+    head = BoxPredictorSettings(class_agnostic=class_agnostic)
+    sampling = RoISampling(samples=1, append_gt=False, foreground_fraction=1.0)
     stage = stage_of(tiny, deltas=deltas, head=head, roi_sampling=sampling)
     proposals = proposals_of(torch.tensor([[[16.0, 16.0, 56.0, 48.0]]]))
     for label in (1, 2, 3):
-        truth = (20.0, 12.0, 60.0, 50.0, label)
-        rois = stage.sample(proposals, targets_of([truth]), None)
+        ground_truth = (20.0, 12.0, 60.0, 50.0, label)
+        rois = stage.sample(proposals, targets_of([ground_truth]), None)
         k = 1 if class_agnostic else label - 1
         raw = encode(rois.boxes, rois.matched_boxes)
         assert_close(rois.deltas, (raw - torch.tensor(means[k])) / torch.tensor(stds[k]))
@@ -225,17 +225,17 @@ def test_boxes_of_each_class_are_denormalised_by_its_own_numbers(
             stage.head.boxes.bias.view(-1, 4)[0 if class_agnostic else label] = rois.deltas[0, 0]
         (found,) = stage.detect(sides, proposals, batch_of((96, 96)))
         assert found.labels[0] == label
-        assert_close(found.boxes[0], torch.tensor(truth[:4]), atol=1e-3, rtol=0.0)
+        assert_close(found.boxes[0], torch.tensor(ground_truth[:4]), atol=1e-3, rtol=0.0)
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    "hard mining": {"roi_sampling": RoISampling(rois=16, mining="hard")},
-    "no box regression": {"head": HeadSettings(box_regression=False)},
-    "agnostic": {"head": HeadSettings(class_agnostic=True)},
-    "one against the rest": {"head": HeadSettings(classifier="one_vs_rest")},
-    "linear": {"detections": DetectionLimits(score=0.01, suppression="linear")},
-    "gaussian": {"detections": DetectionLimits(score=0.01, suppression="gaussian")},
-    "unrefined": {"detections": DetectionLimits(score=0.01, refine=False)},
+    "hard mining": {"roi_sampling": RoISampling(samples=16, ohem=True)},
+    "no box regression": {"box_predictor": BoxPredictorSettings(box_regression=False)},
+    "agnostic": {"box_predictor": BoxPredictorSettings(class_agnostic=True)},
+    "one against the rest": {"box_predictor": BoxPredictorSettings(classifier="one_vs_rest")},
+    "linear": {"detections": DetectionSettings(score=0.01, suppression="linear")},
+    "gaussian": {"detections": DetectionSettings(score=0.01, suppression="gaussian")},
+    "unrefined": {"detections": DetectionSettings(score=0.01, ablate_regression=True)},
     **{
         kind: {"losses": LossSettings(rpn_box_loss=kind, roi_box_loss=kind)}
         for kind in ("iou", "giou", "diou", "ciou")

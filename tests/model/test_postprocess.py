@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.testing import assert_close
 from torchvision.models.detection.roi_heads import RoIHeads
 
-from rcnn.model.postprocess import DetectionLimits, postprocess
+from rcnn.model.postprocess import DetectionSettings, postprocess
 from rcnn.settings import SettingsError
 from rcnn.structures import ImageBatch, Proposals
 
@@ -31,8 +31,8 @@ def _logits(*labels: int) -> Tensor:
 @pytest.mark.parametrize(
     "limits",
     [
-        DetectionLimits(),
-        DetectionLimits(score=0.3, nms_iou=0.5, per_image=7),
+        DetectionSettings(),
+        DetectionSettings(score=0.3, nms_iou=0.5, per_image=7),
     ],
 )
 def test_detections_equal_torchvision(
@@ -40,7 +40,7 @@ def test_detections_equal_torchvision(
     batch_of: MakeBatch,
     proposals_of: MakeProposals,
     seed: int,
-    limits: DetectionLimits,
+    limits: DetectionSettings,
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     boxes = random_boxes(seed, 2, 40)
@@ -78,7 +78,7 @@ def test_boxes_are_those_of_the_class_by_hand(
     deltas = torch.zeros(1, 2, 4, 4)
     deltas[0, 0, 2, 0] = 0.5  # class 2 moves the first box right by half its width
     (found,) = postprocess(
-        proposals_of(boxes), _logits(2, 1), deltas, batch_of((100, 100)), DetectionLimits(), NAMES
+        proposals_of(boxes), _logits(2, 1), deltas, batch_of((100, 100)), DetectionSettings(), NAMES
     )
     assert found.labels.tolist() == [2, 1]
     assert found.names == ["dog", "cat"]
@@ -92,7 +92,7 @@ def test_background_is_never_detected(batch_of: MakeBatch, proposals_of: MakePro
         _logits(0, 3),
         torch.zeros(1, 2, 4, 4),
         batch_of((100, 100)),
-        DetectionLimits(),
+        DetectionSettings(),
         NAMES,
     )
     assert found.labels.tolist() == [3]
@@ -111,7 +111,7 @@ def test_boxes_return_to_the_pixels_of_the_original_image(proposals_of: MakeProp
         _logits(1).expand(2, -1, -1),
         torch.zeros(2, 1, 4, 4),
         batch,
-        DetectionLimits(),
+        DetectionSettings(),
         NAMES,
     )
     assert_close(first.boxes, torch.tensor([[5.0, 20.0, 25.0, 30.0]]))  # clipped at x = 100
@@ -122,8 +122,8 @@ def test_a_score_must_exceed_the_limit(batch_of: MakeBatch, proposals_of: MakePr
     boxes = torch.tensor([[[10.0, 10.0, 30.0, 50.0]]])
     logits = torch.zeros(1, 1, 4)  # every class 0.25
     inputs = (proposals_of(boxes), logits, torch.zeros(1, 1, 4, 4), batch_of((100, 100)))
-    assert len(postprocess(*inputs, DetectionLimits(score=0.25), NAMES)[0]) == 0
-    found = postprocess(*inputs, DetectionLimits(score=0.24), NAMES)[0]
+    assert len(postprocess(*inputs, DetectionSettings(score=0.25), NAMES)[0]) == 0
+    found = postprocess(*inputs, DetectionSettings(score=0.24), NAMES)[0]
     assert found.labels.tolist() == [1, 2, 3]  # one RoI may be several things
 
 
@@ -135,7 +135,7 @@ def test_suppression_is_per_class(batch_of: MakeBatch, proposals_of: MakeProposa
         logits,
         torch.zeros(1, 3, 4, 4),
         batch_of((64, 64)),
-        DetectionLimits(),
+        DetectionSettings(),
         NAMES,
     )
     assert found.labels.tolist() == [1, 2]
@@ -146,7 +146,7 @@ def test_the_best_of_all_classes_fill_the_image(
     random_boxes: Boxes, batch_of: MakeBatch, proposals_of: MakeProposals
 ) -> None:
     logits = torch.randn(1, 50, 4, generator=torch.Generator().manual_seed(0)) * 3
-    limits = DetectionLimits(nms_iou=1.0, per_image=10)
+    limits = DetectionSettings(nms_iou=1.0, per_image=10)
     boxes = random_boxes(0, 1, 50)
     (found,) = postprocess(
         proposals_of(boxes), logits, torch.zeros(1, 50, 4, 4), batch_of((100, 100)), limits, NAMES
@@ -165,7 +165,7 @@ def test_padded_proposals_are_never_detected(batch_of: MakeBatch) -> None:
         logits,
         torch.zeros(2, 2, 4, 4),
         batch_of((64, 64), (64, 64)),
-        DetectionLimits(),
+        DetectionSettings(),
         NAMES,
     )
     assert_close(first.boxes, torch.tensor([[10.0, 10.0, 30.0, 50.0]]))
@@ -180,7 +180,7 @@ def test_no_proposals_give_no_detections(batch_of: MakeBatch, proposals_of: Make
         torch.zeros(2, 0, 4),
         torch.zeros(2, 0, 4, 4),
         batch_of((64, 64), (64, 64)),
-        DetectionLimits(),
+        DetectionSettings(),
         NAMES,
     )
     assert [len(detections) for detections in found] == [0, 0]
@@ -193,10 +193,10 @@ def test_a_class_agnostic_head_moves_every_class_alike(
     boxes, batch = random_boxes(1, 2, 20), batch_of((90, 90), (90, 90))
     logits = torch.randn(2, 20, 4, generator=generator)
     deltas = torch.randn(2, 20, 1, 4, generator=generator) * 0.2
-    one = postprocess(proposals_of(boxes), logits, deltas, batch, DetectionLimits(), NAMES)
+    one = postprocess(proposals_of(boxes), logits, deltas, batch, DetectionSettings(), NAMES)
     every = postprocess(
         *(proposals_of(boxes), logits, deltas.expand(-1, -1, 4, -1)),
-        *(batch, DetectionLimits(), NAMES),
+        *(batch, DetectionSettings(), NAMES),
     )
     for agnostic, specific in zip(one, every, strict=True):
         assert len(agnostic) > 0
@@ -211,7 +211,7 @@ def test_small_detections_can_be_left_out(
     boxes = torch.tensor([[[10.0, 10.0, 50.0, 50.0], [60.0, 60.0, 70.0, 90.0]]])
     (found,) = postprocess(
         *(proposals_of(boxes), _logits(1, 1), torch.zeros(1, 2, 4, 4), batch_of((96, 96))),
-        *(DetectionLimits(min_size=min_size), NAMES),
+        *(DetectionSettings(min_size=min_size), NAMES),
     )
     assert len(found) == kept
 
@@ -224,9 +224,9 @@ def test_proposals_are_moved_or_stay_where_they_are(
     boxes, batch = random_boxes(2, 2, 20), batch_of((100, 100), (100, 100))
     logits = torch.randn(2, 20, 4, generator=generator) * 3
     deltas = torch.randn(2, 20, 4, 4, generator=generator) * 0.3
-    proposals, limits = proposals_of(boxes), DetectionLimits(nms_iou=1.0)
+    proposals, limits = proposals_of(boxes), DetectionSettings(nms_iou=1.0)
     moved = postprocess(proposals, logits, deltas, batch, limits, NAMES)
-    stay = postprocess(proposals, logits, deltas, batch, replace(limits, refine=False), NAMES)
+    stay = postprocess(proposals, logits, deltas, batch, replace(limits, ablate_regression=True), NAMES)
     none = postprocess(proposals, logits, None, batch, limits, NAMES)
     for i in range(2):
         assert torch.equal(stay[i].boxes, none[i].boxes)
@@ -241,7 +241,7 @@ def test_one_against_the_rest_has_the_scores_of_logistics(
 ) -> None:
     boxes = torch.tensor([[[10.0, 10.0, 30.0, 50.0]]])
     logits = torch.tensor([[[9.0, 2.0, 0.0, -4.0]]])
-    inputs = (proposals_of(boxes), logits, None, batch_of((64, 64)), DetectionLimits(), NAMES)
+    inputs = (proposals_of(boxes), logits, None, batch_of((64, 64)), DetectionSettings(), NAMES)
     (found,) = postprocess(*inputs, "one_vs_rest")
     assert found.names == ["cat", "dog"]
     assert_close(found.scores, torch.tensor([2.0, 0.0]).sigmoid())
@@ -258,7 +258,7 @@ class TestSoftSuppression:
         logits = torch.full((1, 3, 4), -30.0)
         for i, label in enumerate(classes):
             logits[0, i, label] = torch.logit(chances[i])
-        limits = DetectionLimits(**changes)
+        limits = DetectionSettings(**changes)
         inputs = (proposals, logits, None, batch, limits, NAMES)
         return postprocess(*inputs, "one_vs_rest")[0]
 
@@ -297,7 +297,7 @@ class TestSoftSuppression:
 
     @pytest.mark.parametrize("rule", ["linear", "gaussian"])
     def test_padding_and_images_without_proposals(self, batch_of: MakeBatch, rule: Any) -> None:
-        batch, limits = batch_of((64, 64), (64, 64)), DetectionLimits(suppression=rule)
+        batch, limits = batch_of((64, 64), (64, 64)), DetectionSettings(suppression=rule)
         for count in (0, 1, 3):
             boxes, valid = torch.ones(2, count, 4) * 9, torch.zeros(2, count).bool()
             valid[0] = True
@@ -316,7 +316,7 @@ class TestSoftSuppression:
         places = torch.arange(8)[:, None] * 12 + torch.tensor([0.0, 0.0, 10.0, 10.0])
         inputs = (proposals_of(places.expand(2, 8, 4)), logits, None, batch)
         found = [
-            postprocess(*inputs, DetectionLimits(suppression=rule, per_image=9), NAMES)
+            postprocess(*inputs, DetectionSettings(suppression=rule, per_image=9), NAMES)
             for rule in ("hard", "linear", "gaussian")
         ]
         for hard, *soft in zip(*found, strict=True):
@@ -340,4 +340,4 @@ class TestSoftSuppression:
 )
 def test_values_out_of_range_are_named(changes: dict[str, Any], key: str) -> None:
     with pytest.raises(SettingsError, match=f"^{key}="):
-        DetectionLimits(**changes)
+        DetectionSettings(**changes)

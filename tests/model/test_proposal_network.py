@@ -52,8 +52,8 @@ def test_two_losses_reach_every_parameter(
 
 def test_there_is_no_region_stage(network: ProposalNetwork) -> None:
     parts = {name.split(".")[0] for name in network.state_dict()}
-    assert parts == {"body", "rpn"}
-    assert not list(network.backbone.tail.parameters())
+    assert parts == {"backbone", "rpn"}
+    assert not list(network.network.box_head.parameters())
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_losses_are_those_of_faster_rcnn_with_the_same_weights(
 ) -> None:
     targets = targets_of([A, B], [C])
     ours, theirs = (
-        detector.training_pass(batch, targets, torch.Generator().manual_seed(3))
+        detector.training_outputs(batch, targets, torch.Generator().manual_seed(3))
         for detector in (network, whole)
     )
     assert torch.equal(ours.losses.rpn_objectness, theirs.losses.rpn_objectness)
@@ -123,7 +123,7 @@ def test_one_look_evaluates_as_proposing_and_learning_do(
 ) -> None:
     network.eval()
     targets = targets_of([A], [B, C])
-    both = network.evaluation_pass(batch, targets, torch.Generator().manual_seed(0))
+    both = network.evaluation_outputs(batch, targets, torch.Generator().manual_seed(0))
     assert both.detections is None
     assert torch.equal(both.proposals.boxes, network.detect_batch(batch)[1].boxes)
     losses = network.losses(batch, targets, torch.Generator().manual_seed(0))

@@ -14,7 +14,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.models.detection.rpn import RPNHead as OracleHead
 
 from rcnn.model.anchors import AnchorGrid, AnchorSettings
-from rcnn.model.proposals import ProposalLimits, propose
+from rcnn.model.proposals import ProposalSettings, propose
 from rcnn.model.rpn import RPNHead, RPNSettings
 from rcnn.ops.deltas import encode
 from rcnn.settings import SettingsError
@@ -24,7 +24,7 @@ MakeBatch = Callable[..., ImageBatch]
 Boxes = Callable[..., Tensor]
 
 SIZES = ((32.0,), (64.0,))
-LIMITS = ProposalLimits(
+LIMITS = ProposalSettings(
     before_nms_train=200,
     after_nms_train=60,
     before_nms_test=80,
@@ -33,7 +33,7 @@ LIMITS = ProposalLimits(
 )
 
 
-def _oracle(head: torch.nn.Module, limits: ProposalLimits) -> RegionProposalNetwork:
+def _oracle(head: torch.nn.Module, limits: ProposalSettings) -> RegionProposalNetwork:
     network = RegionProposalNetwork(
         AnchorGenerator(SIZES, ((0.5, 1.0, 2.0),) * 2),
         head,
@@ -115,7 +115,7 @@ def test_boxes_are_decoded_clipped_and_sorted(batch_of: MakeBatch) -> None:
         [torch.tensor([[0.0, 2.0]])],
         [encode(anchors, wanted)[None]],
         batch_of((100, 110)),
-        ProposalLimits(),
+        ProposalSettings(),
         train=True,
     )
     clipped = torch.tensor([[70.0, 60.0, 110.0, 100.0], [40.0, 20.0, 80.0, 40.0]])
@@ -132,7 +132,7 @@ def test_smallest_side_is_16_pixels_of_the_original_image(
     places = torch.arange(4)[:, None] * 45.0
     boxes = torch.cat([places.expand(-1, 2), places + sides], dim=1)
     inputs = _identity(boxes, torch.tensor([0.9, 0.8, 0.7, 0.6]))
-    proposals = propose(*inputs, batch_of((200, 200), scale=scale), ProposalLimits(), train=True)
+    proposals = propose(*inputs, batch_of((200, 200), scale=scale), ProposalSettings(), train=True)
     assert proposals.valid.sum() == len(kept)
     assert_close(proposals.boxes[0, : len(kept)], boxes[kept])
     assert not proposals.boxes[0, len(kept) :].any()
@@ -148,7 +148,7 @@ def test_each_image_has_its_own_scale() -> None:
         [torch.zeros(2, 1)],
         [torch.zeros(2, 1, 4)],
         batch,
-        ProposalLimits(),
+        ProposalSettings(),
         train=True,
     )
     assert proposals.valid.tolist() == [[True], [False]]
@@ -164,7 +164,7 @@ def test_limits_hold_per_level_before_and_per_image_after(
     levels = [logits[:, :60], logits[:, 60:]]
     deltas = [torch.zeros(2, 60, 4), torch.zeros(2, 40, 4)]
     batch = batch_of((200, 200), (200, 200))
-    limits = ProposalLimits(
+    limits = ProposalSettings(
         before_nms_train=50, after_nms_train=70, before_nms_test=30, after_nms_test=45
     )
     train = propose(anchors, levels, deltas, batch, limits, train=True)
@@ -179,7 +179,7 @@ def test_without_ranking_any_come_first_but_only_when_detecting(batch_of: MakeBa
     places = torch.cartesian_prod(torch.arange(10.0), torch.arange(10.0)) * 20
     anchors = torch.cat([places, places + 18], dim=1)
     logits, deltas = [torch.linspace(3, -3, 100).expand(2, 100)], [torch.zeros(2, 100, 4)]
-    batch, limits = batch_of((200, 200), (200, 200)), replace(LIMITS, rank_test=False)
+    batch, limits = batch_of((200, 200), (200, 200)), replace(LIMITS, ablate_ranking=True)
 
     def found(scores: list[Tensor], *, train: bool) -> Tensor:
         return propose(anchors, scores, deltas, batch, limits, train=train).boxes
@@ -197,7 +197,7 @@ def test_without_refinement_anchors_stay_but_only_when_detecting(batch_of: MakeB
     anchors = torch.tensor([[10.0, 10.0, 30.0, 30.0], [60.0, 60.0, 90.0, 90.0]])
     wanted = torch.tensor([[40.0, 20.0, 80.0, 40.0], [10.0, 60.0, 50.0, 110.0]])
     given = [torch.tensor([[2.0, 0.0]])], [encode(anchors, wanted)[None]], batch_of((120, 120))
-    limits = ProposalLimits(refine_test=False)
+    limits = ProposalSettings(ablate_regression=True)
     assert_close(propose(anchors, *given, limits, train=False).boxes[0], anchors)
     assert_close(propose(anchors, *given, limits, train=True).boxes[0], wanted)
 
@@ -207,7 +207,7 @@ def test_levels_do_not_suppress_each_other(batch_of: MakeBatch) -> None:
     anchors = torch.cat([box, box, box])
     levels = [torch.tensor([[2.0, 1.0]]), torch.tensor([[0.0]])]
     deltas = [torch.zeros(1, 2, 4), torch.zeros(1, 1, 4)]
-    proposals = propose(anchors, levels, deltas, batch_of((64, 64)), ProposalLimits(), train=True)
+    proposals = propose(anchors, levels, deltas, batch_of((64, 64)), ProposalSettings(), train=True)
     assert proposals.valid.tolist() == [[True, True, False]]
     assert_close(proposals.scores[0, :2], torch.tensor([2.0, 0.0]).sigmoid())
 
@@ -279,4 +279,4 @@ def test_half_precision_outputs_give_boxes_in_full(
 )
 def test_values_out_of_range_are_named(changes: dict[str, Any], key: str) -> None:
     with pytest.raises(SettingsError, match=f"^{key}="):
-        ProposalLimits(**changes)
+        ProposalSettings(**changes)

@@ -52,9 +52,9 @@ def batch(batch_of: MakeBatch, random_boxes: Boxes, generator: torch.Generator) 
 
 
 def seen(detector: RCNN) -> list[int]:
-    """How many regions pass the body, each time that some do."""
+    """How many regions pass the backbone, each time that some do."""
     counts: list[int] = []
-    detector.body.register_forward_pre_hook(lambda _, inputs: counts.append(len(inputs[0])))
+    detector.backbone.register_forward_pre_hook(lambda _, inputs: counts.append(len(inputs[0])))
     return counts
 
 
@@ -135,14 +135,14 @@ def test_batch_norms_count_what_is_learned_from_and_nothing_else(
 ) -> None:
     backbone = BackboneSettings("resnet18", weights=None, norm="batch", frozen_stages=0)
     detector = RCNN(replace(settings, backbone=backbone))
-    count = detector.get_submodule("body.bn1").num_batches_tracked
+    count = detector.get_submodule("backbone.bn1").num_batches_tracked
     detector.losses(batch, targets_of([A], [B]))
     assert count == 1
     detector.detect_batch(batch)
     assert count == 1
-    assert detector.body.training
+    assert detector.backbone.training
     sampling = replace(settings.roi_sampling, mining="hard", candidates=20)
-    detector.regions.settings = replace(detector.settings, roi_sampling=sampling)
+    detector.roi_heads.settings = replace(detector.settings, roi_sampling=sampling)
     detector.losses(batch, targets_of([A], [B]))
     assert count == 2
 
@@ -156,7 +156,7 @@ def test_of_vgg_at_224_pixels_the_features_are_those_before_its_fc6() -> None:
     )
     detector = RCNN(settings).eval()
     whole = make_layers(cfgs["D"])  # pool5 included
-    whole.load_state_dict(detector.get_submodule("body.features").state_dict())
+    whole.load_state_dict(detector.get_submodule("backbone.features").state_dict())
     batch = detector.images.batch([torch.rand(3, 224, 224)])
     with torch.no_grad():
         pooled = detector.pooling(batch)(torch.tensor([[[0.0, 0.0, 224.0, 224.0]]]))
@@ -166,10 +166,10 @@ def test_of_vgg_at_224_pixels_the_features_are_those_before_its_fc6() -> None:
 
 
 def test_proposals_and_detections_are_in_pixels_of_each_picture(detector: RCNN) -> None:
-    for parameter in detector.regions.head.parameters():
+    for parameter in detector.roi_heads.box_predictor.parameters():
         nn.init.zeros_(parameter)
     with torch.no_grad():
-        detector.regions.head.classes.bias[3] = 9.0
+        detector.roi_heads.box_predictor.cls_score.bias[3] = 9.0
     images = [torch.rand(3, 128, 192), torch.rand(3, 300, 100)]
     proposals = [
         torch.tensor([[100.0, 60.0, 180.0, 120.0], [0.0, 0.0, 192.0, 128.0]]),
@@ -196,7 +196,7 @@ def test_an_image_is_detected_alike_in_any_batch(detector: RCNN) -> None:
 def test_regions_less_than_a_cell_apart_are_no_duplicates(
     settings: DetectorSettings, batch: ImageBatch
 ) -> None:
-    limits = replace(settings.proposals, unique_on_grid=True)
+    limits = replace(settings.proposals, dedup_on_feature_grid=True)
     detector = RCNN(replace(settings, proposals=limits)).eval()
     close = [4.0, 8.0, 42.0, 60.0]
     boxes = torch.tensor([LEFT, close, LEFT])

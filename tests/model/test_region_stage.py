@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from rcnn.model.backbones import BackboneSettings, build_backbone
-from rcnn.model.box_head import HeadSettings
-from rcnn.model.postprocess import DetectionLimits
-from rcnn.model.roi_heads import Pool, RegionStage, pool_from
+from rcnn.model.backbones import BackboneSettings, build_network
+from rcnn.model.box_predictor import BoxPredictorSettings
+from rcnn.model.postprocess import DetectionSettings
+from rcnn.model.roi_heads import Pool, RoIHeads, pool_from
 from rcnn.model.roi_pooling import PoolingSettings
 from rcnn.model.settings import DeltaSettings, DetectorSettings
 from rcnn.model.targets import RoISampling
@@ -31,22 +31,22 @@ def settings(tiny_backbone: BackboneSettings) -> DetectorSettings:
     return DetectorSettings(
         class_names=("cat", "dog", "hen"),
         backbone=tiny_backbone,
-        roi_sampling=RoISampling(rois=16),
+        roi_sampling=RoISampling(samples=16),
         pooling=PoolingSettings(size=2),
         deltas=DELTAS,
-        detections=DetectionLimits(score=0.0),
+        detections=DetectionSettings(score=0.0),
     )
 
 
-def _stage(settings: DetectorSettings) -> RegionStage:
+def _stage(settings: DetectorSettings) -> RoIHeads:
     torch.manual_seed(0)
-    backbone = build_backbone(settings.backbone, settings.pooling.cells)
-    return RegionStage(settings, backbone.tail)
+    backbone = build_network(settings.backbone, settings.pooling.cells)
+    return RoIHeads(settings, network.box_head)
 
 
 def _pool(settings: DetectorSettings, features: Tensor) -> Pool:
-    backbone = build_backbone(settings.backbone, settings.pooling.cells)
-    return pool_from([features], backbone.body, settings.pooling)
+    backbone = build_network(settings.backbone, settings.pooling.cells)
+    return pool_from([features], network.backbone, settings.pooling)
 
 
 @pytest.mark.parametrize("class_agnostic", [False, True])
@@ -59,13 +59,13 @@ def test_a_perfect_answer_to_the_targets_is_detected_as_the_truth(
     class_agnostic: bool,
 ) -> None:
     """The targets are normalised, what is detected is not: mean and deviation must cancel."""
-    settings = replace(settings, head=HeadSettings(class_agnostic=class_agnostic))
+    settings = replace(settings, box_predictor=BoxPredictorSettings(class_agnostic=class_agnostic))
     stage = _stage(settings)
-    truth = (20.0, 12.0, 60.0, 50.0, 2)
+    ground_truth = (20.0, 12.0, 60.0, 50.0, 2)
     proposals = proposals_of(torch.tensor([[[16.0, 16.0, 56.0, 48.0]]]))
-    sampling = RoISampling(rois=1, append_truth=False, foreground_fraction=1.0)
+    sampling = RoISampling(samples=1, append_gt=False, foreground_fraction=1.0)
     stage.settings = replace(settings, roi_sampling=sampling)
-    rois = stage.sample(proposals, targets_of([truth]), None)
+    rois = stage.sample(proposals, targets_of([ground_truth]), None)
     assert rois.labels.tolist() == [[2]]
     raw = encode(rois.boxes, rois.matched_boxes)
     assert_close(rois.deltas, (raw - torch.tensor(DELTAS.mean)) / torch.tensor(DELTAS.std))
@@ -78,7 +78,7 @@ def test_a_perfect_answer_to_the_targets_is_detected_as_the_truth(
     pool = _pool(settings, torch.zeros(1, 8, 6, 6))
     (found,) = stage.detect(pool, proposals, batch_of((96, 96)))
     assert found.labels[0] == 2
-    assert_close(found.boxes[0], torch.tensor(truth[:4]), atol=1e-3, rtol=0.0)
+    assert_close(found.boxes[0], torch.tensor(ground_truth[:4]), atol=1e-3, rtol=0.0)
     assert_close(decode(proposals.boxes, raw)[0], found.boxes[:1], atol=1e-3, rtol=0.0)
 
 
@@ -117,7 +117,7 @@ def test_unused_places_do_not_change_the_losses(
     stage, pool = _stage(settings), _pool(settings, torch.randn(1, 8, 6, 6))
     losses = []
     for rois in (11, 40):
-        sampling = RoISampling(rois=rois, foreground_fraction=1.0)
+        sampling = RoISampling(samples=rois, foreground_fraction=1.0)
         stage.settings = replace(settings, roi_sampling=sampling)
         losses.append(stage.learn(pool, boxes, targets)[0])
     assert_close(losses[0].named, losses[1].named)

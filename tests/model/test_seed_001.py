@@ -9,9 +9,9 @@ from torch import Tensor
 
 from rcnn.model.anchors import AnchorGrid, AnchorSettings
 from rcnn.model.backbones import BackboneSettings
-from rcnn.model.box_head import BoxHead, HeadSettings
+from rcnn.model.box_predictor import BoxPredictor, BoxPredictorSettings
 from rcnn.model.faster_rcnn import FasterRCNN
-from rcnn.model.proposals import ProposalLimits, propose
+from rcnn.model.proposals import ProposalSettings, propose
 from rcnn.model.roi_pooling import PoolingSettings, pool_rois
 from rcnn.model.rpn import RPNHead, RPNSettings
 from rcnn.model.settings import DetectorSettings
@@ -38,9 +38,9 @@ def test_from_the_features_to_the_outputs(batch_of: MakeBatch, targets_of: MakeT
     assert output.deltas[0].shape == (1, 22_500, 4)
 
     inputs = (anchors, output.logits, output.deltas, batch)
-    unsuppressed = ProposalLimits(after_nms_train=30_000, nms_iou=1.0, min_size=0.0)
+    unsuppressed = ProposalSettings(after_nms_train=30_000, nms_iou=1.0, min_size=0.0)
     assert propose(*inputs, unsuppressed, train=True).valid.sum() == 12_000
-    proposals = propose(*inputs, ProposalLimits(), train=True)
+    proposals = propose(*inputs, ProposalSettings(), train=True)
     assert proposals.boxes.shape == (1, 2_000, 4)
     assert 500 < proposals.valid.sum() <= 2_000
 
@@ -53,7 +53,7 @@ def test_from_the_features_to_the_outputs(batch_of: MakeBatch, targets_of: MakeT
     pooled = pool_rois([features], [16], rois.boxes, PoolingSettings(kind="roi_pool"))
     assert pooled.shape == (128, 512, 7, 7)
     assert pooled.flatten(1).shape == (128, 25_088)
-    outputs = BoxHead(HeadSettings(), in_channels=4096, num_classes=20)
+    outputs = BoxPredictor(BoxPredictorSettings(), in_channels=4096, num_classes=20)
     assert outputs.boxes.weight.shape == (84, 4096)
     assert outputs.classes.weight.shape == (21, 4096)
 
@@ -80,19 +80,19 @@ def test_from_the_image_to_the_losses(targets_of: MakeTargets) -> None:
 
     modules = dict(detector.named_modules())
     for name in (
-        *("rpn.conv", "rpn.deltas", "rpn.objectness", "regions.tail"),
-        *("regions.tail.fc6", "regions.tail.fc7", "regions.head.boxes", "regions.head.classes"),
+        *("rpn.conv", "rpn.deltas", "rpn.objectness", "regions.box_head"),
+        *("regions.box_head.fc6", "regions.box_head.fc7", "regions.head.boxes", "regions.head.classes"),
     ):
         modules[name].register_forward_hook(remember(name))
     batch = detector.images.batch([torch.zeros(3, 800, 800)])
     with torch.no_grad():
-        run = detector.training_pass(batch, targets_of(OBJECTS), torch.Generator().manual_seed(0))
+        run = detector.training_outputs(batch, targets_of(OBJECTS), torch.Generator().manual_seed(0))
     assert shapes["rpn.conv in"] == (1, 512, 50, 50)
     assert shapes["rpn.deltas"] == (1, 36, 50, 50)
     assert shapes["rpn.objectness"] == (1, 18, 50, 50)
-    assert shapes["regions.tail in"] == (128, 512, 7, 7)
-    assert shapes["regions.tail.fc6 in"] == (128, 25_088)
-    assert shapes["regions.tail.fc6"] == shapes["regions.tail.fc7"] == (128, 4_096)
+    assert shapes["regions.box_head in"] == (128, 512, 7, 7)
+    assert shapes["regions.box_head.fc6 in"] == (128, 25_088)
+    assert shapes["regions.box_head.fc6"] == shapes["regions.box_head.fc7"] == (128, 4_096)
     assert shapes["regions.head.boxes"] == (128, 84)
     assert shapes["regions.head.classes"] == (128, 21)
     assert run.anchors is not None

@@ -26,7 +26,7 @@ A = (10.0, 10.0, 50.0, 40.0, 1)
 B = (30.0, 30.0, 90.0, 62.0, 2)
 C = (60.0, 5.0, 85.0, 30.0, 3)
 LINEAR = BackboneSettings(
-    "resnet18", weights=None, norm="batch", frozen_stages=0, tail="linear", hidden=16
+    "resnet18", weights=None, norm="batch", frozen_stages=0, box_head="two_mlp", hidden=16
 )
 
 
@@ -58,11 +58,11 @@ def test_two_losses_reach_tail_and_head_and_nothing_else(
     losses.total.backward()
     some = any(images)
     assert (losses.roi_boxes > 0) == some
-    for name, parameter in detector.regions.named_parameters():
+    for name, parameter in detector.roi_heads.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
         assert not some or parameter.grad.any(), name
-    for parameter in detector.body.parameters():
+    for parameter in detector.backbone.parameters():
         assert not parameter.requires_grad
         assert parameter.grad is None
 
@@ -89,17 +89,17 @@ def test_training_leaves_the_convolutions_as_they_are(
     settings: DetectorSettings, batch: ImageBatch, targets_of: MakeTargets
 ) -> None:
     detector = SPPNet(replace(settings, backbone=LINEAR)).train()
-    before = {name: tensor.clone() for name, tensor in detector.body.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in detector.backbone.state_dict().items()}
     learned = [parameter for parameter in detector.parameters() if parameter.requires_grad]
     optimiser = torch.optim.SGD(learned, lr=0.1, weight_decay=0.1)
     for _ in range(2):
         optimiser.zero_grad()
         detector.losses(batch, targets_of([A], [B])).total.backward()
         optimiser.step()
-    for name, tensor in detector.body.state_dict().items():
+    for name, tensor in detector.backbone.state_dict().items():
         assert torch.equal(tensor, before[name]), name  # statistics included
-    assert not detector.body.training
-    assert detector.regions.training
+    assert not detector.backbone.training
+    assert detector.roi_heads.training
 
 
 def test_the_losses_are_those_of_fast_rcnn_with_the_same_weights(
@@ -125,13 +125,13 @@ def test_other_pooling_is_refused_with_a_way_out(settings: DetectorSettings, kin
 def test_a_tail_of_convolutions_is_refused_with_a_way_out(
     settings: DetectorSettings, system: type[FastRCNN]
 ) -> None:
-    own = replace(LINEAR, tail="own")
-    with pytest.raises(SettingsError, match=r"tail of resnet18.*backbone\.tail=linear"):
+    own = replace(LINEAR, box_head="own")
+    with pytest.raises(SettingsError, match=r"box head of resnet18.*backbone\.box_head=two_mlp"):
         system(replace(settings, backbone=own))
     system(replace(settings, backbone=LINEAR))
 
 
 def test_a_tail_of_convolutions_takes_all_other_pooling(settings: DetectorSettings) -> None:
-    own = replace(LINEAR, tail="own")
+    own = replace(LINEAR, box_head="own")
     pooled = PoolingSettings("roi_pool", size=2)
     assert FastRCNN(replace(settings, backbone=own, pooling=pooled)).settings.pooling == pooled

@@ -105,7 +105,7 @@ class TestAnchors:
             [anchors, anchors], [{"boxes": image} for image in boxes]
         )
         labels, deltas = _all_labels(
-            anchors, targets, batch_of((96, 128), (96, 128)), inside_only=False
+            anchors, targets, batch_of((96, 128), (96, 128)), skip_border_anchors=False
         )
         for i in range(2):
             assert torch.equal(labels[i].float(), expected[i])
@@ -131,7 +131,7 @@ class TestAnchors:
         assert labels.tolist() == [[1, 1, -1, -1, 0, 0, -1]]
         assert deltas[0, 0].abs().max() == 0
         assert_close(deltas[0, 1], torch.tensor([0.0, 3 / 24, 0.0, torch.tensor(30 / 24).log()]))
-        labels, _ = _all_labels(anchors, targets_of([A]), batch, inside_only=False)
+        labels, _ = _all_labels(anchors, targets_of([A]), batch, skip_border_anchors=False)
         assert labels[0, 6] == 0
 
     def test_thresholds_are_settings(self, batch_of: MakeBatch, targets_of: MakeTargets) -> None:
@@ -152,9 +152,9 @@ class TestAnchors:
         batch, targets = batch_of((100, 100)), targets_of([A])
         assert _all_labels(anchors, targets, batch)[0].tolist() == [[1, 1, 0]]
         # Seed document 003: and those within 0.01 of the best.
-        within = _all_labels(anchors, targets, batch, best_within=0.01)[0]
+        within = _all_labels(anchors, targets, batch, low_quality_margin=0.01)[0]
         assert within.tolist() == [[1, 1, 1]]
-        assert _all_labels(anchors, targets, batch, best_within=0.003)[0].tolist() == [[1, 1, 0]]
+        assert _all_labels(anchors, targets, batch, low_quality_margin=0.003)[0].tolist() == [[1, 1, 0]]
 
     def test_only_inside_anchors_compete_for_the_best(
         self, batch_of: MakeBatch, targets_of: MakeTargets
@@ -162,7 +162,7 @@ class TestAnchors:
         anchors = torch.tensor([[-1.0, 0.0, 20.0, 20.0], [0.0, 0.0, 10.0, 10.0]])
         targets, batch = targets_of([(0.0, 0.0, 20.0, 20.0, 1)]), batch_of((50, 50))
         assert _all_labels(anchors, targets, batch)[0].tolist() == [[-1, 1]]
-        outside_too = _all_labels(anchors, targets, batch, inside_only=False)[0]
+        outside_too = _all_labels(anchors, targets, batch, skip_border_anchors=False)[0]
         assert outside_too.tolist() == [[1, 0]]
 
     def test_an_anchor_must_lie_inside_its_own_image(
@@ -185,7 +185,7 @@ class TestAnchors:
     ) -> None:
         batch = batch_of((96, 128), (96, 128))
         for targets in (targets_of([], []), targets_of([], [], padding=2)):
-            labels, deltas = _all_labels(anchors, targets, batch, inside_only=False)
+            labels, deltas = _all_labels(anchors, targets, batch, skip_border_anchors=False)
             assert (labels == 0).all()
             assert deltas.isfinite().all()
             sample = sample_anchors(anchors, targets, batch, AnchorSampling())
@@ -319,7 +319,7 @@ class TestRoIs:
         proposals = proposals_of(random_boxes(0, images, 600))
         targets = targets_of(*[[A, B, C]] * images)
         assert _rois(proposals, targets, RoISampling()).labels.shape == (images, each)
-        per_image = RoISampling(per="image")
+        per_image = RoISampling(samples_per="image")
         assert _rois(proposals, targets, per_image).labels.shape == (images, 128)
 
     def test_at_most_a_quarter_is_foreground_in_every_image(
@@ -350,7 +350,7 @@ class TestRoIs:
                 ]
             )
         )
-        settings = RoISampling(rois=4, foreground_fraction=1.0, append_truth=False)
+        settings = RoISampling(samples=4, foreground_fraction=1.0, append_gt=False)
         rois = _rois(proposals, targets_of([A, B]), settings)
         found = {tuple(box): k for k, box in enumerate(rois.boxes[0].tolist())}
         order = [found[tuple(box)] for box in proposals.boxes[0].tolist()]
@@ -366,7 +366,7 @@ class TestRoIs:
         proposals = proposals_of(
             torch.tensor([[[12.0, 8.0, 51.0, 43.0], [31.0, 52.0, 88.0, 99.0]]])
         )
-        settings = RoISampling(rois=2, foreground_fraction=1.0, append_truth=False)
+        settings = RoISampling(samples=2, foreground_fraction=1.0, append_gt=False)
         targets = targets_of([A, B])
         raw = _rois(proposals, targets, settings)
         assert sorted(raw.labels[0].tolist()) == [1, 2]
@@ -382,28 +382,28 @@ class TestRoIs:
     def test_labels_and_codes_equal_torchvision(
         self, random_boxes: Boxes, proposals_of: MakeProposals, seed: int
     ) -> None:
-        boxes, truth = random_boxes(seed, 2, 200), random_boxes(50 + seed, 2, 3)
+        boxes, ground_truth = random_boxes(seed, 2, 200), random_boxes(50 + seed, 2, 3)
         flags, labels = torch.zeros(2, 3).bool(), torch.tensor([[1, 2, 3], [3, 3, 1]])
-        settings = RoISampling(rois=203, per="image", foreground_fraction=1.0)
+        settings = RoISampling(samples=203, samples_per="image", foreground_fraction=1.0)
         std = torch.tensor([0.1, 0.1, 0.2, 0.2]).expand(4, 4)
-        targets = Targets(truth, labels, flags, flags)
+        targets = Targets(ground_truth, labels, flags, flags)
         rois = sample_rois(proposals_of(boxes), targets, settings, torch.zeros(4, 4), std)
         oracle = RoIHeads(None, None, None, 0.5, 0.5, 512, 0.25, None, 0.05, 0.5, 100)
         matched, expected = oracle.assign_targets_to_proposals(
-            list(rois.boxes), list(truth), list(labels)
+            list(rois.boxes), list(ground_truth), list(labels)
         )
         for i in range(2):
             assert torch.equal(rois.labels[i], expected[i])
             foreground = expected[i] > 0
             assert foreground.sum() >= 3  # the ground truth itself at least
-            codes = oracle.box_coder.encode_single(truth[i][matched[i]], rois.boxes[i])
+            codes = oracle.box_coder.encode_single(ground_truth[i][matched[i]], rois.boxes[i])
             assert_close(rois.deltas[i, foreground], codes[foreground], atol=1e-4, rtol=1e-5)
 
     def test_background_window_includes_its_lower_end_and_excludes_its_upper(
         self, targets_of: MakeTargets, proposals_of: MakeProposals
     ) -> None:
         """Seed document 001 loses the RoIs whose IoU is exactly 0."""
-        truth = (0.0, 0.0, 8.0, 8.0, 1)
+        ground_truth = (0.0, 0.0, 8.0, 8.0, 1)
         boxes = [
             [0.0, 0.0, 8.0, 4.0],  # IoU exactly 0.5
             [0.0, 0.0, 8.0, 2.0],  # 0.25
@@ -413,8 +413,8 @@ class TestRoIs:
         ]
 
         def background(**changes: Any) -> list[int]:
-            settings = RoISampling(rois=5, append_truth=False, foreground_fraction=0.0, **changes)
-            rois = _rois(proposals_of(torch.tensor([boxes])), targets_of([truth]), settings)
+            settings = RoISampling(samples=5, append_gt=False, foreground_fraction=0.0, **changes)
+            rois = _rois(proposals_of(torch.tensor([boxes])), targets_of([ground_truth]), settings)
             drawn = rois.boxes[0][rois.labels[0] == 0].tolist()
             return sorted(boxes.index(box) for box in drawn)
 
@@ -428,7 +428,7 @@ class TestRoIs:
         self, targets_of: MakeTargets, proposals_of: MakeProposals
     ) -> None:
         boxes = torch.tensor([[[0.0, 0.0, 8.0, 4.0]]])  # IoU 0.5
-        settings = RoISampling(rois=1, foreground_iou=0.6, background_high=0.4, append_truth=False)
+        settings = RoISampling(samples=1, foreground_iou=0.6, background_high=0.4, append_gt=False)
         rois = _rois(proposals_of(boxes), targets_of([(0.0, 0.0, 8.0, 8.0, 1)]), settings)
         assert rois.labels.tolist() == [[-1]]
 
@@ -454,11 +454,11 @@ class TestRoIs:
     ) -> None:
         far = proposals_of(torch.tensor([[[0.0, 60.0, 20.0, 80.0]]]))
         targets = targets_of([A, B, C], difficult=[(0, 1)], crowd=[(0, 2)], padding=2)
-        settings = RoISampling(rois=8, foreground_fraction=0.5)
+        settings = RoISampling(samples=8, foreground_fraction=0.5)
         rois = _rois(far, targets, settings)
         assert sorted(rois.labels[0].tolist()) == [-1] * 4 + [0, 1]  # neither B, C nor padding
         assert rois.boxes[0, 0].tolist() == list(A[:4])
-        rois = _rois(far, targets, replace(settings, append_truth=False))
+        rois = _rois(far, targets, replace(settings, append_gt=False))
         assert sorted(rois.labels[0].tolist()) == [0]
 
     def test_padding_among_the_proposals_is_never_drawn(
@@ -469,7 +469,7 @@ class TestRoIs:
         valid[0, :20] = True
         boxes[~valid] = 0.0
         proposals = Proposals(boxes, torch.zeros(2, 50), valid)
-        settings = RoISampling(rois=64, per="image", append_truth=False)
+        settings = RoISampling(samples=64, samples_per="image", append_gt=False)
         rois = _rois(proposals, targets_of([A], [B]), settings)
         assert (rois.labels[1] == -1).all()
         used = rois.labels[0] >= 0
@@ -481,11 +481,11 @@ class TestRoIs:
 
     def test_no_proposals_at_all(self, targets_of: MakeTargets) -> None:
         none = Proposals(torch.zeros(2, 0, 4), torch.zeros(2, 0), torch.zeros(2, 0).bool())
-        rois = _rois(none, targets_of([], []), RoISampling(rois=8))
+        rois = _rois(none, targets_of([], []), RoISampling(samples=8))
         assert rois.labels.tolist() == [[-1]] * 2
-        rois = _rois(none, targets_of([], [A]), RoISampling(rois=8, append_truth=False))
+        rois = _rois(none, targets_of([], [A]), RoISampling(samples=8, append_gt=False))
         assert rois.labels.tolist() == [[-1]] * 2
-        rois = _rois(none, targets_of([], [A]), RoISampling(rois=8))
+        rois = _rois(none, targets_of([], [A]), RoISampling(samples=8))
         assert rois.labels.tolist() == [[-1], [1]]
 
     def test_too_little_background_is_left_short_or_repeated(
@@ -493,12 +493,12 @@ class TestRoIs:
     ) -> None:
         far = torch.tensor([[[0.0, 60.0, 20.0, 80.0], [0.0, 70.0, 20.0, 90.0]]])
         targets, proposals = targets_of([A]), proposals_of(far)
-        short = _rois(proposals, targets, RoISampling(rois=12))
+        short = _rois(proposals, targets, RoISampling(samples=12))
         assert sorted(short.labels[0].tolist()) == [0, 0, 1]
-        full = _rois(proposals, targets, RoISampling(rois=12, fill="repeat"))
+        full = _rois(proposals, targets, RoISampling(samples=12, pad_with="background"))
         assert sorted(full.labels[0].tolist()) == [0] * 11 + [1]
         # The ground truth alone: it is repeated instead.
-        settings = RoISampling(rois=12, fill="repeat", background_low=0.1)
+        settings = RoISampling(samples=12, pad_with="background", background_low=0.1)
         assert _rois(proposals, targets, settings).labels.tolist() == [[1] * 12]
 
     def test_labels_are_minus_one_only_where_the_sample_is_short(
@@ -515,7 +515,7 @@ class TestRoIs:
     ) -> None:
         boxes = torch.tensor([[[60.0, 60.0, 70.0, 70.0], [0.0, 60.0, 20.0, 80.0]]])
         targets = targets_of([A, (50.0, 50.0, 100.0, 100.0, 2)], crowd=[(0, 1)])
-        settings = RoISampling(rois=4, append_truth=False)
+        settings = RoISampling(samples=4, append_gt=False)
         rois = _rois(proposals_of(boxes), targets, settings)
         assert rois.boxes[0, rois.labels[0] == 0].tolist() == [[0.0, 60.0, 20.0, 80.0]]
 
@@ -523,14 +523,14 @@ class TestRoIs:
         self, targets_of: MakeTargets, proposals_of: MakeProposals
     ) -> None:
         proposals = proposals_of(torch.tensor([[list(A[:4])]]))
-        rois = _rois(proposals, targets_of([A, B], difficult=[(0, 0)]), RoISampling(rois=4))
+        rois = _rois(proposals, targets_of([A, B], difficult=[(0, 0)]), RoISampling(samples=4))
         assert sorted(rois.labels[0].tolist()) == [-1, 0, 2]
 
     def test_a_batch_is_its_images_one_by_one(
         self, random_boxes: Boxes, targets_of: MakeTargets, proposals_of: MakeProposals
     ) -> None:
         boxes, images = random_boxes(6, 3, 40), [[A, B, C], [], [B]]
-        everything = RoISampling(rois=50, per="image", foreground_fraction=1.0)
+        everything = RoISampling(samples=50, samples_per="image", foreground_fraction=1.0)
 
         def labelled(rois: RoISamples, image: int) -> set[tuple[Any, ...]]:
             used = rois.labels[image] >= 0
@@ -561,7 +561,7 @@ class TestRoIs:
         self, random_boxes: Boxes, targets_of: MakeTargets, proposals_of: MakeProposals
     ) -> None:
         boxes = random_boxes(8, 1, 40).requires_grad_()
-        settings = RoISampling(rois=10, append_truth=False)
+        settings = RoISampling(samples=10, append_gt=False)
         rois = _rois(proposals_of(boxes), targets_of([A]), settings)
         assert rois.deltas.requires_grad  # the target depends on where the RoI is, too
         assert not rois.matched_boxes.requires_grad
@@ -573,7 +573,7 @@ class TestRoIs:
 class TestCandidatesOfMining:
     """What the hardest RoIs are chosen among (Shrivastava et al. 2016)."""
 
-    HARD = RoISampling(mining="hard", background_low=0.1, foreground_fraction=0.0)
+    HARD = RoISampling(ohem=True, background_low=0.1, foreground_fraction=0.0)
 
     def test_everything_with_a_label_is_a_candidate_and_background_starts_at_zero(
         self, targets_of: MakeTargets, proposals_of: MakeProposals
@@ -607,7 +607,7 @@ class TestCandidatesOfMining:
         assert torch.equal(rois.boxes[:, :10], boxes[:, :10])  # the best
         assert rois.labels[0, 10:].tolist() == [1, 2, 3]
         assert rois.labels[1].tolist() == [0] * 10 + [-1] * 3
-        without = replace(few, append_truth=False)
+        without = replace(few, append_gt=False)
         rois = label_rois(proposals_of(boxes), targets, without, *_unit_deltas())
         assert rois.labels.shape == (2, 10)
 
@@ -623,7 +623,7 @@ class TestCandidatesOfMining:
         (AnchorSampling, {"positive_iou": 0.0}, "positive_iou"),
         (AnchorSampling, {"positive_iou": 1.1}, "positive_iou"),
         (AnchorSampling, {"negative_iou": 0.8}, "negative_iou"),
-        (AnchorSampling, {"best_within": 1.0}, "best_within"),
+        (AnchorSampling, {"low_quality_margin": 1.0}, "low_quality_margin"),
         (AnchorSampling, {"samples": 0}, "samples"),
         (AnchorSampling, {"positive_fraction": 1.5}, "positive_fraction"),
         (RoISampling, {"rois": 0}, "rois"),

@@ -6,7 +6,7 @@ from torch import Tensor
 from torchvision.ops import nms
 
 from rcnn.kernels import nms_cpu as greedy
-from rcnn.kernels.nms_cpu import Candidates, first_kept
+from rcnn.kernels.nms_cpu import Candidates, nms_topk
 
 
 def _boxes(kind: str, count: int) -> Tensor:
@@ -44,7 +44,7 @@ def test_stretches_keep_what_all_candidates_at_once_keep(
     candidates = Candidates(boxes, torch.zeros(600).long(), boxes.double())
     order = torch.randperm(600, generator=torch.Generator().manual_seed(1))[:500]
     expected = order[nms(boxes[order].double(), torch.arange(500, 0, -1).double(), threshold)]
-    kept = first_kept(candidates, order, threshold, limit)
+    kept = nms_topk(candidates, order, threshold, limit)
     assert kept.tolist() == expected[:limit].tolist()
 
 
@@ -53,4 +53,4 @@ def test_hardly_any_candidates(count: int) -> None:
     boxes = _boxes("apart", 3)
     candidates = Candidates(boxes, torch.zeros(3).long(), boxes.double())
     order = torch.arange(count)
-    assert first_kept(candidates, order, 0.7, 5).tolist() == order.tolist()
+    assert nms_topk(candidates, order, 0.7, 5).tolist() == order.tolist()

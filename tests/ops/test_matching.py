@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.testing import assert_close
 from torchvision.models.detection._utils import Matcher
 
-from rcnn.ops.matching import best_match, gather_boxes, masked_iou, near_best
+from rcnn.ops.matching import best_match, gather_boxes, masked_iou, is_low_quality_match
 
 Boxes = Callable[..., Tensor]
 
@@ -19,7 +19,7 @@ def _labels(ious: Tensor, positive_iou: float, negative_iou: float, within: floa
     best = ious.max(dim=0).values
     labels = torch.where(best < negative_iou, 0, -1)
     labels[best >= positive_iou] = 1
-    labels[near_best(ious[None], within)[0]] = 1
+    labels[is_low_quality_match(ious[None], within)[0]] = 1
     return labels
 
 
@@ -35,10 +35,10 @@ def test_published_matches(geometry: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_matches_equal_torchvision(random_boxes: Boxes, seed: int) -> None:
-    anchors, truth = random_boxes(seed, 400), random_boxes(100 + seed, 5)
+    anchors, ground_truth = random_boxes(seed, 400), random_boxes(100 + seed, 5)
     learned = torch.ones(1, 5).bool()
-    ious = masked_iou(truth[None], learned, anchors[None])
-    match = best_match(ious, truth[None], ~learned, anchors[None])
+    ious = masked_iou(ground_truth[None], learned, anchors[None])
+    match = best_match(ious, ground_truth[None], ~learned, anchors[None])
     expected = Matcher(0.7, 0.3, allow_low_quality_matches=True)(ious[0])
     labels = _labels(ious[0], 0.7, 0.3)
     assert torch.equal(labels == 1, expected >= 0)
@@ -54,53 +54,53 @@ def test_the_first_of_equals_is_the_match() -> None:
 
 def test_ties_for_the_best_are_all_near_best() -> None:
     ious = torch.tensor([[[0.4, 0.1, 0.4, 0.39], [0.0, 0.2, 0.0, 0.1]]])
-    assert near_best(ious).tolist() == [[True, True, True, False]]
+    assert is_low_quality_match(ious).tolist() == [[True, True, True, False]]
     # Seed document 003: whatever lies within 0.01 of the best, bounds included.
-    assert near_best(ious, within=0.02).tolist() == [[True, True, True, True]]
-    assert near_best(ious, within=0.001).tolist() == [[True, True, True, False]]
+    assert is_low_quality_match(ious, within=0.02).tolist() == [[True, True, True, True]]
+    assert is_low_quality_match(ious, within=0.001).tolist() == [[True, True, True, False]]
 
 
 def test_a_box_that_nothing_overlaps_has_no_best() -> None:
     """Equality with a best of 0 would make every candidate positive."""
     ious = torch.tensor([[[0.0, 0.0, 0.0], [0.5, 0.0, 0.1]]])
-    assert near_best(ious).tolist() == [[True, False, False]]
-    assert near_best(ious, within=0.01).tolist() == [[True, False, False]]
+    assert is_low_quality_match(ious).tolist() == [[True, False, False]]
+    assert is_low_quality_match(ious, within=0.01).tolist() == [[True, False, False]]
     # Not even one whose best is so low that 0 is near it.
-    assert near_best(torch.tensor([[[0.005, 0.0]]]), within=0.01).tolist() == [[True, False]]
+    assert is_low_quality_match(torch.tensor([[[0.005, 0.0]]]), within=0.01).tolist() == [[True, False]]
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_any_number_of_boxes_can_be_matched(random_boxes: Boxes, count: int) -> None:
-    truth, candidates = random_boxes(0, 2, count), random_boxes(1, 2, 6)
+    ground_truth, candidates = random_boxes(0, 2, count), random_boxes(1, 2, 6)
     learned = torch.ones(2, count).bool()
-    ious = masked_iou(truth, learned, candidates)
-    match = best_match(ious, truth, ~learned, candidates)
+    ious = masked_iou(ground_truth, learned, candidates)
+    match = best_match(ious, ground_truth, ~learned, candidates)
     assert match.ious.shape == match.indices.shape == match.in_crowd.shape == (2, 6)
     assert not match.in_crowd.any()
-    found = gather_boxes(truth, match.indices)
+    found = gather_boxes(ground_truth, match.indices)
     assert found.shape == (2, 6, 4)
     if count == 0:
         assert match.ious.abs().max() == 0
         assert found.abs().max() == 0
-        assert not near_best(ious).any()
+        assert not is_low_quality_match(ious).any()
     else:
         for i in range(2):
-            assert torch.equal(found[i], truth[i, ious[i].argmax(dim=0)])
+            assert torch.equal(found[i], ground_truth[i, ious[i].argmax(dim=0)])
 
 
 def test_boxes_that_are_not_learned_match_nothing(random_boxes: Boxes) -> None:
-    truth, candidates = random_boxes(2, 1, 3), random_boxes(2, 1, 3)  # the same boxes
+    ground_truth, candidates = random_boxes(2, 1, 3), random_boxes(2, 1, 3)  # the same boxes
     learned = torch.tensor([[True, False, True]])
-    ious = masked_iou(truth, learned, candidates)
+    ious = masked_iou(ground_truth, learned, candidates)
     assert ious[0, 1].abs().max() == 0
     assert ious[0].diagonal().tolist() == [1.0, 0.0, 1.0]
 
 
 def test_candidates_may_be_shared_or_each_images_own(random_boxes: Boxes) -> None:
-    truth, anchors = random_boxes(3, 2, 3), random_boxes(4, 7)
+    ground_truth, anchors = random_boxes(3, 2, 3), random_boxes(4, 7)
     learned = torch.ones(2, 3).bool()
-    shared = masked_iou(truth, learned, anchors[None])
-    own = masked_iou(truth, learned, anchors.expand(2, 7, 4))
+    shared = masked_iou(ground_truth, learned, anchors[None])
+    own = masked_iou(ground_truth, learned, anchors.expand(2, 7, 4))
     assert torch.equal(shared, own)
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from rcnn.ops.sampling import hardest_rois
+from rcnn.ops.sampling import hard_rois
 from rcnn.structures import RoISamples
 
 
@@ -20,7 +20,7 @@ def test_the_largest_losses_of_each_image_are_kept() -> None:
     boxes, labels = _apart(5).expand(2, 5, 4), torch.tensor([[1, 0, 2, 0, 0], [0, 0, 0, 3, 0]])
     candidates = _candidates(boxes.clone(), labels)
     losses = torch.tensor([[0.1, 0.5, 0.3, 0.9, 0.2], [0.5, 0.4, 0.3, 0.2, 0.1]])
-    rois = hardest_rois(candidates, losses, 3)
+    rois = hard_rois(candidates, losses, 3)
     assert rois.labels.tolist() == [[0, 0, 2], [0, 0, 0]]  # whatever their label
     for i, places in enumerate(([3, 1, 2], [0, 1, 2])):
         assert torch.equal(rois.boxes[i], boxes[i, places])
@@ -40,12 +40,12 @@ def test_of_rois_that_lie_on_each_other_only_the_hardest_is_kept() -> None:
         ]
     )
     losses = torch.tensor([[0.5, 0.4, 0.3, 0.1]])
-    rois = hardest_rois(_candidates(boxes, torch.tensor([[1, 1, 0, 0]])), losses, 4)
+    rois = hard_rois(_candidates(boxes, torch.tensor([[1, 1, 0, 0]])), losses, 4)
     assert rois.labels.tolist() == [[1, 0, 0, -1]]
     assert torch.equal(rois.boxes[0, :3], boxes[0, [0, 2, 3]])
     # The second is the hardest: it alone is left of the three.
     losses = torch.tensor([[0.4, 0.5, 0.3, 0.1]])
-    rois = hardest_rois(_candidates(boxes, torch.tensor([[1, 1, 0, 0]])), losses, 4)
+    rois = hard_rois(_candidates(boxes, torch.tensor([[1, 1, 0, 0]])), losses, 4)
     assert rois.labels.tolist() == [[1, 0, -1, -1]]
     assert torch.equal(rois.boxes[0, :2], boxes[0, [1, 3]])
 
@@ -53,11 +53,11 @@ def test_of_rois_that_lie_on_each_other_only_the_hardest_is_kept() -> None:
 def test_what_takes_no_part_is_not_kept_and_suppresses_nothing() -> None:
     boxes = torch.tensor([[[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 9.0]]]).expand(2, 2, 4)
     candidates = _candidates(boxes.clone(), torch.tensor([[-1, 0], [-1, -1]]))
-    rois = hardest_rois(candidates, torch.tensor([[9.0, 0.0], [1.0, 1.0]]), 2)
+    rois = hard_rois(candidates, torch.tensor([[9.0, 0.0], [1.0, 1.0]]), 2)
     assert rois.labels.tolist() == [[0, -1], [-1, -1]]
     assert torch.equal(rois.boxes[0], boxes[0, [1, 1]])  # an empty place holds a copy
 
 
 def test_losses_that_are_all_equal_fill_the_places() -> None:
     candidates = _candidates(_apart(6)[None], torch.zeros(1, 6).long())
-    assert (hardest_rois(candidates, torch.zeros(1, 6), 4).labels == 0).sum() == 4
+    assert (hard_rois(candidates, torch.zeros(1, 6), 4).labels == 0).sum() == 4

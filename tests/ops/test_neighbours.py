@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rcnn.kernels import nms_cpu as neighbours
-from rcnn.kernels.nms_cpu import Candidates, overlaps_any
+from rcnn.kernels.nms_cpu import Candidates, any_iou_above
 from rcnn.ops.boxes import iou
 
 
@@ -18,7 +18,7 @@ def _candidates(boxes: Tensor, groups: Tensor) -> Candidates:
 
 def _check(boxes: Tensor, groups: Tensor, threshold: float, some: Tensor, others: Tensor) -> None:
     candidates = _candidates(boxes, groups)
-    found = overlaps_any(candidates, some, others, threshold)
+    found = any_iou_above(candidates, some, others, threshold)
     expected = (iou(candidates.apart[some], candidates.apart[others]) > threshold).any(dim=1)
     assert found.tolist() == expected.tolist()
 
@@ -79,5 +79,5 @@ def test_what_single_precision_cannot_tell_is_decided_in_double(threshold: float
     boxes = boxes + torch.tensor([1.0, 2.0, 1.0, 2.0])
     candidates = _candidates(boxes, torch.zeros(2).long())
     pair = torch.tensor([0]), torch.tensor([1])
-    assert not overlaps_any(candidates, *pair, threshold).any()
-    assert overlaps_any(candidates, *pair, threshold - 1e-12).all()
+    assert not any_iou_above(candidates, *pair, threshold).any()
+    assert any_iou_above(candidates, *pair, threshold - 1e-12).all()

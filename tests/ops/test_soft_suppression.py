@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from torchvision.ops import nms
 
 from rcnn.ops.boxes import iou
-from rcnn.ops.nms import soften
+from rcnn.ops.nms import soft_nms
 
 Boxes = Callable[..., Tensor]
 
@@ -57,7 +57,7 @@ def test_equals_the_plain_algorithm_in_every_group(
     boxes = corners.sort(dim=-2).values.flatten(-2) * 60
     scores = torch.rand(2, 3, count, generator=generator, dtype=torch.float64)
     scores[torch.rand(2, 3, count, generator=generator) < 0.2] = 0.0  # takes no part
-    soft = soften(boxes, scores, rule, threshold, sigma, score, limit)
+    soft = soft_nms(boxes, scores, rule, threshold, sigma, score, limit)
     for image in range(2):
         for group in range(3):
             given_boxes, given_scores = boxes[image, group].tolist(), scores[image, group].tolist()
@@ -80,24 +80,24 @@ SCORES = torch.tensor([0.9, 0.8, 0.7])
 
 
 def test_linear_by_hand() -> None:
-    soft = soften(BOXES, SCORES, "linear", 0.3, 0.5, 0.0, 10)
+    soft = soft_nms(BOXES, SCORES, "linear", 0.3, 0.5, 0.0, 10)
     assert_close(soft, torch.tensor([0.9, 0.8 * 0.4, 0.7]))  # IoU 0.6
     # An overlap below the threshold costs nothing, the threshold itself does.
-    assert_close(soften(BOXES, SCORES, "linear", 0.61, 0.5, 0.0, 10), SCORES)
+    assert_close(soft_nms(BOXES, SCORES, "linear", 0.61, 0.5, 0.0, 10), SCORES)
     half = torch.tensor([[0.0, 0.0, 8.0, 8.0], [0.0, 0.0, 8.0, 4.0]])
-    soft = soften(half, SCORES[:2], "linear", 0.5, 0.5, 0.0, 10)
+    soft = soft_nms(half, SCORES[:2], "linear", 0.5, 0.5, 0.0, 10)
     assert_close(soft, torch.tensor([0.9, 0.4]))
 
 
 def test_gaussian_by_hand() -> None:
     expected = torch.tensor([0.9, 0.8 * math.exp(-(0.6**2) / 0.5), 0.7])
-    assert_close(soften(BOXES, SCORES, "gaussian", 0.3, 0.5, 0.0, 10), expected)
+    assert_close(soft_nms(BOXES, SCORES, "gaussian", 0.3, 0.5, 0.0, 10), expected)
 
 
 def test_a_box_that_lost_its_score_is_chosen_late() -> None:
     """The second best box decays below the third, which it would have cost more than it does."""
     boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 8.0], [0.0, 0.0, 10.0, 4.0]])
-    soft = soften(boxes, SCORES, "linear", 0.3, 0.5, 0.0, 10)
+    soft = soft_nms(boxes, SCORES, "linear", 0.3, 0.5, 0.0, 10)
     third = 0.7 * 0.6  # IoU 0.4 with the best
     assert_close(soft, torch.tensor([0.9, 0.8 * 0.2 * 0.5, third]))
 
@@ -106,15 +106,15 @@ def test_a_box_that_lost_its_score_is_chosen_late() -> None:
 def test_boxes_apart_and_single_boxes_keep_their_scores(rule: Any) -> None:
     apart = torch.tensor([[0.0, 0.0, 10.0, 10.0], [20.0, 0.0, 30.0, 10.0], [40.0, 0.0, 50.0, 9.0]])
     for count in (0, 1, 3):
-        soft = soften(apart[:count], SCORES[:count], rule, 0.3, 0.5, 0.0, 10)
+        soft = soft_nms(apart[:count], SCORES[:count], rule, 0.3, 0.5, 0.0, 10)
         assert torch.equal(soft, SCORES[:count])
 
 
 def test_an_image_is_softened_alike_in_any_batch(random_boxes: Boxes) -> None:
     boxes, scores = random_boxes(0, 3, 2, 30), torch.rand(3, 2, 30)
-    together = soften(boxes, scores, "gaussian", 0.3, 0.5, 0.05, 20)
+    together = soft_nms(boxes, scores, "gaussian", 0.3, 0.5, 0.05, 20)
     for i in range(3):
-        alone = soften(boxes[i : i + 1], scores[i : i + 1], "gaussian", 0.3, 0.5, 0.05, 20)[0]
+        alone = soft_nms(boxes[i : i + 1], scores[i : i + 1], "gaussian", 0.3, 0.5, 0.05, 20)[0]
         assert torch.equal(together[i] > 0.05, alone > 0.05)
         assert_close(together[i][alone > 0.05], alone[alone > 0.05])
 
@@ -122,7 +122,7 @@ def test_an_image_is_softened_alike_in_any_batch(random_boxes: Boxes) -> None:
 def test_hard_suppression_keeps_what_softening_leaves_alone(random_boxes: Boxes) -> None:
     """A score stays whole only where nothing better that was chosen overlaps."""
     boxes, scores = random_boxes(1, 40), torch.rand(40, generator=torch.Generator().manual_seed(0))
-    soft = soften(boxes, scores, "linear", 0.5, 0.5, 0.0, 40)
+    soft = soft_nms(boxes, scores, "linear", 0.5, 0.5, 0.0, 40)
     whole = (soft == scores).nonzero().squeeze(1).tolist()
     assert set(whole) <= set(nms(boxes, scores, 0.5).tolist())
     overlaps = iou(boxes, boxes)

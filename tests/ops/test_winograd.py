@@ -19,7 +19,7 @@ def drawn(*shape: int) -> Tensor:
     return torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
-def learned(cells: Tensor, weight: Tensor, bias: Tensor, *, ours: bool) -> list[Tensor]:
+def is_target(cells: Tensor, weight: Tensor, bias: Tensor, *, ours: bool) -> list[Tensor]:
     """Return a convolution and its gradients."""
     inputs = [one.clone().requires_grad_() for one in (cells, weight, bias)]
     output = convolve(*inputs) if ours else F.conv2d(*inputs, padding=1)

@@ -18,7 +18,7 @@ from rcnn.launch import run_in_processes
 from rcnn.model.anchors import AnchorSettings
 from rcnn.model.backbones import BackboneSettings
 from rcnn.model.faster_rcnn import FasterRCNN
-from rcnn.model.proposals import ProposalLimits
+from rcnn.model.proposals import ProposalSettings
 from rcnn.model.settings import DetectorSettings
 from rcnn.model.speed import SpeedSettings, compile_static_parts, prepare, static_parts
 from rcnn.model.targets import RoISampling
@@ -45,8 +45,8 @@ def small(backbone: str) -> DetectorSettings:
             backbone, norm="batch", frozen_stages=0, weights=None, hidden=8, dropout=0.0
         ),
         anchors=AnchorSettings((1.0,)),
-        proposals=ProposalLimits(after_nms_train=64, after_nms_test=32),
-        roi_sampling=RoISampling(rois=64),
+        proposals=ProposalSettings(after_nms_train=64, after_nms_test=32),
+        roi_sampling=RoISampling(samples=64),
     )
 
 
@@ -60,7 +60,7 @@ def losses_of(detector: FasterRCNN, images: int, height: int, width: int) -> dic
     targets = Targets(objects, torch.ones(images, 1).long(), nothing, nothing)
     batch = ImageBatch(pixels, size, size)
     if not detector.training:
-        losses = detector.evaluation_pass(batch, targets, generator).losses
+        losses = detector.evaluation_outputs(batch, targets, generator).losses
     else:
         losses = detector.losses(batch, targets, generator)
         losses.total.backward()

@@ -41,7 +41,7 @@ def settings() -> DetectorSettings:
         images=ImageSettings(shorter_side=64, longer_side=64),
         backbone=BackboneSettings("resnet18", norm="batch", frozen_stages=0, weights=None),
         anchors=AnchorSettings(scales=(1.0, 2.0)),
-        roi_sampling=RoISampling(rois=16),
+        roi_sampling=RoISampling(samples=16),
     )
 
 
@@ -68,7 +68,7 @@ def propose(tmp_path: Path) -> Callable[[DataSource], Path]:
             dataset = source.dataset(split)
             with ProposalWriter(folder / f"{split}.proposals", dataset, "the objects") as writer:
                 for index, image_id in enumerate(dataset.image_ids):
-                    writer.add(image_id, dataset.truth(index).boxes)
+                    writer.add(image_id, dataset.ground_truth(index).boxes)
                 writer.finish()
         return folder
 

@@ -122,15 +122,15 @@ def test_the_result_has_each_part_from_the_step_that_learned_it(plan: Plan, tmp_
     assert trained == NAMES
     steps = {name: product(tmp_path, name) for name in NAMES}
     for name, tensor in merged.items():
-        part = {"body": "2_fast_rcnn", "rpn": "3_rpn", "regions": "4_fast_rcnn"}[name.split(".")[1]]
+        part = {"backbone": "2_fast_rcnn", "rpn": "3_rpn", "regions": "4_fast_rcnn"}[name.split(".")[1]]
         assert torch.equal(tensor, steps[part][name]), name
     # The convolutions are those of step 2 in 3 and 4, bit by bit; everything else has learned.
-    body = [name for name in merged if name.startswith("detector.body.")]
+    backbone = [name for name in merged if name.startswith("detector.backbone.")]
     for later in ("3_rpn", "4_fast_rcnn"):
-        assert all(torch.equal(steps[later][name], merged[name]) for name in body)
-    head = "detector.regions.head.classes.weight"
+        assert all(torch.equal(steps[later][name], merged[name]) for name in backbone)
+    head = "detector.roi_heads.box_predictor.cls_score.weight"
     assert not torch.equal(steps["2_fast_rcnn"][head], merged[head])
-    assert not torch.equal(steps["1_rpn"][body[0]], merged[body[0]])
+    assert not torch.equal(steps["1_rpn"][backbone[0]], merged[backbone[0]])
 
 
 @pytest.mark.slow
@@ -198,7 +198,7 @@ def test_a_run_killed_in_step_three_ends_as_if_it_had_not_been(
 @pytest.mark.slow
 def test_shared_convolutions_that_move_end_the_run(plan: Plan, tmp_path: Path) -> None:
     def move(module: Any) -> None:
-        module.detector.body.conv1.weight.data[0, 0, 0, 0] += 1
+        module.detector.backbone.conv1.weight.data[0, 0, 0, 0] += 1
 
     with pytest.raises(StageError, match=r"3_rpn has moved 1 of .*conv1\.weight"):
         training(plan, tmp_path, [], {"3_rpn": Fault(1, move)}).run()
@@ -217,8 +217,8 @@ def test_unshared_networks_are_the_first_two_steps(plan: Plan, tmp_path: Path) -
     assert run.runner.seconds == pytest.approx(sum(trains))
     assert [path.name for path in folder.glob("*.proposals")] == ["test.proposals"]
     assert torch.equal(
-        module.state_dict()["detector.body.conv1.weight"],
-        product(tmp_path, "2_fast_rcnn")["detector.body.conv1.weight"],
+        module.state_dict()["detector.backbone.conv1.weight"],
+        product(tmp_path, "2_fast_rcnn")["detector.backbone.conv1.weight"],
     )
 
 

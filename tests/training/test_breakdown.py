@@ -38,9 +38,9 @@ def images(detector: Detector, number: int) -> list[ImageBatch]:
 
 
 @pytest.mark.parametrize(
-    ("system", "tail", "expected"),
+    ("system", "box_head", "expected"),
     [
-        ("faster_rcnn", "own", "convolutions proposals pooling tail rest"),
+        ("faster_rcnn", "own", "convolutions proposals pooling box head rest"),
         ("faster_rcnn", "linear", "convolutions proposals pooling fc6 fc7 rest"),
         ("fast_rcnn", "linear", "convolutions pooling fc6 fc7 rest"),
         ("sppnet", "linear", "convolutions pooling fc6 fc7 rest"),
@@ -49,9 +49,9 @@ def images(detector: Detector, number: int) -> list[ImageBatch]:
     ],
 )
 def test_every_stage_of_a_system_takes_its_time(
-    system: str, tail: str, expected: str, settings: DetectorSettings
+    system: str, box_head: str, expected: str, settings: DetectorSettings
 ) -> None:
-    settings = replace(settings, backbone=replace(settings.backbone, tail=tail, hidden=16))
+    settings = replace(settings, backbone=replace(settings.backbone, box_head=box_head, hidden=16))
     if system == "sppnet":
         settings = replace(settings, pooling=PoolingSettings(kind="pyramid"))
     detector = build_detector(system, settings).eval()
@@ -67,7 +67,7 @@ def test_every_stage_of_a_system_takes_its_time(
 def test_measuring_leaves_the_detector_as_it_was(settings: DetectorSettings) -> None:
     detector = build_detector("faster_rcnn", settings).eval()
     measure(detector, images(detector, 1), repeats=1)
-    assert "detect" not in vars(detector.regions)
+    assert "detect" not in vars(detector.roi_heads)
     hooks = [
         hook
         for part in detector.modules()

@@ -1,4 +1,4 @@
-"""Truncated SVD of a detector's tail."""
+"""Truncated SVD of a detector's box head."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,14 +23,14 @@ PICTURE = torch.arange(3 * 48 * 64).reshape(3, 48, 64).remainder(251).to(torch.u
 def linear(settings: DetectorSettings) -> DetectionModule:
     """A detector whose fc6 is 12544 x 32 and whose fc7 is 32 x 32."""
     torch.manual_seed(0)
-    backbone = replace(settings.backbone, tail="linear", hidden=32, dropout=0.0)
+    backbone = replace(settings.backbone, box_head="two_mlp", hidden=32, dropout=0.0)
     return DetectionModule(replace(settings, backbone=backbone), weights="somewhere").eval()
 
 
 def test_full_ranks_compute_what_the_whole_layers_do(linear: DetectionModule) -> None:
     compressed = compress(linear, (32, 32))
     pooled = torch.rand(3, 256, 7, 7)
-    whole, thin = linear.detector.regions.tail(pooled), compressed.detector.regions.tail(pooled)
+    whole, thin = linear.detector.roi_heads.box_head(pooled), compressed.detector.roi_heads.box_head(pooled)
     torch.testing.assert_close(thin, whole, rtol=0, atol=1e-5)
 
 
@@ -42,9 +42,9 @@ def test_layers_get_their_ranks_and_all_else_stays(
     compressed = compress(linear, ranks)
     assert compressed.settings.backbone.ranks == ranks
     assert compressed.weights == "somewhere"
-    tail, state = compressed.detector.regions.tail, compressed.state_dict()
+    box_head, state = compressed.detector.roi_heads.box_head, compressed.state_dict()
     for name, rank in zip(("fc6", "fc7"), ranks, strict=True):
-        layer, key = getattr(tail, name), f"detector.regions.tail.{name}."
+        layer, key = getattr(box_head, name), f"detector.roi_heads.box_head.{name}."
         bias = state[f"{key}second.bias"] if rank else state[f"{key}bias"]
         torch.testing.assert_close(bias, before[f"{key}bias"], rtol=0, atol=0)
         if rank:
@@ -55,7 +55,7 @@ def test_layers_get_their_ranks_and_all_else_stays(
             assert error == pytest.approx(values[rank:].norm().item(), rel=1e-4)
     for name, tensor in before.items():
         torch.testing.assert_close(linear.state_dict()[name], tensor, rtol=0, atol=0)
-        if ".regions.tail." not in name:
+        if ".roi_heads.box_head." not in name:
             torch.testing.assert_close(state[name], tensor, rtol=0, atol=0)
 
 
@@ -79,9 +79,9 @@ def test_a_compressed_detector_can_be_trained_on_and_tested_by_its_path(
     tmp_path: Path,
 ) -> None:
     compressed = compress(linear, (8, 4))
-    before = compressed.detector.regions.tail.fc6.first.weight.detach().clone()
+    before = compressed.detector.roi_heads.box_head.fc6.first.weight.detach().clone()
     trainer().fit(compressed, data)
-    assert not torch.equal(compressed.detector.regions.tail.fc6.first.weight, before)
+    assert not torch.equal(compressed.detector.roi_heads.box_head.fc6.first.weight, before)
     save(compressed, tmp_path / "small.ckpt")
     trainer().test(compressed, data, ckpt_path=tmp_path / "small.ckpt", verbose=False)
 
@@ -92,9 +92,9 @@ def test_mode_of_the_module_is_kept(linear: DetectionModule) -> None:
 
 
 def test_energy_decides_each_rank_by_itself(linear: DetectionModule) -> None:
-    tail = linear.detector.regions.tail
+    box_head = linear.detector.roi_heads.box_head
     with torch.no_grad():
-        tail.fc7.weight.copy_(torch.diag(torch.tensor([3.0, 1.0] + [0.0] * 30)))  # 90 % and 10 %
+        box_head.fc7.weight.copy_(torch.diag(torch.tensor([3.0, 1.0] + [0.0] * 30)))  # 90 % and 10 %
     factors = TailSVD(linear)
     assert factors.ranks_for_energy(0.9)[1] == 1
     assert factors.ranks_for_energy(0.95)[1] == 2
@@ -104,9 +104,9 @@ def test_energy_decides_each_rank_by_itself(linear: DetectionModule) -> None:
 def test_a_layer_stays_whole_where_its_product_would_have_as_many_weights(
     linear: DetectionModule,
 ) -> None:
-    tail = linear.detector.regions.tail
+    box_head = linear.detector.roi_heads.box_head
     with torch.no_grad():
-        tail.fc7.weight.copy_(torch.eye(32))  # whose product saves weights below rank 16
+        box_head.fc7.weight.copy_(torch.eye(32))  # whose product saves weights below rank 16
     assert TailSVD(linear).ranks_for_energy(0.4)[1] == 13
     assert TailSVD(linear).ranks_for_energy(0.5)[1] == 0
     with pytest.raises(SettingsError, match=r"energy=1\.0 .*as many weights as whole"):
@@ -114,9 +114,9 @@ def test_a_layer_stays_whole_where_its_product_would_have_as_many_weights(
 
 
 def test_weights_are_counted_without_biases(linear: DetectionModule) -> None:
-    tail = compressible_tail(linear)
-    assert tail_weight_count(tail) == 12544 * 32 + 32 * 32
-    assert tail_weight_count(tail, (8, 0)) == 8 * (12544 + 32) + 32 * 32
+    box_head = compressible_tail(linear)
+    assert tail_weight_count(box_head) == 12544 * 32 + 32 * 32
+    assert tail_weight_count(box_head, (8, 0)) == 8 * (12544 + 32) + 32 * 32
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_impossible_ranks_are_an_error_that_names_the_layer(
 
 
 def test_layer4_cannot_be_compressed(module: DetectionModule) -> None:
-    with pytest.raises(SettingsError, match=r"'resnet18', a ResNetTail, .*backbone\.tail=linear"):
+    with pytest.raises(SettingsError, match=r"'resnet18', a Res5Head, .*backbone\.box_head=two_mlp"):
         compress(module, (4, 4))
 
 

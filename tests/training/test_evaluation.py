@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 import torch
 
 from rcnn.data import ShapesSource
-from rcnn.model.postprocess import DetectionLimits
+from rcnn.model.postprocess import DetectionSettings
 from rcnn.model.settings import DetectorSettings
 from rcnn.training import DetectionDataModule, DetectionModule, LoaderSettings
 from rcnn.training.evaluate import evaluate
@@ -18,7 +18,7 @@ def test_figures_are_those_of_the_trainer(
     settings: DetectorSettings, trainer: Callable[..., pl.Trainer]
 ) -> None:
     torch.manual_seed(0)
-    generous = DetectionLimits(score=0.0, nms_iou=0.9)  # so that chance finds something
+    generous = DetectionSettings(score=0.0, nms_iou=0.9)  # so that chance finds something
     module = DetectionModule(replace(settings, detections=generous))
     data = DetectionDataModule(ShapesSource(test=8, size=64), LoaderSettings(workers=0))
     (expected,) = trainer().test(module, data, verbose=False)

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 import rcnn
 from rcnn.data import ShapesDataset, collate
-from rcnn.model.box_head import HeadSettings
+from rcnn.model.box_predictor import BoxPredictorSettings
 from rcnn.model.settings import DeltaSettings, DetectorSettings
 from rcnn.structures import ImageBatch, Proposals
 from rcnn.training import DetectionModule
@@ -18,13 +18,13 @@ from rcnn.training.module import fold_deltas
 
 MEANS = ((0.1, -0.2, 0.3, 0.0), (0.0, 0.05, -0.1, 0.2), (-0.3, 0.0, 0.0, 0.1))
 STDS = ((0.1, 0.2, 0.3, 0.4), (0.05, 0.1, 0.2, 0.2), (0.5, 0.4, 0.3, 0.2))
-PER_CLASS = (DeltaSettings(class_means=MEANS, class_stds=STDS), HeadSettings())
-AGNOSTIC = (DeltaSettings(mean=MEANS[0], std=STDS[0]), HeadSettings(class_agnostic=True))
+PER_CLASS = (DeltaSettings(class_means=MEANS, class_stds=STDS), BoxPredictorSettings())
+AGNOSTIC = (DeltaSettings(mean=MEANS[0], std=STDS[0]), BoxPredictorSettings(class_agnostic=True))
 UNFOLDED = DeltaSettings(mean=(0.0, 0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0, 1.0))
 
 
 def _module(
-    settings: DetectorSettings, parts: tuple[DeltaSettings, HeadSettings], system: str
+    settings: DetectorSettings, parts: tuple[DeltaSettings, BoxPredictorSettings], system: str
 ) -> DetectionModule:
     """Return a detector that finds much, with boxes that have moved far."""
     torch.manual_seed(0)
@@ -48,7 +48,7 @@ def batch() -> ImageBatch:
 @pytest.mark.parametrize("system", ["faster_rcnn", "fast_rcnn"])
 def test_a_folded_module_detects_the_same_without_statistics(
     system: str,
-    parts: tuple[DeltaSettings, HeadSettings],
+    parts: tuple[DeltaSettings, BoxPredictorSettings],
     settings: DetectorSettings,
     batch: ImageBatch,
 ) -> None:
@@ -80,7 +80,7 @@ def test_each_class_has_its_own_statistics_in_its_rows(settings: DetectorSetting
 
 
 def test_without_a_box_output_there_is_nothing_to_fold(settings: DetectorSettings) -> None:
-    scores_only = replace(settings, head=HeadSettings(box_regression=False))
+    scores_only = replace(settings, box_predictor=BoxPredictorSettings(box_regression=False))
     for module in (
         DetectionModule(settings, system="rpn"),
         DetectionModule(scores_only, system="fast_rcnn"),

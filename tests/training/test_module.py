@@ -125,10 +125,10 @@ def test_fine_tuning_on_other_classes_keeps_all_layers_but_the_outputs(
     assert DetectionModule(module.settings, scheme="exact").for_classes(["a"]).scheme == "exact"
     before, after = module.state_dict(), tuned.state_dict()
     same = {name for name in after if torch.equal(after[name], before[name])}
-    outputs = {name for name in after if ".regions.head." in name}
+    outputs = {name for name in after if ".roi_heads.box_predictor." in name}
     zeros = {name for name in outputs if name.endswith(".bias")}
     assert outputs - zeros == set(after) - same - zeros
-    assert after["detector.regions.head.classes.weight"].shape[0] == 3
+    assert after["detector.roi_heads.box_predictor.cls_score.weight"].shape[0] == 3
     assert any(name.startswith("detector.rpn.") for name in same)
 
 

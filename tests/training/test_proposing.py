@@ -8,7 +8,7 @@ import torch
 
 from rcnn.data import DataError, DataWarning, DetectionDataset, Sample, ShapesDataset
 from rcnn.data.stored import StoredProposals, attach
-from rcnn.model.proposals import ProposalLimits
+from rcnn.model.proposals import ProposalSettings
 from rcnn.model.settings import DetectorSettings
 from rcnn.ops.boxes import clip, scale
 from rcnn.settings import SettingsError
@@ -47,7 +47,7 @@ def test_file_holds_what_the_module_proposes(
     torch.manual_seed(0)
     module = DetectionModule(settings, system=system).eval()
     stored = StoredProposals(made(module, shapes, tmp_path / "x.proposals", limit=50, batch_size=1))
-    alike = dataclasses.replace(settings, proposals=ProposalLimits(after_nms_test=50))
+    alike = dataclasses.replace(settings, proposals=ProposalSettings(after_nms_test=50))
     other = DetectionModule(alike, system=system).eval()
     other.load_state_dict(module.state_dict())
     for index, image_id in enumerate(shapes.image_ids):
@@ -83,7 +83,7 @@ def test_source_tells_weights_settings_and_limits_apart(
     assert "RPN of faster_rcnn" in first
     assert source("again", module) == first
     assert source("limit", module, limit=7) != first
-    stricter = dataclasses.replace(settings, proposals=ProposalLimits(nms_iou=0.5))
+    stricter = dataclasses.replace(settings, proposals=ProposalSettings(nms_iou=0.5))
     same_weights = DetectionModule(stricter)
     same_weights.load_state_dict(module.state_dict())
     assert source("settings", same_weights) != first
@@ -160,7 +160,7 @@ def test_broken_picture_is_told_without_a_traceback(
 def test_boxes_without_area_are_left_out(
     settings: DetectorSettings, shapes: ShapesDataset, tmp_path: Path
 ) -> None:
-    anything = dataclasses.replace(settings, proposals=ProposalLimits(nms_iou=1.0, min_size=0.0))
+    anything = dataclasses.replace(settings, proposals=ProposalSettings(nms_iou=1.0, min_size=0.0))
     module = DetectionModule(anything)
     with torch.no_grad():
         module.detector.rpn.deltas.weight.zero_()

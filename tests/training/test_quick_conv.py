@@ -178,15 +178,15 @@ def test_a_folded_norm_has_the_state_of_the_norm_and_does_nothing() -> None:
 def test_a_copy_follows_its_own_norm() -> None:
     """As the averaged detector does, whose buffers are not the trained one's."""
     layers = nn.Sequential(conv(), norm(128))
-    part = nn.ModuleDict({"body": layers})
+    part = nn.ModuleDict({"backbone": layers})
     folded = FoldedNorm2d(layers[1])
     layers[0], layers[1] = QuickConv2d(layers[0], folded, winograd=True), folded
     cells = torch.randn(1, 128, 4, 4)
-    before = part["body"](cells)
+    before = part["backbone"](cells)
     copied = deepcopy(part)
-    copied["body"][1].bias += 1
-    assert_close(copied["body"](cells), before + 1)
-    assert_close(part["body"](cells), before)
+    copied["backbone"][1].bias += 1
+    assert_close(copied["backbone"](cells), before + 1)
+    assert_close(part["backbone"](cells), before)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -214,7 +214,7 @@ def test_a_detector_is_quick_in_all_its_parts(name: str, settings: DetectorSetti
 
 @pytest.mark.parametrize("name", NAMES)
 def test_folded_norms_change_nothing(name: str, settings: DetectorSettings) -> None:
-    """Each norm of a body has its own numbers, so that none can take another's place."""
+    """Each norm of a backbone has its own numbers, so that none can take another's place."""
     backbone = BackboneSettings(name, frozen_stages=0, weights=None, hidden=8, norm="frozen")
     detector = FasterRCNN(replace(settings, backbone=backbone)).double().eval()
     for fixed in detector.modules():
@@ -224,7 +224,7 @@ def test_folded_norms_change_nothing(name: str, settings: DetectorSettings) -> N
     quick = deepcopy(detector)
     prepare(quick, SpeedSettings(winograd=False))
     pixels = torch.rand(1, 3, 64, 64, dtype=torch.float64)
-    for mine, other in zip(quick.body(pixels), detector.body(pixels), strict=True):
+    for mine, other in zip(quick.backbone(pixels), detector.backbone(pixels), strict=True):
         assert_close(mine, other)
-    pooled = torch.rand(2, detector.body.channels, 7, 7, dtype=torch.float64)
-    assert_close(quick.regions.tail(pooled), detector.regions.tail(pooled))
+    pooled = torch.rand(2, detector.backbone.channels, 7, 7, dtype=torch.float64)
+    assert_close(quick.roi_heads.box_head(pooled), detector.roi_heads.box_head(pooled))

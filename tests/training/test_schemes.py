@@ -31,8 +31,8 @@ def test_exact_training_takes_pooling_that_moves_with_the_rois(
 def test_other_pooling_is_refused_with_a_way_out(
     pooling: PoolingSettings, backbone: str, message: str, settings: DetectorSettings
 ) -> None:
-    tail = "linear" if pooling.kind == "pyramid" else "own"
-    net = BackboneSettings(backbone, norm="batch", frozen_stages=0, weights=None, tail=tail)
+    box_head = "linear" if pooling.kind == "pyramid" else "own"
+    net = BackboneSettings(backbone, norm="batch", frozen_stages=0, weights=None, box_head=box_head)
     with pytest.raises(SettingsError, match=message):
         DetectionModule(replace(settings, pooling=pooling, backbone=net), scheme="exact")
 

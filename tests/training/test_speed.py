@@ -21,7 +21,7 @@ from rcnn.model.anchors import AnchorSettings
 from rcnn.model.backbones import BackboneSettings
 from rcnn.model.build import SYSTEMS, build_detector
 from rcnn.model.faster_rcnn import FasterRCNN
-from rcnn.model.proposals import ProposalLimits
+from rcnn.model.proposals import ProposalSettings
 from rcnn.model.roi_pooling import PoolingSettings
 from rcnn.model.settings import DetectorSettings
 from rcnn.model.speed import (
@@ -40,8 +40,8 @@ MakeTrainer = Callable[..., pl.Trainer]
 PLAIN = SpeedSettings(channels_last=False, winograd=False)
 RESNET = BackboneSettings("resnet18", norm="batch", frozen_stages=0, weights=None)
 VARIANTS: dict[str, dict[str, Any]] = {
-    "layer4 as tail": {},
-    "linear tail": {"backbone": replace(RESNET, tail="linear", hidden=8, dropout=0.0)},
+    "layer4 as box head": {},
+    "linear box head": {"backbone": replace(RESNET, box_head="two_mlp", hidden=8, dropout=0.0)},
     "roi_pool": {"pooling": PoolingSettings("roi_pool")},
     "crop": {"pooling": PoolingSettings("crop")},
     "adaptive samples": {"pooling": PoolingSettings(sampling_ratio=0)},
@@ -79,7 +79,7 @@ class TestMemoryFormat:
         module = DetectionModule(settings, speed=speed)
         wanted = speed is None
         assert lie_channels_last(module) == wanted
-        (features,) = module.detector.body(module.detector.images.normalise(batch.images))
+        (features,) = module.detector.backbone(module.detector.images.normalise(batch.images))
         assert features.is_contiguous(memory_format=torch.channels_last) == wanted
 
     def test_it_stays_when_weights_are_loaded_and_modules_derived(
@@ -115,8 +115,8 @@ class TestMemoryFormat:
         torch.manual_seed(0)
         few = replace(
             settings,
-            proposals=ProposalLimits(after_nms_train=8, after_nms_test=4),
-            roi_sampling=RoISampling(rois=8),
+            proposals=ProposalSettings(after_nms_train=8, after_nms_test=4),
+            roi_sampling=RoISampling(samples=8),
         )
         # In double precision nothing is left of rounding, which flips maxima and close scores.
         plain = build_detector("faster_rcnn", replace(few, **VARIANTS[variant])).double()
@@ -215,15 +215,15 @@ class TestCompilation:
         self, system: str, settings: DetectorSettings
     ) -> None:
         if system == "sppnet":
-            linear = VARIANTS["linear tail"]["backbone"]
+            linear = VARIANTS["linear box head"]["backbone"]
             settings = replace(settings, backbone=linear, pooling=PoolingSettings("pyramid"))
         with torch.device("meta"):
             module = DetectionModule(settings, system=system, speed=SpeedSettings(compile=True))
             plain = DetectionModule(settings, system=system)
         compiled = {name for name, one in module.named_modules() if one._compiled_call_impl}
-        second = set() if system == "rpn" else {"detector.regions.tail", "detector.regions.head"}
+        second = set() if system == "rpn" else {"detector.roi_heads.box_head", "detector.roi_heads.box_predictor"}
         first = {"detector.rpn"} if system in ("rpn", "faster_rcnn") else set()
-        assert compiled == {"detector.body"} | first | second
+        assert compiled == {"detector.backbone"} | first | second
         assert list(module.state_dict()) == list(plain.state_dict())
 
     @pytest.mark.slow
@@ -239,8 +239,8 @@ class TestCompilation:
         longer so.
         """
         counts = list(answer("graphs", backbone).values())
-        assert [one["tail"] for one in counts] == [one["head"] for one in counts] == [1, 1, 2, 2]
-        assert max(counts[-1]["body"], counts[-1]["rpn"]) <= most
+        assert [one["box_head"] for one in counts] == [one["box_predictor"] for one in counts] == [1, 1, 2, 2]
+        assert max(counts[-1]["backbone"], counts[-1]["rpn"]) <= most
 
     @pytest.mark.slow
     @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")

@@ -16,7 +16,7 @@ from rcnn.data import DataSource, ShapesSource
 from rcnn.data.splits import TrainingSource
 from rcnn.data.stored import ProposalFiles
 from rcnn.model.backbones import LoadedWeights
-from rcnn.model.box_head import HeadSettings
+from rcnn.model.box_predictor import BoxPredictorSettings
 from rcnn.model.settings import DetectorSettings
 from rcnn.model.speed import SpeedSettings
 from rcnn.settings import SettingsError
@@ -42,8 +42,8 @@ class Mover(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, DetectionModule)
-        if pl_module.settings.head.box_regression:
-            pl_module.state_dict()["detector.regions.head.classes.bias"].add_(1)
+        if pl_module.settings.box_predictor.box_regression:
+            pl_module.state_dict()["detector.roi_heads.box_predictor.cls_score.bias"].add_(1)
 
 
 def runner(
@@ -97,7 +97,7 @@ def product(store: Path, name: str) -> Path:
 @pytest.fixture
 def small(settings: DetectorSettings) -> DetectorSettings:
     """A backbone with norms that count and a dropout, both of which have to stand still."""
-    backbone = replace(settings.backbone, tail="linear", hidden=16, dropout=0.5)
+    backbone = replace(settings.backbone, box_head="two_mlp", hidden=16, dropout=0.5)
     return replace(settings, backbone=backbone)
 
 
@@ -109,7 +109,7 @@ def test_the_second_step_learns_boxes_and_moves_nothing_else(
     folder = propose(SOURCE) if system == "fast_rcnn" else None
     last = train_stage_wise(runner(small, tmp_path / "stages", folder), system)
     first = DetectionModule.load_from_checkpoint(product(tmp_path / "stages", "1_classes"))
-    assert not first.settings.head.box_regression
+    assert not first.settings.box_predictor.box_regression
     learned = last.state_dict()
     kept = {name for name in learned if not name.startswith(BOXES)}
     assert kept == set(first.state_dict())
@@ -126,7 +126,7 @@ def test_the_second_step_learns_boxes_and_moves_nothing_else(
         detector = module.eval().detector
         batch = detector.images.batch([image])
         proposals = Proposals.pad([rois], batch.scales)
-        levels = detector.body(detector.images.normalise(batch))
+        levels = detector.backbone(detector.images.normalise(batch))
         outputs.append(_head(detector, levels, proposals))
     assert torch.equal(outputs[0].logits, outputs[1].logits)
     assert outputs[0].deltas is None
@@ -136,8 +136,8 @@ def test_the_second_step_learns_boxes_and_moves_nothing_else(
 def _head(detector: Any, levels: list[torch.Tensor], proposals: Proposals) -> Any:
     from rcnn.model.roi_heads import pool_from
 
-    pool = pool_from(levels, detector.body, detector.settings.pooling)
-    return detector.regions.head(detector.regions.tail(pool(proposals.boxes)))
+    pool = pool_from(levels, detector.backbone, detector.settings.pooling)
+    return detector.roi_heads.box_predictor(detector.roi_heads.box_head(pool(proposals.boxes)))
 
 
 @pytest.mark.slow
@@ -151,6 +151,6 @@ def test_what_moves_the_rest_ends_the_run(small: DetectorSettings, tmp_path: Pat
 def test_without_boxes_to_learn_there_are_no_two_steps(
     system: str, boxes: bool, settings: DetectorSettings, tmp_path: Path
 ) -> None:
-    settings = replace(settings, head=HeadSettings(box_regression=boxes))
+    settings = replace(settings, box_predictor=BoxPredictorSettings(box_regression=boxes))
     with pytest.raises(SettingsError, match=r"scheme='stage_wise'.*box_regression=true"):
         train_stage_wise(runner(settings, tmp_path), system)

@@ -13,8 +13,8 @@ from torch.testing import assert_close
 
 from rcnn.data import DetectionDataset, Problems, Sample
 from rcnn.data.stored import ProposalWriter, ProposedDataset, StoredProposals
-from rcnn.model.box_head import HeadSettings
-from rcnn.model.proposals import ProposalLimits
+from rcnn.model.box_predictor import BoxPredictorSettings
+from rcnn.model.proposals import ProposalSettings
 from rcnn.model.settings import DeltaSettings, DetectorSettings
 from rcnn.model.targets import RoISampling
 from rcnn.ops.boxes import flip, iou
@@ -39,19 +39,19 @@ Make = Callable[..., ProposedDataset]
 class Annotated(DetectionDataset):
     """Square images of known objects that nobody may decode."""
 
-    def __init__(self, truths: Sequence[GroundTruth]) -> None:
+    def __init__(self, ground_truths: Sequence[GroundTruth]) -> None:
         self.class_names = NAMES
-        self.image_ids = [f"{index:03d}" for index in range(len(truths))]
-        self.aspect_ratios = np.ones(len(truths), dtype=np.float32)
+        self.image_ids = [f"{index:03d}" for index in range(len(ground_truths))]
+        self.aspect_ratios = np.ones(len(ground_truths), dtype=np.float32)
         self.problems = Problems()
-        self.truths = truths
+        self.ground_truths = ground_truths
 
     @property
     def sizes(self) -> np.ndarray:
         return np.full((len(self), 2), WIDTH, dtype=np.int32)
 
-    def truth(self, index: int) -> GroundTruth:
-        return self.truths[index]
+    def ground_truth(self, index: int) -> GroundTruth:
+        return self.ground_truths[index]
 
     def __getitem__(self, index: int) -> Sample:
         raise AssertionError("pixels are not needed")
@@ -67,11 +67,11 @@ def made(tmp_path: Path) -> Make:
         crowd: bool = False,
         limit: int | None = None,
     ) -> ProposedDataset:
-        truths = []
+        ground_truths = []
         for objects, _ in images:
             table = torch.tensor(objects, dtype=torch.float32).reshape(-1, 5)
             flags = torch.ones(len(table), dtype=torch.bool)
-            truths.append(
+            ground_truths.append(
                 GroundTruth(
                     table[:, :4],
                     table[:, 4].long(),
@@ -80,7 +80,7 @@ def made(tmp_path: Path) -> Make:
                     torch.ones(len(table)),
                 )
             )
-        dataset = Annotated(truths)
+        dataset = Annotated(ground_truths)
         path = tmp_path / f"{len(list(tmp_path.iterdir()))}.proposals"
         with ProposalWriter(path, dataset, "by hand") as writer:
             for image_id, (_, boxes) in zip(dataset.image_ids, images, strict=True):
@@ -93,8 +93,8 @@ def made(tmp_path: Path) -> Make:
 
 @pytest.fixture
 def settings(settings: DetectorSettings) -> DetectorSettings:
-    sampling = RoISampling(append_truth=False)
-    return replace(settings, roi_sampling=sampling, proposals=ProposalLimits(min_size=0.0))
+    sampling = RoISampling(append_gt=False)
+    return replace(settings, roi_sampling=sampling, proposals=ProposalSettings(min_size=0.0))
 
 
 def _row(deltas: DeltaSettings, label: int) -> tuple[Sequence[float], Sequence[float]]:
@@ -116,7 +116,7 @@ def test_two_foreground_proposals_worked_by_hand(made: Make, settings: DetectorS
 def test_ground_truth_counts_as_a_proposal_where_it_is_appended(
     made: Make, settings: DetectorSettings
 ) -> None:
-    settings = replace(settings, roi_sampling=RoISampling(append_truth=True))
+    settings = replace(settings, roi_sampling=RoISampling(append_gt=True))
     deltas = measure_deltas(made(([OBJECT], [LOW, NARROW])), settings, flip=0.0)
     mean, std = _row(deltas, 1)
     assert mean == pytest.approx((-0.125 / 3, 0.125 / 3, LOG / 3, LOG / 3))
@@ -158,7 +158,7 @@ def test_equals_the_released_formula_over_images_in_both_orientations(
                     chosen = (best >= 0.5) & (labels[owner] == label)
                     found = encode(rois[chosen], gt[owner[chosen]])
                     targets[label - 1].append(found)
-    settings = replace(settings, roi_sampling=RoISampling(append_truth=True))
+    settings = replace(settings, roi_sampling=RoISampling(append_gt=True))
     deltas = measure_deltas(made(*images), settings, flip=0.5)
     for label in range(1, 4):
         every = torch.cat(targets[label - 1]).double().numpy()
@@ -208,7 +208,7 @@ def test_only_proposals_that_training_sees_count(made: Make, settings: DetectorS
     alike = measure_deltas(made(images[1]), settings, flip=0.0)
     assert_close(whole.class_means, alike.class_means)  # deltas do not depend on the scale
     shifted = (([small], [(1.0, 0.0, 10.0, 9.0), (2.0, 0.0, 10.0, 10.0)]), images[1])
-    large = replace(settings, proposals=ProposalLimits(min_size=16.0))
+    large = replace(settings, proposals=ProposalSettings(min_size=16.0))
     assert measure_deltas(made(*shifted), large, flip=0.0) == alike
     assert measure_deltas(made(*shifted), settings, flip=0.0) != alike
     best = made(([OBJECT], [LOW, NARROW, (0.0, 10.0, 100.0, 100.0)]), limit=2)
@@ -217,7 +217,7 @@ def test_only_proposals_that_training_sees_count(made: Make, settings: DetectorS
 
 def test_a_class_agnostic_head_gets_one_row_for_all(made: Make, settings: DetectorSettings) -> None:
     square = (0.0, 0.0, 100.0, 100.0, 2)
-    settings = replace(settings, head=HeadSettings(class_agnostic=True))
+    settings = replace(settings, box_predictor=BoxPredictorSettings(class_agnostic=True))
     dataset = made(([OBJECT], [LOW]), ([square], [NARROW]))
     deltas = measure_deltas(dataset, settings, flip=0.0)
     assert deltas.mean == pytest.approx((-0.0625, 0.0625, LOG / 2, LOG / 2))

@@ -30,7 +30,7 @@ import rcnn.ops.sampling
 from rcnn.data import DetectionBatch, ShapesDataset, ShapesSource, collate
 from rcnn.model.anchors import AnchorSettings
 from rcnn.model.backbones import BackboneSettings
-from rcnn.model.box_head import HeadSettings
+from rcnn.model.box_predictor import BoxPredictorSettings
 from rcnn.model.build import SYSTEMS, build_detector
 from rcnn.model.losses import LossSettings
 from rcnn.model.roi_pooling import PoolingSettings, WarpSettings
@@ -55,13 +55,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "a pyramid": PYRAMID,
     "a pyramid, roi_pool": PYRAMID | {"pooling": PoolingSettings("roi_pool")},
     "a pyramid, crop": PYRAMID | {"pooling": PoolingSettings("crop")},
-    "hard mining": {"roi_sampling": RoISampling(rois=16, mining="hard")},
-    "repeated background": {"roi_sampling": RoISampling(rois=16, fill="repeat")},
+    "hard mining": {"roi_sampling": RoISampling(samples=16, ohem=True)},
+    "repeated background": {"roi_sampling": RoISampling(samples=16, pad_with="background")},
     "giou": {"losses": LossSettings(rpn_box_loss="giou", roi_box_loss="giou")},
     "ciou": {"losses": LossSettings(rpn_box_loss="ciou", roi_box_loss="ciou")},
-    "one_vs_rest": {"head": HeadSettings(classifier="one_vs_rest")},
-    "one box for all classes": {"head": HeadSettings(class_agnostic=True)},
-    "no boxes": {"head": HeadSettings(box_regression=False)},
+    "one_vs_rest": {"box_predictor": BoxPredictorSettings(classifier="one_vs_rest")},
+    "one box for all classes": {"box_predictor": BoxPredictorSettings(class_agnostic=True)},
+    "no boxes": {"box_predictor": BoxPredictorSettings(box_regression=False)},
     "two branches": {"rpn": RPNSettings(branches="separate", objectness="sigmoid")},
 }
 READING = {
@@ -135,7 +135,7 @@ def small() -> DetectorSettings:
         ("circle", "square", "triangle"),
         backbone=RESNET,
         anchors=AnchorSettings((1.0, 2.0)),
-        roi_sampling=RoISampling(rois=16),
+        roi_sampling=RoISampling(samples=16),
         warp=WarpSettings(112),
     )
 
@@ -176,7 +176,7 @@ def test_a_step_of_any_variant_waits_nowhere(variant: str, small: DetectorSettin
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_a_step_of_any_system_waits_nowhere(system: str, small: DetectorSettings) -> None:
     if system == "sppnet":
-        linear = replace(RESNET, tail="linear", hidden=8)
+        linear = replace(RESNET, box_head="two_mlp", hidden=8)
         small = replace(small, backbone=linear, pooling=PoolingSettings("pyramid"))
     assert step_on_meta(system, small, minibatch()) == []
 

@@ -26,7 +26,7 @@ BOXES = torch.tensor([[5.0, 5.0, 40.0, 40.0], [10.0, 2.0, 60.0, 30.0]])
 
 def module_of(system: str, settings: DetectorSettings) -> DetectionModule:
     if system == "sppnet":
-        linear = replace(settings.backbone, tail="linear", hidden=16)
+        linear = replace(settings.backbone, box_head="two_mlp", hidden=16)
         settings = replace(settings, pooling=PoolingSettings("pyramid"), backbone=linear)
     if system == "rcnn":
         pooling = PoolingSettings(size=2)

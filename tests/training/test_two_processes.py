@@ -29,7 +29,7 @@ from rcnn.data.samples import Sample
 from rcnn.model.anchors import AnchorSettings
 from rcnn.model.backbones import BackboneSettings
 from rcnn.model.images import ImageSettings
-from rcnn.model.proposals import ProposalLimits
+from rcnn.model.proposals import ProposalSettings
 from rcnn.model.settings import DetectorSettings
 from rcnn.model.targets import AnchorSampling, RoISampling
 from rcnn.structures import GroundTruth
@@ -46,7 +46,7 @@ def minibatch(number, objects):
         corners = torch.rand(objects, 2, generator=generator) * 32
         sides = 16 + torch.rand(objects, 2, generator=generator) * 16
         no = torch.zeros(objects, dtype=torch.bool)
-        truth = GroundTruth(
+        ground_truth = GroundTruth(
             boxes=torch.cat([corners, corners + sides], dim=1),
             labels=torch.randint(1, 4, (objects,), generator=generator),
             difficult=no,
@@ -54,7 +54,7 @@ def minibatch(number, objects):
             areas=sides.prod(dim=1),
         )
         pixels = torch.randint(0, 256, (3, 64, 64), generator=generator, dtype=torch.uint8)
-        samples.append(Sample(pixels, truth, f"{number}-{image}", original_size=(64, 64)))
+        samples.append(Sample(pixels, ground_truth, f"{number}-{image}", original_size=(64, 64)))
     return collate(samples, multiple=16)
 
 
@@ -80,9 +80,9 @@ def step(minibatches, devices):
             images=ImageSettings(shorter_side=64, longer_side=64),
             backbone=BackboneSettings("resnet18", norm="frozen", frozen_stages=0, weights=None),
             anchors=AnchorSettings(scales=(1.0, 2.0)),
-            anchor_sampling=AnchorSampling(samples=256, inside_only=False),
-            proposals=ProposalLimits(after_nms_train=20),
-            roi_sampling=RoISampling(rois=512),
+            anchor_sampling=AnchorSampling(samples=256, skip_border_anchors=False),
+            proposals=ProposalSettings(after_nms_train=20),
+            roi_sampling=RoISampling(samples=512),
         )
     )
     gradients = Gradients()

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from rcnn.structures import Detections, GroundTruth
 from rcnn.view.boards import LegendEntry, with_legend
-from rcnn.view.detections import draw_comparison, draw_detections, draw_truth
+from rcnn.view.detections import draw_comparison, draw_detections, draw_ground_truth
 from rcnn.view.palette import CORRECT, IGNORED, MISSED, WRONG, Colour, class_colour
 
 Detected = Callable[..., Detections]
@@ -21,7 +21,7 @@ def test_an_image_without_detections_stays_as_it_is(image: Tensor, detected: Det
 def test_an_image_without_objects_stays_as_it_is(
     image: Tensor, annotated: Annotated, class_names: tuple[str, ...]
 ) -> None:
-    assert torch.equal(draw_truth(image, annotated(), class_names), image)
+    assert torch.equal(draw_ground_truth(image, annotated(), class_names), image)
 
 
 def test_every_detection_has_the_colour_of_its_class_at_its_edge(
@@ -94,14 +94,14 @@ def test_a_label_without_a_name_is_an_error(
     with pytest.raises(ValueError, match=rf"label {label} .*1\.\.3"):
         draw_detections(image, detected((20, 40, 120, 140, 0.8, label)))
     with pytest.raises(ValueError, match=rf"label {label} .*1\.\.2"):
-        draw_truth(image, annotated((20, 40, 120, 140, label)), ["cat", "dog"])
+        draw_ground_truth(image, annotated((20, 40, 120, 140, label)), ["cat", "dog"])
 
 
 def test_objects_that_do_not_count_are_grey(
     image: Tensor, annotated: Annotated, class_names: tuple[str, ...], has_colour: HasColour
 ) -> None:
-    truth = annotated((20, 40, 120, 140, 1), (150, 60, 250, 300, 2), difficult=(1,))
-    picture = draw_truth(image, truth, class_names)
+    ground_truth = annotated((20, 40, 120, 140, 1), (150, 60, 250, 300, 2), difficult=(1,))
+    picture = draw_ground_truth(image, ground_truth, class_names)
     assert has_colour(picture, class_colour(1))
     assert has_colour(picture, IGNORED)
     assert not has_colour(picture, class_colour(2))
@@ -111,8 +111,8 @@ def test_a_difficult_object_is_dashed_and_a_crowd_is_hatched(
     image: Tensor, annotated: Annotated, class_names: tuple[str, ...]
 ) -> None:
     row = (50, 60, 350, 300, 1)
-    difficult = draw_truth(image, annotated(row, difficult=(0,)), class_names)
-    crowd = draw_truth(image, annotated(row, crowd=(0,)), class_names)
+    difficult = draw_ground_truth(image, annotated(row, difficult=(0,)), class_names)
+    crowd = draw_ground_truth(image, annotated(row, crowd=(0,)), class_names)
     grey = torch.tensor(IGNORED, dtype=torch.uint8)[:, None]
     dashes = (difficult[:, 299, 50:350] == grey).all(0).float().mean()
     assert 0.4 < dashes < 0.8
@@ -172,8 +172,8 @@ def test_hits_and_misses_show_their_colours(
 def test_what_does_not_count_is_grey_on_both_sides(
     image: Tensor, detected: Detected, annotated: Annotated, has_colour: HasColour
 ) -> None:
-    truth = annotated((20, 40, 120, 140, 1), difficult=(0,))
-    picture = draw_comparison(image, detected((20, 40, 120, 140, 0.8, 1)), truth)[:, :365]
+    ground_truth = annotated((20, 40, 120, 140, 1), difficult=(0,))
+    picture = draw_comparison(image, detected((20, 40, 120, 140, 0.8, 1)), ground_truth)[:, :365]
     middle = picture.shape[2] // 2
     assert has_colour(picture[..., :middle], IGNORED)
     assert has_colour(picture[..., middle:], IGNORED)
@@ -183,8 +183,8 @@ def test_what_does_not_count_is_grey_on_both_sides(
 def test_truth_is_on_the_left_and_detections_are_on_the_right(
     image: Tensor, detected: Detected, annotated: Annotated, has_colour: HasColour
 ) -> None:
-    found, truth = detected((20, 40, 120, 140, 0.8, 1)), annotated((200, 40, 300, 140, 1))
-    picture = draw_comparison(image, found, truth)[:, :365]
+    found, ground_truth = detected((20, 40, 120, 140, 0.8, 1)), annotated((200, 40, 300, 140, 1))
+    picture = draw_comparison(image, found, ground_truth)[:, :365]
     middle = picture.shape[2] // 2
     assert has_colour(picture[..., :middle], MISSED)
     assert not has_colour(picture[..., :middle], WRONG)
@@ -195,9 +195,9 @@ def test_truth_is_on_the_left_and_detections_are_on_the_right(
 def test_the_smallest_iou_decides_what_is_found(
     image: Tensor, detected: Detected, annotated: Annotated, has_colour: HasColour
 ) -> None:
-    found, truth = detected((20, 40, 120, 140, 0.8, 1)), annotated((20, 40, 120, 110, 1))
-    assert has_colour(draw_comparison(image, found, truth)[:, :365], CORRECT)
-    strict = draw_comparison(image, found, truth, minimum_iou=0.75)[:, :365]
+    found, ground_truth = detected((20, 40, 120, 140, 0.8, 1)), annotated((20, 40, 120, 110, 1))
+    assert has_colour(draw_comparison(image, found, ground_truth)[:, :365], CORRECT)
+    strict = draw_comparison(image, found, ground_truth, minimum_iou=0.75)[:, :365]
     assert not has_colour(strict, CORRECT)
 
 
@@ -205,10 +205,10 @@ def test_the_legend_counts(image: Tensor, detected: Detected, annotated: Annotat
     found = detected(
         (20, 40, 120, 140, 0.8, 1), (20, 40, 120, 130, 0.7, 1), (150, 60, 250, 300, 0.6, 2)
     )
-    truth = annotated(
+    ground_truth = annotated(
         (20, 40, 120, 140, 1), (150, 60, 250, 300, 2), (280, 100, 390, 320, 3), difficult=(1,)
     )
-    picture = draw_comparison(image, found, truth)
+    picture = draw_comparison(image, found, ground_truth)
     entries = [
         LegendEntry("1 correct", (CORRECT,)),
         LegendEntry("1 wrong", (WRONG,)),

@@ -69,8 +69,8 @@ def test_small_detections_inside_a_crowd_do_not_count(
 def test_an_object_that_counts_goes_before_a_crowd(
     detected: Detected, annotated: Annotated
 ) -> None:
-    truth = annotated((0, 0, 100, 100, 1), (5, 5, 10, 10, 1), crowd=(0,))
-    outcomes = judge(detected((5, 5, 10, 10, 0.9, 1)), truth)
+    ground_truth = annotated((0, 0, 100, 100, 1), (5, 5, 10, 10, 1), crowd=(0,))
+    outcomes = judge(detected((5, 5, 10, 10, 0.9, 1)), ground_truth)
     assert outcomes.correct.tolist() == [True]
     assert outcomes.ignored.tolist() == [False]
     assert outcomes.found.tolist() == [False, True]
@@ -82,8 +82,8 @@ def test_nothing_is_an_ordinary_number(
     detected: Detected, annotated: Annotated, objects: int, detections: int
 ) -> None:
     found = detected(*[(20 * i, 0, 20 * i + 10, 10, 0.5, 1) for i in range(detections)])
-    truth = annotated(*[(20 * i, 0, 20 * i + 10, 10, 1) for i in range(objects)])
-    outcomes = judge(found, truth)
+    ground_truth = annotated(*[(20 * i, 0, 20 * i + 10, 10, 1) for i in range(objects)])
+    outcomes = judge(found, ground_truth)
     assert outcomes.correct.tolist() == [objects > 0] * detections
     assert outcomes.found.tolist() == [detections > 0] * objects
 
@@ -101,10 +101,10 @@ def test_as_many_detections_are_correct_as_objects_are_found(n: int, m: int, see
         boxes(n), torch.rand(n, generator=generator), torch.ones(n, dtype=torch.long), ("cat",)
     )
     flags = torch.rand(2, m, generator=generator) > 0.7
-    truth = GroundTruth(
+    ground_truth = GroundTruth(
         boxes(m), torch.ones(m, dtype=torch.long), flags[0], flags[1], torch.ones(m)
     )
-    outcomes = judge(found, truth, 0.3)
+    outcomes = judge(found, ground_truth, 0.3)
     assert outcomes.correct.sum() == outcomes.found.sum()
-    assert not (outcomes.found & (truth.difficult | truth.crowd)).any()
+    assert not (outcomes.found & (ground_truth.difficult | ground_truth.crowd)).any()
     assert not (outcomes.correct & outcomes.ignored).any()

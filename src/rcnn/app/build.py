@@ -52,7 +52,7 @@ def build_module(config: Config, data: DetectionDataModule) -> DetectionModule:
         weights=weights.source,
         speed=config.speed,
     )
-    announce(weights.load_into(module.detector.backbone))
+    announce(weights.load_into(module.detector.network))
     return module
 
 

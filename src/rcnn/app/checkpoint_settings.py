@@ -81,7 +81,9 @@ def _places(settings: DetectorSettings) -> dict[str, tuple[str, str]]:
         for key, (prefix, name) in threshold_keys().items()
     }
     groups = {part: part for part in ("images", "backbone", "anchors", "pooling")}
-    groups |= {part: f"model.{part}" for part in ("rpn", "head", "deltas", "warp", "losses")}
+    groups |= {
+        part: f"model.{part}" for part in ("rpn", "box_predictor", "deltas", "warp", "losses")
+    }
     for part, group in groups.items():
         for entry in fields(getattr(settings, part)):
             found[f"{group}.{entry.name}"] = (part, entry.name)

@@ -14,11 +14,11 @@ from rcnn.app.targets import check_targets
 from rcnn.data.stored import ProposalFiles
 from rcnn.model.anchors import AnchorSettings
 from rcnn.model.backbones import BackboneSettings
-from rcnn.model.box_head import HeadSettings
+from rcnn.model.box_predictor import BoxPredictorSettings
 from rcnn.model.build import needs_proposals, system_class
 from rcnn.model.losses import LossSettings
-from rcnn.model.postprocess import DetectionLimits
-from rcnn.model.proposals import ProposalLimits
+from rcnn.model.postprocess import DetectionSettings
+from rcnn.model.proposals import ProposalSettings
 from rcnn.model.roi_pooling import PoolingSettings, WarpSettings
 from rcnn.model.rpn import RPNSettings
 from rcnn.model.settings import DeltaSettings, DetectorSettings
@@ -31,9 +31,9 @@ from rcnn.training.datamodule import LoaderSettings
 
 THRESHOLDS = {
     "rpn": ("anchor_sampling", AnchorSampling),
-    "proposal": ("proposals", ProposalLimits),
+    "proposal": ("proposals", ProposalSettings),
     "roi": ("roi_sampling", RoISampling),
-    "detection": ("detections", DetectionLimits),
+    "detection": ("detections", DetectionSettings),
 }
 """The flat keys of the group ``thresholds``: a prefix and a field of that stage's settings."""
 
@@ -52,7 +52,7 @@ class ModelConfig:
 
     system: str = "faster_rcnn"
     rpn: RPNSettings = field(default_factory=RPNSettings)
-    head: HeadSettings = field(default_factory=HeadSettings)
+    box_predictor: BoxPredictorSettings = field(default_factory=BoxPredictorSettings)
     deltas: DeltaSettings = field(default_factory=DeltaSettings)
     warp: WarpSettings = field(default_factory=WarpSettings)
     losses: LossSettings = field(default_factory=LossSettings)
@@ -204,7 +204,9 @@ def parse(plain: dict[str, Any]) -> Config:
             "which holds train.proposals, val.proposals and test.proposals as `rcnn propose` makes "
             "them."
         )
-    parts |= {key: getattr(model, key) for key in ("rpn", "head", "deltas", "warp", "losses")}
+    parts |= {
+        key: getattr(model, key) for key in ("rpn", "box_predictor", "deltas", "warp", "losses")
+    }
     return Config(
         run,
         model.system,

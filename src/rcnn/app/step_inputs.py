@@ -108,8 +108,13 @@ def _objects(dataset: DetectionDataset) -> str:
     """Return a hash of all annotated objects."""
     content = hashlib.sha256()
     for index in range(len(dataset)):
-        truth = dataset.truth(index)
-        for tensor in (truth.boxes, truth.labels, truth.difficult, truth.crowd):
+        ground_truth = dataset.ground_truth(index)
+        for tensor in (
+            ground_truth.boxes,
+            ground_truth.labels,
+            ground_truth.difficult,
+            ground_truth.crowd,
+        ):
             content.update(np.ascontiguousarray(tensor.numpy()).tobytes())
     return content.hexdigest()
 

@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"{arguments.checkpoint}: has no proposal network and box head to look into; its "
             f"system is {module.system}. Give a checkpoint of model=faster_rcnn."
         )
-    batch = module.detector.images.batch(as_images([arguments.picture]))
+    batch = module.detector.transform.batch(as_images([arguments.picture]))
     board = stage_board(stages(module.detector, batch, arguments.top), columns=2)
     to_pil(board).save(arguments.out)
     Console().print(f"Wrote {Path(arguments.out)}")
@@ -56,11 +56,11 @@ def stages(detector: FasterRCNN, batch: ImageBatch, top: int) -> list[tuple[str,
         top: how many boxes of each stage are drawn, the best ones.
     """
     image = image_of(batch, 0)
-    first = detector.look(batch)
-    logits = torch.cat(first.rpn.logits, dim=1)[0]
-    deltas = torch.cat(first.rpn.deltas, dim=1)[0]
+    output = detector.rpn(detector.extract_features(batch), batch)
+    logits = torch.cat(output.logits, dim=1)[0]
+    deltas = torch.cat(output.deltas, dim=1)[0]
     best = logits.topk(min(top, len(logits))).indices
-    anchors = first.anchors[best]
+    anchors = output.anchors[best]
     regressed = decode(anchors, deltas[best])
     detections, proposals = detector.detect_batch(batch)
     scale = batch.scales[0].flip(0).repeat(2)

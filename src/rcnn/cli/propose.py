@@ -134,9 +134,13 @@ def _summary(dataset: DetectionDataset, stored: StoredProposals, seconds: float 
     limit = max(1, *counts)
     recall = ProposalRecall((limit,))
     for index, image_id in enumerate(dataset.image_ids):
-        truth = dataset.truth(index)
+        ground_truth = dataset.ground_truth(index)
         found = {"boxes": stored.boxes(image_id), "scores": stored.scores(image_id)}
-        objects = {"boxes": truth.boxes, "ignore": truth.difficult, "crowd": truth.crowd}
+        objects = {
+            "boxes": ground_truth.boxes,
+            "ignore": ground_truth.difficult,
+            "crowd": ground_truth.crowd,
+        }
         recall.update([found], [objects])
     covered = recall.compute()[f"recall_{limit}_50"]
     parts = [

@@ -41,7 +41,7 @@ def timed_images(
         return [_of_dataset(module, dataset, index) for index in range(min(SHOWN, len(dataset)))]
     generator = torch.Generator().manual_seed(seed)
     images = as_images(list(pictures)) if pictures else [_noise(module, generator)]
-    batches = [module.detector.images.batch([image]) for image in images]
+    batches = [module.detector.transform.batch([image]) for image in images]
     if not needs_proposals(module.system):
         return batches
     return [

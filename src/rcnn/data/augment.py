@@ -28,12 +28,14 @@ Transform = Callable[[Sample, torch.Generator], Sample]
 def flip(sample: Sample) -> Sample:
     """Mirror picture, objects and proposals left to right."""
     width = float(sample.original_size[1])
-    truth = dataclasses.replace(sample.truth, boxes=boxes.flip(sample.truth.boxes, width))
+    ground_truth = dataclasses.replace(
+        sample.ground_truth, boxes=boxes.flip(sample.ground_truth.boxes, width)
+    )
     proposals = sample.proposals
     return dataclasses.replace(
         sample,
         image=sample.image.flip(-1),
-        truth=truth,
+        ground_truth=ground_truth,
         proposals=None if proposals is None else boxes.flip(proposals, width),
     )
 

@@ -41,15 +41,15 @@ def collate(samples: Sequence[Sample], multiple: int = 1) -> DetectionBatch:
     originals = [sample.original for sample in samples if sample.original is not None]
     if len(originals) == len(samples):
         batch = dataclasses.replace(batch, originals=images.pad(originals, 1)[0])
-    truths = tuple(sample.truth for sample in samples)
+    ground_truths = tuple(sample.ground_truth for sample in samples)
     scaled = [
-        dataclasses.replace(truth, boxes=boxes.scale(truth.boxes, factors))
-        for truth, factors in zip(truths, batch.scales, strict=True)
+        dataclasses.replace(ground_truth, boxes=boxes.scale(ground_truth.boxes, factors))
+        for ground_truth, factors in zip(ground_truths, batch.scales, strict=True)
     ]
     return DetectionBatch(
         images=dataclasses.replace(batch, proposals=_proposals(samples, batch.scales)),
         targets=Targets.pad(scaled),
-        truths=truths,
+        ground_truths=ground_truths,
         image_ids=tuple(sample.image_id for sample in samples),
     )
 

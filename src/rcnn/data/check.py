@@ -75,22 +75,24 @@ def check(dataset: DetectionDataset, threads: int = 4) -> DataReport:
         dataset: opened with ``on_error=skip`` if all its faults are wanted and not only the first.
         threads: that decode at the same time.
     """
-    truths = [dataset.truth(index) for index in range(len(dataset))]
+    ground_truths = [dataset.ground_truth(index) for index in range(len(dataset))]
     with ThreadPoolExecutor(threads) as pool:
         faults = pool.map(lambda index: _fault(dataset, index), range(len(dataset)))
         unreadable = tuple(fault for fault in faults if fault is not None)
-    labels = Counter(torch.cat([truth.labels for truth in truths]).tolist())
-    every_box = torch.cat([truth.boxes for truth in truths])
+    labels = Counter(torch.cat([ground_truth.labels for ground_truth in ground_truths]).tolist())
+    every_box = torch.cat([ground_truth.boxes for ground_truth in ground_truths])
     sides = every_box[:, 2:] - every_box[:, :2]
     return DataReport(
         images=len(dataset),
-        images_without_objects=sum(len(truth) == 0 for truth in truths),
+        images_without_objects=sum(len(ground_truth) == 0 for ground_truth in ground_truths),
         objects={name: labels[k] for k, name in enumerate(dataset.class_names, start=1)},
-        difficult=sum(int(truth.difficult.sum()) for truth in truths),
-        crowd=sum(int(truth.crowd.sum()) for truth in truths),
+        difficult=sum(int(ground_truth.difficult.sum()) for ground_truth in ground_truths),
+        crowd=sum(int(ground_truth.crowd.sum()) for ground_truth in ground_truths),
         box_sizes=_quantiles(boxes.area(every_box).sqrt()),
         box_shapes=_quantiles(sides[:, 1] / sides[:, 0]),
-        objects_per_image=_quantiles(torch.tensor([float(len(truth)) for truth in truths])),
+        objects_per_image=_quantiles(
+            torch.tensor([float(len(ground_truth)) for ground_truth in ground_truths])
+        ),
         left_out=tuple(dataset.problems.messages),
         unreadable=unreadable,
     )

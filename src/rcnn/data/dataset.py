@@ -29,13 +29,13 @@ class Sample:
     """One decoded image and what is known of it.
 
     All coordinates are in pixels of ``original_size``, also after ``image`` was resized: a resized
-    image is the same picture sampled anew, and the truth stays exactly what the annotation says.
+    image is the same picture sampled anew, and the ground_truth stays exactly what the annotation says.
     :func:`rcnn.data.collate` brings boxes into the pixels of the batch. As long as nothing has
     resized the image, the two are the same pixels.
 
     Attributes:
         image: RGB.
-        truth: its objects.
+        ground_truth: its objects.
         image_id: unique in its data set.
         original_size: (height, width) of the picture in its file.
         proposals: regions for a detector that makes none itself, best first.
@@ -43,7 +43,7 @@ class Sample:
     """
 
     image: UInt8[Tensor, "3 h w"]
-    truth: GroundTruth
+    ground_truth: GroundTruth
     image_id: str
     original_size: tuple[int, int]
     proposals: Float[Tensor, "P 4"] | None = None
@@ -57,14 +57,14 @@ class DetectionBatch(TensorFields):
     Attributes:
         images: padded pixels, with proposals where the samples carry some.
         targets: the objects, in pixels of the resized images.
-        truths: the objects of each image in original pixels, for scoring; they stay on the CPU
+        ground_truths: the objects of each image in original pixels, for scoring; they stay on the CPU
             when the batch moves to a device.
         image_ids: of each image.
     """
 
     images: ImageBatch
     targets: Targets
-    truths: tuple[GroundTruth, ...]
+    ground_truths: tuple[GroundTruth, ...]
     image_ids: tuple[str, ...]
 
     def __len__(self) -> int:
@@ -99,7 +99,7 @@ class DetectionDataset(Dataset[Sample], ABC):
         """The size of every image, known without decoding it."""
 
     @abstractmethod
-    def truth(self, index: int) -> GroundTruth:
+    def ground_truth(self, index: int) -> GroundTruth:
         """Return the objects of an image, without decoding it."""
 
     @abstractmethod
@@ -121,7 +121,7 @@ class DetectionDataset(Dataset[Sample], ABC):
             image: its pixels, decoded earlier and perhaps resized.
         """
         height, width = self.sizes[index].tolist()
-        return Sample(image, self.truth(index), self.image_ids[index], (height, width))
+        return Sample(image, self.ground_truth(index), self.image_ids[index], (height, width))
 
 
 class IndexedDataset(DetectionDataset):
@@ -163,9 +163,9 @@ class IndexedDataset(DetectionDataset):
         """The size of every image, known without decoding it."""
         return self.index.sizes
 
-    def truth(self, index: int) -> GroundTruth:
+    def ground_truth(self, index: int) -> GroundTruth:
         """Return the objects of an image, without decoding it."""
-        return self.index.truth(range(len(self))[index])
+        return self.index.ground_truth(range(len(self))[index])
 
     def __getitem__(self, index: int) -> Sample:
         """Decode an image.
@@ -218,10 +218,10 @@ class JoinedDataset(DetectionDataset):
         """The size of every image, known without decoding it."""
         return self._sizes
 
-    def truth(self, index: int) -> GroundTruth:
+    def ground_truth(self, index: int) -> GroundTruth:
         """Return the objects of an image, without decoding it."""
         part, place = self._find(index)
-        return self._parts[part].truth(place)
+        return self._parts[part].ground_truth(place)
 
     def __getitem__(self, index: int) -> Sample:
         """Decode an image of one of the parts."""

@@ -85,7 +85,7 @@ class AnnotationIndex:
         height, width = self.sizes[image].tolist()
         return height, width
 
-    def truth(self, image: int) -> GroundTruth:
+    def ground_truth(self, image: int) -> GroundTruth:
         """Return the objects of one image, as tensors of their own."""
         objects = slice(self.ends[image], self.ends[image + 1])
         return GroundTruth(

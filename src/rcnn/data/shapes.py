@@ -95,7 +95,7 @@ class ShapesDataset(DetectionDataset):
         """The size of every picture; all are the same."""
         return np.broadcast_to(np.int32(self._size), (len(self), 2))
 
-    def truth(self, index: int) -> GroundTruth:
+    def ground_truth(self, index: int) -> GroundTruth:
         """Return the objects of a picture, without drawing it."""
         return _truth(list(self._shapes(self._random(index))))
 
@@ -105,7 +105,7 @@ class ShapesDataset(DetectionDataset):
         shapes = list(self._shapes(random))
         return Sample(
             image=torch.from_numpy(_draw(shapes, self._size, random)).permute(2, 0, 1),
-            truth=_truth(shapes),
+            ground_truth=_truth(shapes),
             image_id=self.image_ids[index],
             original_size=(self._size, self._size),
         )

@@ -10,7 +10,7 @@ from torch import Tensor
 from rcnn.data.images import Picture, as_images
 from rcnn.model.build import Detector
 from rcnn.model.fast_rcnn import FastRCNN
-from rcnn.model.roi_heads import evaluating
+from rcnn.model.roi_heads import eval_mode
 from rcnn.structures import Detections
 
 
@@ -30,7 +30,7 @@ def predict(
     images = as_images([pictures] if isinstance(pictures, Picture) else pictures)
     _check(detector, len(images), proposals)
     found: list[Detections] = []
-    with evaluating(detector):
+    with eval_mode(detector):
         for first in range(0, len(images), batch_size):
             some = slice(first, first + batch_size)
             found += _detect(detector, images[some], None if proposals is None else proposals[some])

@@ -10,20 +10,20 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 COMPONENTS: tuple[tuple[str, str], ...] = (
-    ("body.", "backbone."),
-    ("rpn.conv.", "rpn.head.conv.0.0."),
-    ("rpn.objectness.", "rpn.head.cls_logits."),
-    ("rpn.deltas.", "rpn.head.bbox_pred."),
-    ("regions.tail.", "roi_heads.box_head."),
-    ("regions.head.classes.", "roi_heads.box_predictor.cls_score."),
-    ("regions.head.boxes.", "roi_heads.box_predictor.bbox_pred."),
+    ("backbone.", "backbone."),
+    ("rpn.head.conv.", "rpn.head.conv.0.0."),
+    ("rpn.head.objectness.", "rpn.head.cls_logits."),
+    ("rpn.head.deltas.", "rpn.head.bbox_pred."),
+    ("roi_heads.box_head.", "roi_heads.box_head."),
+    ("roi_heads.box_predictor.cls_score.", "roi_heads.box_predictor.cls_score."),
+    ("roi_heads.box_predictor.bbox_pred.", "roi_heads.box_predictor.bbox_pred."),
 )
 """How the keys of each part begin, here and there."""
 
 COUNT = "num_batches_tracked"
 """A batch norm's count of batches, which frozen ones do not have."""
 
-ANCHOR_CHANNELS = ("rpn.objectness.", "rpn.deltas.")
+ANCHOR_CHANNELS = ("rpn.head.objectness.", "rpn.head.deltas.")
 """The layers whose output channels are anchors of a cell."""
 
 

@@ -15,7 +15,7 @@ from torchvision.models import detection
 from rcnn.interop.errors import InteropError
 from rcnn.interop.layout import anchor_order
 from rcnn.model.faster_rcnn import FasterRCNN
-from rcnn.model.roi_heads import evaluating
+from rcnn.model.roi_heads import eval_mode
 
 SIZE = (64, 96)
 """(height, width) of the probe: two by three cells of the coarsest stride that is pooled from."""
@@ -33,21 +33,21 @@ def compare(model: detection.FasterRCNN, detector: FasterRCNN) -> None:
         InteropError: naming the part that differs.
     """
     generator = torch.Generator().manual_seed(0)
-    device = detector.images.mean.device
+    device = detector.transform.mean.device
     pixels = torch.randn(1, 3, *SIZE, generator=generator).to(device)
     size = detector.settings.pooling.size
-    pooled = torch.randn(2, detector.body.channels, size, size, generator=generator).to(device)
-    with evaluating(model), evaluating(detector):
+    pooled = torch.randn(2, detector.backbone.channels, size, size, generator=generator).to(device)
+    with eval_mode(model), eval_mode(detector):
         levels = model.backbone(pixels)
         if isinstance(levels, Tensor):
             levels = {"0": levels}
-        _same("backbone", list(levels.values()), detector.body(pixels))
+        _same("backbone", list(levels.values()), detector.backbone(pixels))
         _same(
             "roi_heads.box_head",
             [model.roi_heads.box_head(pooled).flatten(1)],
-            [detector.regions.tail(pooled)],
+            [detector.roi_heads.box_head(pooled)],
         )
-    _check_pooled_levels(model, list(levels), detector.body.roi_levels)
+    _check_pooled_levels(model, list(levels), detector.backbone.roi_levels)
     _check_anchors(model, detector)
 
 
@@ -84,7 +84,7 @@ def _check_anchors(model: detection.FasterRCNN, detector: FasterRCNN) -> None:
     settings = detector.settings.anchors
     order = anchor_order(settings.per_cell // len(settings.ratios), len(settings.ratios))
     for level, theirs in enumerate(model.rpn.anchor_generator.cell_anchors):
-        ours = detector.anchors.get_buffer(f"cell{level}").cpu()[order]
+        ours = detector.rpn.anchors.get_buffer(f"cell{level}").cpu()[order]
         if not torch.equal(theirs.cpu(), ours):
             raise InteropError(
                 f"rpn.anchor_generator.cell_anchors[{level}] is not supported: it is not made of "

@@ -21,10 +21,10 @@ from rcnn.interop.errors import InteropError
 from rcnn.interop.layout import pair_keys, signature
 from rcnn.model.backbones import (
     SHIPPED,
-    Backbone,
     BackboneSettings,
-    FullyConnectedTail,
-    build_backbone,
+    SplitNetwork,
+    TwoMLPHead,
+    build_network,
 )
 from rcnn.settings import SettingsError
 
@@ -39,7 +39,7 @@ def recognise_backbone(model: FasterRCNN, pooled_size: int) -> BackboneSettings:
         pooled_size: side of the grid of cells that each RoI is pooled to.
 
     Raises:
-        InteropError: the body or the box head is none that is shipped here, or its norms differ
+        InteropError: the backbone or the box head is none that is shipped here, or its norms differ
             among each other.
     """
     norm, norm_eps = _read_norms(model)
@@ -58,7 +58,7 @@ def recognise_backbone(model: FasterRCNN, pooled_size: int) -> BackboneSettings:
             norm_eps=norm_eps,
         )
         outline = _outline(settings, pooled_size)
-        if signature(outline.body) == signature(model.backbone):
+        if signature(outline.backbone) == signature(model.backbone):
             break
     else:
         raise InteropError(
@@ -66,13 +66,13 @@ def recognise_backbone(model: FasterRCNN, pooled_size: int) -> BackboneSettings:
             f"{', '.join(SHIPPED)} as torchvision builds them: those with a pyramid from its "
             "builders, vgg16.features[:-1], and a ResNet up to layer3."
         )
-    if signature(outline.tail) != signature(head):
+    if signature(outline.box_head) != signature(head):
         raise InteropError(
             f"The box head, a {type(head).__name__}, is not supported behind the backbone "
             f"{name!r}. Supported is {_spell(outline, pooled_size)}."
         )
-    if isinstance(outline.tail, FullyConnectedTail):
-        dropout = read_dropout(head, outline.body.channels, pooled_size)
+    if isinstance(outline.box_head, TwoMLPHead):
+        dropout = read_dropout(head, outline.backbone.channels, pooled_size)
         if dropout and not name.startswith("vgg"):
             raise InteropError(f"Dropout in the box head is not supported behind {name!r}.")
         settings = dataclasses.replace(settings, dropout=dropout)
@@ -81,10 +81,10 @@ def recognise_backbone(model: FasterRCNN, pooled_size: int) -> BackboneSettings:
     return dataclasses.replace(settings, frozen_stages=_frozen_stages(model, settings, pooled_size))
 
 
-def _outline(settings: BackboneSettings, pooled_size: int) -> Backbone:
+def _outline(settings: BackboneSettings, pooled_size: int) -> SplitNetwork:
     """Return a backbone whose tensors have shapes but no values."""
     with torch.device("meta"):
-        return build_backbone(settings, pooled_size**2)
+        return build_network(settings, pooled_size**2)
 
 
 def _read_norms(model: FasterRCNN) -> tuple[Literal["batch", "frozen"], float]:
@@ -110,8 +110,8 @@ def _read_norms(model: FasterRCNN) -> tuple[Literal["batch", "frozen"], float]:
 def _frozen_stages(model: FasterRCNN, settings: BackboneSettings, pooled_size: int) -> int:
     """Return how many leading stages hold no parameter that learns."""
     outline = _outline(settings, pooled_size)
-    resting = {f"body.{name}" for name in _resting(outline.body, model.backbone)}
-    resting |= {f"tail.{name}" for name in _resting(outline.tail, model.roi_heads.box_head)}
+    resting = {f"backbone.{name}" for name in _resting(outline.backbone, model.backbone)}
+    resting |= {f"box_head.{name}" for name in _resting(outline.box_head, model.roi_heads.box_head)}
     stages = 0
     while resting:
         try:
@@ -134,18 +134,18 @@ def _resting(ours: nn.Module, theirs: nn.Module) -> set[str]:
     }
 
 
-def _learning(backbone: Backbone) -> set[str]:
+def _learning(network: SplitNetwork) -> set[str]:
     return {
         f"{part}.{name}"
-        for part, module in (("body", backbone.body), ("tail", backbone.tail))
+        for part, module in (("backbone", network.backbone), ("box_head", network.box_head))
         for name, parameter in module.named_parameters()
         if parameter.requires_grad
     }
 
 
-def _spell(backbone: Backbone, pooled_size: int) -> str:
-    tail, channels = backbone.tail, backbone.body.channels
-    if isinstance(tail, FullyConnectedTail):
+def _spell(network: SplitNetwork, pooled_size: int) -> str:
+    box_head, channels = network.box_head, network.backbone.channels
+    if isinstance(box_head, TwoMLPHead):
         return (
             f"TwoMLPHead({channels} * {pooled_size}**2, width), or a module of the same two linear "
             "layers, each followed by ReLU and perhaps dropout, with the box predictor's width"

@@ -22,8 +22,8 @@ from rcnn.interop.errors import InteropError
 from rcnn.model.anchors import AnchorSettings
 from rcnn.model.backbones import BackboneSettings
 from rcnn.model.losses import LossSettings
-from rcnn.model.postprocess import DetectionLimits
-from rcnn.model.proposals import ProposalLimits
+from rcnn.model.postprocess import DetectionSettings
+from rcnn.model.proposals import ProposalSettings
 from rcnn.model.roi_pooling import PoolingSettings
 from rcnn.model.rpn import RPNSettings
 from rcnn.model.settings import DeltaSettings, DetectorSettings
@@ -93,12 +93,12 @@ def read_settings(
         anchor_sampling=AnchorSampling(
             positive_iou=float(rpn.proposal_matcher.high_threshold),
             negative_iou=float(rpn.proposal_matcher.low_threshold),
-            best_within=0.0,
-            inside_only=False,
+            low_quality_margin=0.0,
+            skip_border_anchors=False,
             samples=rpn.fg_bg_sampler.batch_size_per_image,
             positive_fraction=float(rpn.fg_bg_sampler.positive_fraction),
         ),
-        proposals=ProposalLimits(
+        proposals=ProposalSettings(
             before_nms_train=rpn._pre_nms_top_n["training"],
             after_nms_train=rpn._post_nms_top_n["training"],
             before_nms_test=rpn._pre_nms_top_n["testing"],
@@ -108,19 +108,19 @@ def read_settings(
             score=float(rpn.score_thresh),
         ),
         roi_sampling=RoISampling(
-            rois=heads.fg_bg_sampler.batch_size_per_image,
-            per="image",
+            samples=heads.fg_bg_sampler.batch_size_per_image,
+            samples_per="image",
             foreground_fraction=float(heads.fg_bg_sampler.positive_fraction),
             foreground_iou=float(heads.proposal_matcher.high_threshold),
             background_low=0.0,
             background_high=float(heads.proposal_matcher.low_threshold),
-            append_truth=True,
-            fill="short",
+            append_gt=True,
+            pad_with="nothing",
         ),
         deltas=_deltas(heads.box_coder),
         pooling=_pooling(heads.box_roi_pool),
         losses=LOSSES,
-        detections=DetectionLimits(
+        detections=DetectionSettings(
             score=float(heads.score_thresh),
             nms_iou=float(heads.nms_thresh),
             per_image=heads.detections_per_img,

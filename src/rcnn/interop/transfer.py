@@ -104,7 +104,10 @@ def _torchvision_order(anchors: AnchorSettings) -> Tensor:
 
 
 def _torchvision_key(key: str) -> str:
-    layout = (("body.features.", "backbone."), *COMPONENTS)  # VGG's layers are the backbone itself
+    layout = (
+        ("backbone.features.", "backbone."),
+        *COMPONENTS,
+    )  # VGG's layers are the backbone itself
     return next(
         other + key.removeprefix(prefix) for prefix, other in layout if key.startswith(prefix)
     )
@@ -121,16 +124,16 @@ def _check_expressible(detector: FasterRCNN) -> None:
         f"torchvision's layout is known for {', '.join(SHIPPED)}",
     )
     require(rpn.branches == "shared", "rpn.branches", rpn.branches, "torchvision has 'shared' only")
-    channels = detector.body.channels
+    channels = detector.backbone.channels
     require(
         rpn.channels in (None, channels),
         "rpn.channels",
         rpn.channels,
         f"torchvision has as many as the backbone, {channels}",
     )
-    agnostic = settings.head.class_agnostic
+    agnostic = settings.box_predictor.class_agnostic
     require(not agnostic, "head.class_agnostic", agnostic, "torchvision has one box per class")
-    head, measured = settings.head, settings.deltas.class_means
+    head, measured = settings.box_predictor, settings.deltas.class_means
     allowed = "torchvision always predicts boxes"
     require(head.box_regression, "head.box_regression", head.box_regression, allowed)
     allowed = "torchvision has a softmax"

@@ -41,7 +41,7 @@ class Candidates(NamedTuple):
     apart: Float[Tensor, "N 4"]
 
 
-def overlaps_any(
+def any_iou_above(
     candidates: Candidates,
     some: Int[Tensor, " S"],
     others: Int[Tensor, " O"],
@@ -161,7 +161,7 @@ def _least_left(
 def _overlaps_exactly(
     boxes: Float[Tensor, "S 4"], others: Float[Tensor, "O 4"], iou_threshold: float
 ) -> Bool[Tensor, " S"]:
-    """Do as :func:`overlaps_any`, with all pairs, 64 boxes at once."""
+    """Do as :func:`any_iou_above`, with all pairs, 64 boxes at once."""
     largest = [iou(few, others).amax(dim=1) for few in boxes.split(64)]
     return torch.cat(largest) > iou_threshold
 
@@ -173,7 +173,7 @@ FEW = 200
 """As many kept boxes are compared with a stretch pair by pair, as fast as they could be sorted."""
 
 
-def first_kept(
+def nms_topk(
     candidates: Candidates, order: Int[Tensor, " M"], iou_threshold: float, limit: int
 ) -> Int[Tensor, " K"]:
     """Return the first ``limit`` that greedy suppression keeps.
@@ -181,7 +181,7 @@ def first_kept(
     What is kept among the best candidates does not depend on those behind them. So a stretch of
     them is looked at, beside what was kept before, until enough are kept. Torchvision's operator
     compares what is kept with all that is not yet suppressed, pair by pair. With hundreds of kept
-    boxes most of a stretch goes sooner by :func:`~rcnn.kernels.nms_cpu.overlaps_any`, and the
+    boxes most of a stretch goes sooner by :func:`~rcnn.kernels.nms_cpu.any_iou_above`, and the
     operator gets the rest. Two images with 12,000 proposals each, of which it keeps 2,000, take 30
     to 40 ms in place of 95 to 470 ms on one thread, on one level as on five.
 
@@ -204,7 +204,7 @@ def first_kept(
     stretch = STRETCH
     while start < total and len(kept) < limit:
         new = order[start : start + stretch]
-        new = new[~overlaps_any(candidates, new, kept, iou_threshold)]
+        new = new[~any_iou_above(candidates, new, kept, iou_threshold)]
         kept = torch.cat([kept, _greedy(apart, new, iou_threshold)])
         start += stretch
         stretch = 2 * stretch if 10 * len(new) < STRETCH else STRETCH

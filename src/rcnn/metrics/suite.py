@@ -29,22 +29,22 @@ class Scores(nn.Module):
     def update(
         self,
         detections: Sequence[Detections] | None,
-        truths: Sequence[GroundTruth],
+        ground_truths: Sequence[GroundTruth],
         proposals: Proposals | None = None,
         batch: ImageBatch | None = None,
     ) -> None:
         """Add the images of one minibatch; all boxes in original pixels but the proposals'."""
         # Every metric works on the CPU: each tensor is fetched once, not once for each metric.
-        truths = [truth.to("cpu") for truth in truths]
+        ground_truths = [ground_truth.to("cpu") for ground_truth in ground_truths]
         targets = [
             {
-                "boxes": truth.boxes,
-                "labels": truth.labels,
-                "ignore": truth.difficult,
-                "crowd": truth.crowd,
-                "area": truth.areas,
+                "boxes": ground_truth.boxes,
+                "labels": ground_truth.labels,
+                "ignore": ground_truth.difficult,
+                "crowd": ground_truth.crowd,
+                "area": ground_truth.areas,
             }
-            for truth in truths
+            for ground_truth in ground_truths
         ]
         if detections is not None:
             found = [

@@ -6,50 +6,43 @@ Letters: L levels, A anchors of all levels together, T templates of a cell.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
+from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
 from rcnn.ops.anchors import Rounding, templates, tile
-from rcnn.settings import SettingsError, require
+from rcnn.settings import Fraction, SettingsError, require, settings
 
 
-@dataclass(frozen=True)
+@settings
 class AnchorSettings:
-    """Which reference boxes every cell has (Faster R-CNN, section 3.1.1).
+    """The anchors of every cell (Faster R-CNN, section 3.1.1).
 
     Attributes:
         scales: square roots of the areas, in strides of the level: 8, 16, 32 at stride 16 are
             128, 256 and 512 pixels. With a feature pyramid ``[8]`` gives 32 to 512.
-        ratios: heights over widths.
+        ratios: heights divided by widths.
         sizes: square roots of the areas in pixels, one list per level, instead of ``scales``.
-        offset: where in a cell the centre of its anchors lies, in strides.
-        rounding: of the templates, see :func:`rcnn.ops.anchors.templates`.
-        spacing: ``stride``, or ``grid`` for image size over number of cells, rounded down, as
-            torchvision has it (it differs at the top of a pyramid).
+        offset: position of the centres in their cells, in strides.
+        rounding: rounding of the templates, see :func:`rcnn.ops.anchors.templates`.
+        spacing: distance between the centres: ``stride``, or ``grid`` for image size divided by
+            number of cells, rounded down, as in torchvision (it differs at the top of a pyramid).
     """
 
-    scales: tuple[float, ...] = (8.0, 16.0, 32.0)
-    ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
-    sizes: tuple[tuple[float, ...], ...] | None = None
-    offset: float = 0.5
+    scales: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (8.0, 16.0, 32.0)
+    ratios: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (0.5, 1.0, 2.0)
+    sizes: tuple[Annotated[tuple[PositiveFloat, ...], Field(min_length=1)], ...] | None = None
+    offset: Fraction = 0.5
     rounding: Literal["none", "nearest", "caffe"] = "none"
     spacing: Literal["stride", "grid"] = "stride"
 
     def __post_init__(self) -> None:
-        for key, values in (("scales", self.scales), ("ratios", self.ratios)):
-            require(
-                len(values) > 0 and min(values) > 0, key, values, "it lists one or more numbers > 0"
-            )
         if self.sizes is not None:
-            usable = all(len(level) > 0 and min(level) > 0 for level in self.sizes)
-            counts = {len(level) for level in self.sizes}
-            allowed = "every level lists equally many numbers above 0"
-            require(usable and len(counts) == 1, "sizes", self.sizes, allowed)
-        require(0 <= self.offset <= 1, "offset", self.offset, "it lies in 0..1")
+            equal = len({len(level) for level in self.sizes}) == 1
+            require(equal, "sizes", self.sizes, "it should list equally many numbers per level")
 
     @property
     def per_cell(self) -> int:

@@ -1,4 +1,4 @@
-"""The systems by name: who makes the proposals, and where a region's features come from."""
+"""The systems by name."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from rcnn.model.settings import DetectorSettings
 from rcnn.model.sppnet import SPPNet
 from rcnn.settings import SettingsError, nearest
 
-Detector = ProposalNetwork | FastRCNN
+Detector = FasterRCNN | ProposalNetwork | FastRCNN
+"""Any system; R-CNN and SPP-net are kinds of :class:`FastRCNN`."""
 
-SYSTEMS: dict[str, type[ProposalNetwork] | type[FastRCNN]] = {
+SYSTEMS: dict[str, type[FasterRCNN] | type[ProposalNetwork] | type[FastRCNN]] = {
     "rcnn": RCNN,
     "sppnet": SPPNet,
     "fast_rcnn": FastRCNN,
@@ -25,21 +26,21 @@ def build_detector(system: str, settings: DetectorSettings) -> Detector:
     """Build a system with random weights.
 
     Raises:
-        SettingsError: if there is no such system, or its settings do not fit each other.
+        SettingsError: there is no such system, or its settings do not fit each other.
     """
     return system_class(system)(settings)
 
 
 def needs_proposals(system: str) -> bool:
-    """Return whether the system learns from proposals that come with the images."""
+    """Return whether a system takes proposals that come with the images."""
     return issubclass(system_class(system), FastRCNN)
 
 
-def system_class(system: str) -> type[ProposalNetwork] | type[FastRCNN]:
+def system_class(system: str) -> type[FasterRCNN] | type[ProposalNetwork] | type[FastRCNN]:
     """Return the class of a system.
 
     Raises:
-        SettingsError: if there is no such system.
+        SettingsError: there is no such system.
     """
     if system not in SYSTEMS:
         raise SettingsError(

@@ -1,67 +1,64 @@
-"""A backbone that fits the other stages."""
+"""Networks that fit the other stages of a detector, or an error that names the setting."""
 
 from __future__ import annotations
 
 from torch import nn
 
-from rcnn.model.backbones import Backbone, Body, Tail, build_backbone
+from rcnn.model.backbones import Backbone, BoxHead, SplitNetwork, build_network
 from rcnn.model.settings import DetectorSettings
-from rcnn.settings import SettingsError, require
+from rcnn.settings import require
 
 
-def fitting_backbone(settings: DetectorSettings) -> Backbone:
-    """Build the backbone of a system that pools its RoIs from the features of whole images.
-
-    Raises:
-        SettingsError: if it does not fit the pooling or the images.
-    """
-    backbone = build_backbone(settings.backbone, settings.pooling.cells)
-    _check_padding(settings, backbone.body)
-    _check_cells(settings, backbone.tail)
-    return backbone
-
-
-def warping_backbone(settings: DetectorSettings) -> Backbone:
-    """Build the backbone of a system that pushes every region through all of it.
+def build_fitting_network(settings: DetectorSettings) -> SplitNetwork:
+    """Build the network of a system that pools its RoIs from the features of whole images.
 
     Raises:
-        SettingsError: if it does not fit the warped regions or the pooling.
+        SettingsError: the network does not fit the pooling or the images.
     """
-    allowed = "model=rcnn has one feature map for each region, of pooling.size; model=sppnet pools"
+    network = build_network(settings.backbone, settings.pooling.cells)
+    _check_padding(settings, network.backbone)
+    _check_pyramid(settings, network.box_head)
+    return network
+
+
+def build_warping_network(settings: DetectorSettings) -> SplitNetwork:
+    """Build the network of a system that pushes every region through all of it.
+
+    Raises:
+        SettingsError: the network does not fit the warped regions or the pooling.
+    """
     kind = settings.pooling.kind
-    require(kind != "pyramid", "pooling.kind", kind, f"{allowed} a pyramid")
-    backbone = build_backbone(settings.backbone, settings.pooling.cells)
-    levels = backbone.body.roi_levels
+    allowed = "model=rcnn has one feature map per region; only model=sppnet pools a pyramid"
+    require(kind != "pyramid", "pooling.kind", kind, allowed)
+    network = build_network(settings.backbone, settings.pooling.cells)
+    levels = network.backbone.roi_levels
     allowed = (
-        f"it makes {levels} feature maps, and model=rcnn takes a region's features from one. "
-        "Choose a backbone without pyramid, such as resnet18 or vgg16, or model=fast_rcnn"
+        f"it has {levels} feature maps, and model=rcnn takes a region's features from one. "
+        "Choose a backbone without feature pyramid, such as resnet18 or vgg16, or model=fast_rcnn"
     )
     require(levels == 1, "backbone.name", settings.backbone.name, allowed)
-    size, side, stride = settings.warp.size, settings.pooling.size, backbone.body.strides[0]
+    size, side, stride = settings.warp.size, settings.pooling.size, network.backbone.strides[0]
     allowed = (
-        f"with the backbone's stride of {stride} it gives fewer than the {side} cells of "
-        f"pooling.size; it is {side * stride} or more"
+        f"at the backbone's stride of {stride} it gives fewer than the {side} cells of "
+        f"pooling.size; it should be {side * stride} or more"
     )
     require(size >= side * stride, "warp.size", size, allowed)
-    return backbone
+    return network
 
 
-def _check_padding(settings: DetectorSettings, body: Body) -> None:
+def _check_padding(settings: DetectorSettings, backbone: Backbone) -> None:
     """Refuse a padding that would leave part of a cell at the border of a pooled level."""
-    stride = body.strides[body.roi_levels - 1]
-    if settings.images.multiple % stride:
-        raise SettingsError(
-            f"images.multiple={settings.images.multiple} is not possible: backbone "
-            f"{settings.backbone.name!r} needs a multiple of its stride {stride}."
-        )
+    stride, multiple = backbone.roi_strides[-1], settings.images.multiple
+    allowed = f"backbone {settings.backbone.name!r} needs a multiple of its stride {stride}"
+    require(multiple % stride == 0, "images.multiple", multiple, allowed)
 
 
-def _check_cells(settings: DetectorSettings, tail: Tail) -> None:
-    """Refuse a tail for which the cells of a pyramid, which form no square, have to be one."""
-    convolves = any(isinstance(layer, nn.Conv2d) for layer in tail.modules())
+def _check_pyramid(settings: DetectorSettings, box_head: BoxHead) -> None:
+    """Refuse a box head that convolves the cells of a pyramid, which are no map."""
+    convolves = any(isinstance(layer, nn.Conv2d) for layer in box_head.modules())
     allowed = (
-        f"the tail of {settings.backbone.name} convolves the pooled cells, and those of a pyramid "
-        "are no map. Set backbone.tail=linear"
+        f"the box head of {settings.backbone.name} convolves the pooled cells, and those of a "
+        "pyramid are no map. Set backbone.box_head=two_mlp"
     )
     kind = settings.pooling.kind
     require(kind != "pyramid" or not convolves, "pooling.kind", kind, allowed)

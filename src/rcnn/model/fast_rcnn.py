@@ -1,6 +1,11 @@
-"""Fast R-CNN: the region stage on proposals that come from outside (Fast R-CNN, section 2).
+"""Fast R-CNN: RoI heads on proposals that come with the images (Fast R-CNN, section 2).
 
-Letters: B images, R RoIs per image, P proposals of an image, C channels, S side of a pooled RoI.
+Letters: B images, P proposals, R RoIs per image, C channels.
+
+An image passes the convolutions once, whatever the number of its proposals::
+
+    images ----> transform -> backbone -> features -> roi_heads -> losses, detections
+    proposals ----------------------------------------^
 """
 
 from __future__ import annotations
@@ -12,44 +17,54 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from rcnn.model.backbones import Backbone
-from rcnn.model.compatibility import fitting_backbone
-from rcnn.model.multiscale import pool_at_scales
+from rcnn.model.backbones import SplitNetwork
+from rcnn.model.compatibility import build_fitting_network
+from rcnn.model.multiscale import extract_at_test_scales
 from rcnn.model.proposals import given_proposals
-from rcnn.model.roi_heads import Pool, RegionStage, pool_from
+from rcnn.model.roi_heads import RoIHeads
+from rcnn.model.roi_pooling import Pooler, RoIPooler
 from rcnn.model.settings import DetectorSettings
 from rcnn.model.transform import ImageTransform
 from rcnn.structures import (
     Detections,
-    EvaluationPass,
+    EvaluationOutputs,
     ImageBatch,
     Losses,
     Proposals,
     Targets,
-    TrainingPass,
+    TrainingOutputs,
 )
 
 
 class FastRCNN(nn.Module):
-    """Convolutions once on the image, then a RoI pooling and the region stage.
+    """Transform, backbone and RoI heads.
+
+    R-CNN and SPP-net differ from Fast R-CNN in how RoIs become features, and in that alone: they
+    are this class with another network, another pooler, or frozen convolutions.
 
     Args:
-        settings: of all stages; those of anchors and RPN are not used, and of the limits of
-            proposals not those of suppression.
-        backbone: by default a new one.
+        settings: settings of all stages; those of anchors, RPN and the suppression of proposals
+            are not used.
+        network: network cut into backbone and box head; by default built from ``settings``.
+        pooler: turns features and RoIs into the features of each RoI; by default RoI pooling.
 
     Raises:
-        SettingsError: if the settings of two stages do not fit each other.
+        SettingsError: the settings of two stages do not fit each other.
     """
 
-    def __init__(self, settings: DetectorSettings, backbone: Backbone | None = None) -> None:
+    def __init__(
+        self,
+        settings: DetectorSettings,
+        network: SplitNetwork | None = None,
+        pooler: Pooler | None = None,
+    ) -> None:
         super().__init__()
         self.settings = settings
-        backbone = backbone or fitting_backbone(settings)
-        self.images = ImageTransform(settings.images)
-        self.backbone = backbone
-        self.body = backbone.body
-        self.regions = RegionStage(settings, backbone.tail)
+        self.network = network or build_fitting_network(settings)
+        self.transform = ImageTransform(settings.images)
+        self.backbone = self.network.backbone
+        pooler = pooler or RoIPooler(settings.pooling, self.backbone.roi_strides)
+        self.roi_heads = RoIHeads(settings, pooler, self.network.box_head)
 
     def losses(
         self, batch: ImageBatch, targets: Targets, generator: torch.Generator | None = None
@@ -59,71 +74,75 @@ class FastRCNN(nn.Module):
         Args:
             batch: resized, padded images with their proposals.
             targets: ground truth, in pixels of the resized images.
-            generator: the source of randomness of the sampler.
+            generator: source of randomness of the sampler.
 
         Raises:
-            ValueError: if the batch has no proposals.
+            ValueError: the batch has no proposals.
         """
-        return self.training_pass(batch, targets, generator).losses
-
-    def training_pass(
-        self, batch: ImageBatch, targets: Targets, generator: torch.Generator | None = None
-    ) -> TrainingPass:
-        """Run all stages as :meth:`losses` does, and return their products too."""
-        proposals = self._choose(batch, train=True)
-        losses, rois = self.regions.learn(self.pooling(batch), proposals, targets, generator)
-        return TrainingPass(losses, proposals, rois)
-
-    @torch.no_grad()
-    def evaluation_pass(
-        self, batch: ImageBatch, targets: Targets, generator: torch.Generator | None = None
-    ) -> EvaluationPass:
-        """Detect and measure the losses, looking at the images once (and at each test scale)."""
-        proposals, pool = self._choose(batch, train=False), self.pooling(batch)
-        detections = self._detect(pool, proposals, batch)
-        learned = self._choose(batch, train=True)
-        losses, _ = self.regions.learn(pool, learned, targets, generator)
-        return EvaluationPass(detections, proposals, losses)
+        return self.training_outputs(batch, targets, generator).losses
 
     @torch.no_grad()
     def detect(
         self, images: Sequence[Shaped[Tensor, "3 _ _"]], proposals: Sequence[Float[Tensor, "_ 4"]]
     ) -> list[Detections]:
-        """Return what is in each image, in its own pixels.
+        """Return the objects of each image, in its own pixels.
 
-        The detector should be in evaluation mode (``.eval()``), as for any module with dropout.
+        The detector should be in evaluation mode (``.eval()``), as any module with dropout.
 
         Args:
             images: RGB of any size, ``uint8`` in 0..255 or floating point in 0..1.
             proposals: boxes of each image in its own pixels, best first.
 
         Raises:
-            ValueError: if there are not as many sets of proposals as images.
+            ValueError: the numbers of images and of sets of proposals differ.
         """
         if len(proposals) != len(images):
             raise ValueError(
-                f"There are {len(images)} images, but the proposals of {len(proposals)}: give the "
-                "boxes of each image, (P, 4), be it that there are none, (0, 4)."
+                f"There are {len(images)} images, but the proposals of {len(proposals)}: give one "
+                "tensor of boxes (P, 4) per image; (0, 4) if an image has none."
             )
-        batch = self.images.batch(images)
+        batch = self.transform.batch(images)
         scaled = Proposals.pad(proposals, batch.scales)
         return self.detect_batch(dataclasses.replace(batch, proposals=scaled))[0]
 
+    def training_outputs(
+        self, batch: ImageBatch, targets: Targets, generator: torch.Generator | None = None
+    ) -> TrainingOutputs:
+        """Return the losses, see :meth:`losses`, with the RoIs they were computed on."""
+        proposals = self.select_proposals(batch, train=True)
+        features = self.extract_features(batch)
+        losses, rois = self.roi_heads.losses(features, proposals, targets, generator)
+        return TrainingOutputs(losses, proposals, rois)
+
+    @torch.no_grad()
+    def evaluation_outputs(
+        self, batch: ImageBatch, targets: Targets, generator: torch.Generator | None = None
+    ) -> EvaluationOutputs:
+        """Return detections, proposals and losses from one pass through the backbone."""
+        features = self.extract_features(batch)
+        detections, proposals = self._detect(features, batch)
+        for_training = self.select_proposals(batch, train=True)
+        losses, _ = self.roi_heads.losses(features, for_training, targets, generator)
+        return EvaluationOutputs(detections, proposals, losses)
+
     @torch.no_grad()
     def detect_batch(self, batch: ImageBatch) -> tuple[list[Detections], Proposals]:
-        """Return the detections of resized images, in original pixels, and the proposals used."""
-        proposals = self._choose(batch, train=False)
-        return self._detect(self.pooling(batch), proposals, batch), proposals
+        """Return detections in original pixels, and proposals in pixels of the batch."""
+        return self._detect(self.extract_features(batch), batch)
 
-    def pooling(self, batch: ImageBatch) -> Pool:
-        """Look at the images, and return what gives the features of RoIs."""
-        levels = self.body(self.images.normalise(batch))
-        return pool_from(levels, self.body, self.settings.pooling)
+    def extract_features(self, batch: ImageBatch) -> list[Float[Tensor, "B C _ _"]]:
+        """Return what is computed once per image: its feature maps, finest level first."""
+        levels: list[Tensor] = self.backbone(self.transform.normalise(batch))
+        return levels
 
-    def _detect(self, pool: Pool, proposals: Proposals, batch: ImageBatch) -> list[Detections]:
-        size = self.settings.pooling.canonical_size
-        pool = pool_at_scales(pool, self.pooling, batch, self.images, size)
-        return self.regions.detect(pool, proposals, batch)
+    def select_proposals(self, batch: ImageBatch, *, train: bool) -> Proposals:
+        """Return those of the batch's proposals that are used, best first."""
+        stride = self.backbone.strides[0]
+        return given_proposals(batch, self.settings.proposals, stride, train=train)
 
-    def _choose(self, batch: ImageBatch, *, train: bool) -> Proposals:
-        return given_proposals(batch, self.settings.proposals, self.body.strides[0], train=train)
+    def _detect(
+        self, features: list[Float[Tensor, "B C _ _"]], batch: ImageBatch
+    ) -> tuple[list[Detections], Proposals]:
+        proposals = self.select_proposals(batch, train=False)
+        scales = extract_at_test_scales(self.extract_features, features, batch, self.transform)
+        return self.roi_heads.detect(features, proposals, batch, scales), proposals

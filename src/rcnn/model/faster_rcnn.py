@@ -1,44 +1,59 @@
-"""Faster R-CNN: a proposal network and a region stage on shared convolutions.
+"""Faster R-CNN: a region proposal network and RoI heads on shared convolutions (section 3).
 
-Faster R-CNN, section 3: an image passes the convolutions once; the RPN says where to look, the
-region stage what is there.
+Letters: B images, L levels of features, P proposals, R RoIs per image.
+
+An image passes the convolutions once; the RPN says where to look, the RoI heads what is there::
+
+    images -> transform -> backbone -> features -+-> rpn -------> proposals
+                                                 +-> roi_heads <-'  -> losses, detections
 """
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Sequence
 
-from rcnn.model.compatibility import fitting_backbone
-from rcnn.model.multiscale import pool_at_scales
-from rcnn.model.proposal_network import FirstStage, ProposalNetwork
-from rcnn.model.roi_heads import Pool, RegionStage, pool_from
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from rcnn.model.compatibility import build_fitting_network
+from rcnn.model.multiscale import extract_at_test_scales
+from rcnn.model.proposal_network import build_rpn
+from rcnn.model.roi_heads import RoIHeads
+from rcnn.model.roi_pooling import RoIPooler
+from rcnn.model.rpn import RPNOutput
 from rcnn.model.settings import DetectorSettings
+from rcnn.model.transform import ImageTransform
 from rcnn.structures import (
     Detections,
-    EvaluationPass,
+    EvaluationOutputs,
     ImageBatch,
     Losses,
     Proposals,
     Targets,
-    TrainingPass,
+    TrainingOutputs,
 )
 
 
-class FasterRCNN(ProposalNetwork):
-    """The proposal network, and the region stage of Fast R-CNN on its features and proposals.
+class FasterRCNN(nn.Module):
+    """Transform, backbone, RPN and RoI heads.
 
     Args:
-        settings: of all stages.
+        settings: settings of all stages.
 
     Raises:
-        SettingsError: if the settings of two stages do not fit each other.
+        SettingsError: the settings of two stages do not fit each other.
     """
 
     def __init__(self, settings: DetectorSettings) -> None:
-        backbone = fitting_backbone(settings)
-        super().__init__(settings, backbone)
-        self.backbone = backbone
-        self.regions = RegionStage(settings, backbone.tail)
+        super().__init__()
+        self.settings = settings
+        self.network = build_fitting_network(settings)
+        self.transform = ImageTransform(settings.images)
+        self.backbone = self.network.backbone
+        self.rpn = build_rpn(settings, self.backbone)
+        pooler = RoIPooler(settings.pooling, self.backbone.roi_strides)
+        self.roi_heads = RoIHeads(settings, pooler, self.network.box_head)
 
     def losses(
         self,
@@ -52,66 +67,80 @@ class FasterRCNN(ProposalNetwork):
 
         Args:
             batch: resized, padded images.
-            targets: their ground truth, in pixels of the resized images.
-            generator: the source of randomness of both samplers.
+            targets: ground truth, in pixels of the resized images.
+            generator: source of randomness of both samplers.
             exact: let gradients flow through the coordinates of the RoIs into the RPN, instead of
                 taking proposals for constants (Faster R-CNN, section 3.2, iii).
         """
-        return self.training_pass(batch, targets, generator, exact=exact).losses
+        return self.training_outputs(batch, targets, generator, exact=exact).losses
 
-    def training_pass(
+    @torch.no_grad()
+    def detect(self, images: Sequence[Shaped[Tensor, "3 _ _"]]) -> list[Detections]:
+        """Return the objects of each image, in its own pixels.
+
+        The detector should be in evaluation mode (``.eval()``), as any module with dropout.
+
+        Args:
+            images: RGB of any size, ``uint8`` in 0..255 or floating point in 0..1.
+        """
+        return self.detect_batch(self.transform.batch(images))[0]
+
+    def training_outputs(
         self,
         batch: ImageBatch,
         targets: Targets,
         generator: torch.Generator | None = None,
         *,
         exact: bool = False,
-    ) -> TrainingPass:
-        """Run all stages as :meth:`losses` does, and return their products too."""
-        return self._learn(self.look(batch), batch, targets, generator, exact=exact)
+    ) -> TrainingOutputs:
+        """Return the losses, see :meth:`losses`, with the samples they were computed on."""
+        features = self.extract_features(batch)
+        output = self.rpn(features, batch)
+        return self._losses(features, output, batch, targets, generator, exact=exact)
 
     @torch.no_grad()
-    def evaluation_pass(
+    def evaluation_outputs(
         self, batch: ImageBatch, targets: Targets, generator: torch.Generator | None = None
-    ) -> EvaluationPass:
-        """Detect and measure the losses, looking at the images once (and at each test scale)."""
-        first = self.look(batch)
-        detections, proposals = self._detect(first, batch)
-        losses = self._learn(first, batch, targets, generator).losses
-        return EvaluationPass(detections, proposals, losses)
+    ) -> EvaluationOutputs:
+        """Return detections, proposals and losses from one pass through the backbone."""
+        features = self.extract_features(batch)
+        output = self.rpn(features, batch)
+        detections, proposals = self._detect(features, output, batch)
+        losses = self._losses(features, output, batch, targets, generator).losses
+        return EvaluationOutputs(detections, proposals, losses)
 
     @torch.no_grad()
     def detect_batch(self, batch: ImageBatch) -> tuple[list[Detections], Proposals]:
-        """Return the detections of resized images, in original pixels, and their proposals.
+        """Return detections in original pixels, and proposals in pixels of the batch."""
+        features = self.extract_features(batch)
+        return self._detect(features, self.rpn(features, batch), batch)
 
-        The proposals are in pixels of the resized images.
-        """
-        return self._detect(self.look(batch), batch)
+    def extract_features(self, batch: ImageBatch) -> list[Float[Tensor, "B C _ _"]]:
+        """Return the feature maps of the images, finest level first."""
+        levels: list[Tensor] = self.backbone(self.transform.normalise(batch))
+        return levels
 
-    def _detect(self, first: FirstStage, batch: ImageBatch) -> tuple[list[Detections], Proposals]:
-        proposals = self.propose(first, batch, train=False)
-        pool = pool_from(first.levels, self.body, self.settings.pooling)
-        size = self.settings.pooling.canonical_size
-        pool = pool_at_scales(pool, self._pooling, batch, self.images, size)
-        return self.regions.detect(pool, proposals, batch), proposals
-
-    def _pooling(self, batch: ImageBatch) -> Pool:
-        levels = self.body(self.images.normalise(batch))
-        return pool_from(levels, self.body, self.settings.pooling)
-
-    def _learn(
+    def _losses(
         self,
-        first: FirstStage,
+        features: list[Float[Tensor, "B C _ _"]],
+        output: RPNOutput,
         batch: ImageBatch,
         targets: Targets,
         generator: torch.Generator | None,
         *,
         exact: bool = False,
-    ) -> TrainingPass:
-        first_losses, anchors = self._learn_anchors(first, batch, targets, generator)
+    ) -> TrainingOutputs:
+        rpn_losses, anchors = self.rpn.losses(output, batch, targets, generator)
         # Approximate joint training takes proposals for constants (section 3.2, ii).
         with torch.set_grad_enabled(exact and torch.is_grad_enabled()):
-            proposals = self.propose(first, batch, train=True)
-        pool = pool_from(first.levels, self.body, self.settings.pooling)
-        second_losses, rois = self.regions.learn(pool, proposals, targets, generator)
-        return TrainingPass(first_losses | second_losses, proposals, rois, first.anchors, anchors)
+            proposals = self.rpn.propose(output, batch, train=True)
+        roi_losses, rois = self.roi_heads.losses(features, proposals, targets, generator)
+        losses = rpn_losses | roi_losses
+        return TrainingOutputs(losses, proposals, rois, output.anchors, anchors)
+
+    def _detect(
+        self, features: list[Float[Tensor, "B C _ _"]], output: RPNOutput, batch: ImageBatch
+    ) -> tuple[list[Detections], Proposals]:
+        proposals = self.rpn.propose(output, batch, train=False)
+        scales = extract_at_test_scales(self.extract_features, features, batch, self.transform)
+        return self.roi_heads.detect(features, proposals, batch, scales), proposals

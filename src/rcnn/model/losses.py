@@ -5,11 +5,11 @@ Letters: B images, A anchors, S sampled anchors, R RoIs, K classes, D sets of de
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
+from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from rcnn.ops.boxes import in_full
@@ -22,44 +22,39 @@ from rcnn.ops.losses import (
     overlap_loss,
     smooth_l1,
 )
-from rcnn.settings import require
+from rcnn.settings import settings
 from rcnn.structures import AnchorSamples, RoISamples
 
 BoxLoss = Literal["smooth_l1", "iou", "giou", "diou", "ciou"]
 """Of the deltas, or one minus the overlap of the box that they lead to with the true one."""
 
 
-@dataclass(frozen=True)
+@settings
 class LossSettings:
-    """Kinds, weights, knees and divisors.
+    """Kinds, weights and divisors of the box losses.
 
     Attributes:
-        rpn_box_loss: ``smooth_l1`` of the deltas (Faster R-CNN, equation 1), or one minus the
-            overlap of the predicted box with the true one: ``iou``, ``giou``, ``diou``, ``ciou``.
+        rpn_box_loss: ``smooth_l1`` of the deltas (Faster R-CNN, equation 1), or one minus an
+            overlap of the predicted with the ground-truth box: ``iou``, ``giou``, ``diou``,
+            ``ciou``.
         rpn_box_weight: lambda of Faster R-CNN, equation 1.
         rpn_box_beta: knee of smooth-L1; Caffe's sigma 3 is 1/9.
-        rpn_box_divisor: ``samples``: the number of sampled anchors, as the released code has it;
-            ``locations``: the number of cells, about 2400, as the paper has it with lambda 10.
-        roi_box_loss: likewise (Fast R-CNN, equation 2). Where the targets have the usual
-            deviations, an overlap has about a quarter of the gradient of smooth-L1, which
-            ``roi_box_weight`` can make up for.
+        rpn_box_divisor: ``samples``: number of sampled anchors, as in the released code;
+            ``locations``: number of cells, about 2400, as in the paper, where lambda is 10.
+        roi_box_loss: kind of the RoIs' box loss, as ``rpn_box_loss`` (Fast R-CNN, equation 2).
+            With the usual deviations of the targets the gradient of an overlap is about a quarter
+            of smooth-L1's; ``roi_box_weight`` can make up for it.
         roi_box_weight: lambda of Fast R-CNN, equation 1.
-        roi_box_beta: knee of smooth-L1.
+        roi_box_beta: knee of smooth-L1; 0 is plain L1.
     """
 
     rpn_box_loss: BoxLoss = "smooth_l1"
-    rpn_box_weight: float = 1.0
-    rpn_box_beta: float = 1 / 9
+    rpn_box_weight: NonNegativeFloat = 1.0
+    rpn_box_beta: NonNegativeFloat = 1 / 9
     rpn_box_divisor: Literal["samples", "locations"] = "samples"
     roi_box_loss: BoxLoss = "smooth_l1"
-    roi_box_weight: float = 1.0
-    roi_box_beta: float = 1.0
-
-    def __post_init__(self) -> None:
-        for key in ("rpn_box_weight", "roi_box_weight"):
-            require(getattr(self, key) >= 0, key, getattr(self, key), "it is 0 or more")
-        for key in ("rpn_box_beta", "roi_box_beta"):
-            require(getattr(self, key) >= 0, key, getattr(self, key), "it is 0 (plain L1) or more")
+    roi_box_weight: NonNegativeFloat = 1.0
+    roi_box_beta: NonNegativeFloat = 1.0
 
 
 def rpn_losses(
@@ -72,28 +67,28 @@ def rpn_losses(
     """Return the objectness and the box term (Faster R-CNN, equation 1).
 
     Args:
-        logits: of all anchors.
-        deltas: of all anchors.
-        samples: which anchors count, and their targets.
-        locations: the number of cells of an image.
-        settings: weights and divisors.
+        logits: log-odds of "object" for all anchors.
+        deltas: box deltas of all anchors.
+        samples: sampled anchors with their targets.
+        locations: number of cells of an image.
+        settings: kinds, weights and divisors.
     """
     sampled_logits = in_full(logits.gather(1, samples.indices))
     sampled_deltas = in_full(deltas.gather(1, samples.indices[:, :, None].expand(-1, -1, 4)))
     divisor = (samples.labels >= 0).sum()
     if settings.rpn_box_divisor == "locations":
         divisor = torch.full_like(divisor, locations * len(logits))
-    terms = _box_terms(
+    losses = _box_losses(
         sampled_deltas, sampled_deltas, samples, settings.rpn_box_loss, settings.rpn_box_beta
     )
-    boxes = settings.rpn_box_weight * terms.sum() / divisor.clamp(min=1)
+    boxes = settings.rpn_box_weight * losses.sum() / divisor.clamp(min=1)
     return objectness_loss(sampled_logits, samples.labels), boxes
 
 
-class RoITerms(NamedTuple):
+class PerRoILosses(NamedTuple):
     """The class and the weighted box loss of each RoI; boxes are None without box regression.
 
-    They are 0 where there is nothing to learn: the box of background, and unused places.
+    The box loss of background is 0, and so are both losses of unused slots.
     """
 
     classes: Float[Tensor, "B R"]
@@ -105,7 +100,7 @@ class RoITerms(NamedTuple):
         return self.classes if self.boxes is None else self.classes + self.boxes
 
 
-def roi_terms(
+def per_roi_losses(
     logits: Float[Tensor, "B R K1"],
     deltas: Float[Tensor, "B R D 4"] | None,
     rois: RoISamples,
@@ -113,43 +108,45 @@ def roi_terms(
     classifier: Classifier,
     delta_mean: Float[Tensor, "K1 4"],
     delta_std: Float[Tensor, "K1 4"],
-) -> RoITerms:
+) -> PerRoILosses:
     """Return the loss of each RoI (Fast R-CNN, equation 1).
 
     Args:
-        logits: background first.
-        deltas: normalised, of background and each class, or one set for all; or None.
-        rois: with their targets.
-        settings: of the box term.
-        classifier: what the logits mean.
-        delta_mean: by which the box targets are normalised, for background and each class.
-        delta_std: likewise.
+        logits: class logits, background first.
+        deltas: normalised box deltas, one set for background and each class or one for all; None
+            without box regression.
+        rois: sampled RoIs with their targets.
+        settings: kind and weight of the box loss.
+        classifier: kind of classifier that the logits belong to.
+        delta_mean: mean of the box targets, for background and each class.
+        delta_std: standard deviation of the box targets, for background and each class.
     """
     classes = classification_terms(in_full(logits), rois.labels, classifier)
     if deltas is None:
-        return RoITerms(classes, None)
-    own, label = deltas_of_class(in_full(deltas), rois.labels), rois.labels.clamp(min=0)
-    moves = own * delta_std[label] + delta_mean[label]
-    boxes = _box_terms(own, moves, rois, settings.roi_box_loss, settings.roi_box_beta)
-    return RoITerms(classes, settings.roi_box_weight * boxes)
+        return PerRoILosses(classes, None)
+    chosen, label = deltas_of_class(in_full(deltas), rois.labels), rois.labels.clamp(min=0)
+    denormalised = chosen * delta_std[label] + delta_mean[label]
+    boxes = _box_losses(chosen, denormalised, rois, settings.roi_box_loss, settings.roi_box_beta)
+    return PerRoILosses(classes, settings.roi_box_weight * boxes)
 
 
 def roi_losses(
-    terms: RoITerms, labels: Int[Tensor, "B R"]
+    losses: PerRoILosses, labels: Int[Tensor, "B R"]
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""] | None]:
-    """Return the class and the box term, both over the number of used RoIs.
+    """Return the class and the box term, both divided by the number of used RoIs.
 
     Args:
-        terms: of each RoI.
-        labels: -1 for unused places.
+        losses: class and box loss of each RoI.
+        labels: labels of the RoIs, -1 in unused slots.
     """
     used = (labels >= 0).sum().clamp(min=1)
-    return terms.classes.sum() / used, None if terms.boxes is None else terms.boxes.sum() / used
+    boxes = losses.boxes
+    return losses.classes.sum() / used, None if boxes is None else boxes.sum() / used
 
 
-def _box_terms(
+def _box_losses(
     deltas: Float[Tensor, "B S 4"],
-    moves: Float[Tensor, "B S 4"],
+    denormalised: Float[Tensor, "B S 4"],
     samples: AnchorSamples | RoISamples,
     kind: BoxLoss,
     beta: float,
@@ -157,14 +154,14 @@ def _box_terms(
     """Return the box loss of each positive, 0 for the others.
 
     Args:
-        deltas: as predicted.
-        moves: the same, denormalised.
+        deltas: predicted deltas, normalised like the targets.
+        denormalised: the same deltas as they move a box.
         samples: anchors or RoIs with their targets.
-        kind: which loss.
+        kind: kind of loss.
         beta: knee of smooth-L1.
     """
     if kind == "smooth_l1":
-        terms = smooth_l1(deltas, samples.deltas, beta)
+        losses = smooth_l1(deltas, samples.deltas, beta)
     else:
-        terms = overlap_loss(decode(samples.boxes, moves), samples.matched_boxes, kind)
-    return torch.where(samples.labels > 0, terms, 0.0)
+        losses = overlap_loss(decode(samples.boxes, denormalised), samples.matched_boxes, kind)
+    return torch.where(samples.labels > 0, losses, 0.0)

@@ -1,4 +1,4 @@
-"""Detecting at several scales: each region is seen where it is nearest to the usual size.
+"""Detection at several scales: each region is classified at the scale that suits its size.
 
 SPP-net, section 4.1, and Fast R-CNN, section 5.2: an image is resized to several scales, and a
 region is pooled at the one at which its area comes closest to 224 x 224 pixels.
@@ -9,80 +9,93 @@ Letters: B images, R RoIs per image, S scales, M RoIs of an image at one scale, 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rcnn.model.roi_heads import Pool
+from rcnn.model.roi_pooling import Pooler
 from rcnn.model.transform import ImageTransform
 from rcnn.ops.boxes import area, scale
 from rcnn.structures import ImageBatch
 
+Features = Sequence[Float[Tensor, "B C _ _"]]
 
-def pool_at_scales(
-    pool: Pool,
-    look: Callable[[ImageBatch], Pool],
+
+class ScaledFeatures(NamedTuple):
+    """Features of the images at one test scale.
+
+    Attributes:
+        features: feature maps at this scale.
+        factors: (vertical, horizontal) factors from pixels of the batch to pixels of the scale.
+    """
+
+    features: Features
+    factors: Float[Tensor, "B 2"]
+
+
+def extract_at_test_scales(
+    extract: Callable[[ImageBatch], Features],
+    features: Features,
     batch: ImageBatch,
-    images: ImageTransform,
-    canonical_size: float,
-) -> Pool:
-    """Return what pools each RoI of a batch at its own scale, if there are scales to test at.
+    transform: ImageTransform,
+) -> list[ScaledFeatures]:
+    """Return the features of a batch at each of ``ImageSettings.test_scales``.
 
     Args:
-        pool: of the batch as it is; returned itself without ``ImageSettings.test_scales``.
-        look: gives the pool of a batch at another scale.
-        batch: RoIs are in its pixels, whatever they are pooled from.
-        images: resizes the batch.
-        canonical_size: the side of a RoI of the usual area, in pixels.
+        extract: the detector's function from a batch to its features.
+        features: features of the batch as it is, used for the scale that the batch has already.
+        batch: resized images.
+        transform: resizes the batch to the other scales.
     """
-    if images.settings.test_scales is None:
-        return pool
-    batches = [images.at_side(batch, side) for side in images.settings.test_scales]
-    pools = [pool if scaled is batch else look(scaled) for scaled in batches]
-    factors = torch.stack([scaled.sizes / batch.sizes for scaled in batches], dim=1)
-    return partial(pool_nearest, pools, factors, canonical_size)
+    scaled = []
+    for side in transform.settings.test_scales or ():
+        resized = transform.at_side(batch, side)
+        maps = features if resized is batch else extract(resized)
+        scaled.append(ScaledFeatures(maps, resized.sizes / batch.sizes))
+    return scaled
 
 
 def nearest_scale(
     rois: Float[Tensor, "B R 4"], factors: Float[Tensor, "B S 2"], canonical_size: float
 ) -> Int[Tensor, "B R"]:
-    """Return at which scale each RoI comes closest to the canonical area (the first of equals).
+    """Return the index of the scale at which each RoI is nearest to the canonical area.
 
     Args:
-        rois: in pixels of the batch.
-        factors: (vertical, horizontal), from the batch to each scale.
-        canonical_size: the square root of that area, in pixels of the scale.
+        rois: boxes in pixels of the batch.
+        factors: (vertical, horizontal) factors from the batch to each scale.
+        canonical_size: square root of the canonical area, in pixels of the scale.
     """
     areas = area(rois)[:, :, None] * factors.prod(dim=-1)[:, None, :]  # (B, R, S)
     return (areas - canonical_size**2).abs().argmin(dim=-1)
 
 
-def pool_nearest(
-    pools: Sequence[Pool],
-    factors: Float[Tensor, "B S 2"],
-    canonical_size: float,
+def pool_at_nearest_scale(
+    pooler: Pooler,
+    scales: Sequence[ScaledFeatures],
     rois: Float[Tensor, "B R 4"],
+    canonical_size: float,
 ) -> Float[Tensor, "B*R C _ _"]:
-    """Pool each RoI, in pixels of the batch, at its nearest scale.
+    """Pool each RoI from the features of its nearest scale.
 
     Args:
-        pools: one for each scale, for RoIs in its pixels.
-        factors: see :func:`nearest_scale`.
-        canonical_size: likewise.
-        rois: to be pooled.
+        pooler: pools RoIs given in pixels of a scale.
+        scales: features at each scale.
+        rois: boxes in pixels of the batch.
+        canonical_size: see :func:`nearest_scale`.
     """
+    factors = torch.stack([scaled.factors for scaled in scales], dim=1)
     chosen = nearest_scale(rois, factors, canonical_size)
     first = torch.arange(len(rois), device=rois.device)[:, None] * rois.shape[1]
-    parts, places = [], []
-    for number, pool in enumerate(pools):
-        members = chosen == number
+    parts, slots = [], []
+    for index, scaled in enumerate(scales):
+        members = chosen == index
         # (B, R) -> (B, M): the members of each image, padded by others that are dropped again.
         most = int(members.sum(dim=1).amax())
         order = (~members).long().argsort(dim=1, stable=True)[:, :most]
-        some = scale(rois.gather(1, order[:, :, None].expand(-1, -1, 4)), factors[:, number])
+        some = scale(rois.gather(1, order[:, :, None].expand(-1, -1, 4)), scaled.factors)
         used = members.gather(1, order).flatten()
-        parts.append(pool(some)[used])
-        places.append((first + order).flatten()[used])
-    return torch.cat(parts)[torch.cat(places).argsort()]
+        parts.append(pooler(scaled.features, some)[used])
+        slots.append((first + order).flatten()[used])
+    return torch.cat(parts)[torch.cat(slots).argsort()]

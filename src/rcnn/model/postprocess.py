@@ -5,52 +5,45 @@ Letters: B images, R RoIs per image, K classes, D = K + 1 sets of deltas, or 1, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from jaxtyping import Float
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from rcnn.ops.boxes import at_least, clip, in_full, scale
 from rcnn.ops.deltas import decode
 from rcnn.ops.losses import Classifier, class_scores
-from rcnn.ops.nms import best_of, soften, suppress
-from rcnn.settings import require
+from rcnn.ops.nms import soft_nms, suppress, topk
+from rcnn.settings import FractionBelowOne, PositiveFraction, settings
 from rcnn.structures import Detections, ImageBatch, Proposals
 
 
-@dataclass(frozen=True)
-class DetectionLimits:
+@settings
+class DetectionSettings:
     """Which of the scored boxes are detections.
 
     Attributes:
-        score: a detection's probability is above this; under soft suppression, the decayed one.
-        nms_iou: a box goes if it overlaps a better one of its class by more; under ``linear``
-            suppression, its score decays from this IoU on.
-        per_image: the most detections of an image.
-        min_size: the shortest side of a detection, in pixels of the resized image.
-        suppression: ``hard``: an overlapping box goes; ``linear`` or ``gaussian``: its score decays
-            by a factor ``1 - IoU`` or ``exp(-IoU^2 / soft_sigma)`` (Bodla et al. 2017).
-        soft_sigma: of ``gaussian``.
-        refine: move proposals by the predicted deltas; without, they are classified as they are
-            (Fast R-CNN, table 6: no test-time regression).
+        score: a detection's probability is above this (with soft suppression, the decayed one).
+        nms_iou: a box is suppressed if its IoU with a better one of its class is above this; with
+            ``linear`` suppression its score decays from this IoU on.
+        per_image: largest number of detections per image.
+        min_size: shortest side of a detection, in pixels of the resized image.
+        suppression: ``hard`` drops an overlapping box; ``linear`` and ``gaussian`` multiply its
+            score by ``1 - IoU`` or ``exp(-IoU^2 / soft_sigma)`` (Bodla et al. 2017).
+        soft_sigma: width of ``gaussian``.
+        ablate_regression: proposals are the boxes, without the predicted deltas (Fast R-CNN,
+            table 6: no test-time regression).
     """
 
-    score: float = 0.05
-    nms_iou: float = 0.3
-    per_image: int = 100
-    min_size: float = 0.0
+    score: FractionBelowOne = 0.05
+    nms_iou: PositiveFraction = 0.3
+    per_image: PositiveInt = 100
+    min_size: NonNegativeFloat = 0.0
     suppression: Literal["hard", "linear", "gaussian"] = "hard"
-    soft_sigma: float = 0.5
-    refine: bool = True
-
-    def __post_init__(self) -> None:
-        require(0 <= self.score < 1, "score", self.score, "it lies in 0..1, below 1")
-        require(0 < self.nms_iou <= 1, "nms_iou", self.nms_iou, "it lies in 0..1, above 0")
-        require(self.per_image >= 1, "per_image", self.per_image, "it is 1 or more")
-        require(self.min_size >= 0, "min_size", self.min_size, "it is 0 or more pixels")
-        require(self.soft_sigma > 0, "soft_sigma", self.soft_sigma, "it is above 0")
+    soft_sigma: PositiveFloat = 0.5
+    ablate_regression: bool = False
 
 
 def postprocess(
@@ -58,20 +51,21 @@ def postprocess(
     logits: Float[Tensor, "B R K1"],
     deltas: Float[Tensor, "B R D 4"] | None,
     batch: ImageBatch,
-    limits: DetectionLimits,
+    limits: DetectionSettings,
     class_names: tuple[str, ...],
     classifier: Classifier = "softmax",
 ) -> list[Detections]:
     """Decode the boxes of each class, and keep the good ones that do not repeat each other.
 
     Args:
-        proposals: the RoIs.
-        logits: background first.
-        deltas: of background and each class, or one set for all, denormalised; or None.
-        batch: for the sizes and scales of the images.
-        limits: which boxes are detections.
-        class_names: of the classes 1..K.
-        classifier: what the logits mean.
+        proposals: RoIs, in pixels of the resized images.
+        logits: class logits, background first.
+        deltas: denormalised box deltas, one set for background and each class or one for all; None
+            without box regression.
+        batch: sizes and scales of the images.
+        limits: thresholds and numbers.
+        class_names: names of the classes 1..K.
+        classifier: kind of classifier that the logits belong to.
 
     Returns:
         One set per image, best first, in pixels of the original images.
@@ -79,7 +73,7 @@ def postprocess(
     rois, classes = proposals.boxes.shape[1], logits.shape[2] - 1
     scores = class_scores(in_full(logits), classifier)
     boxes = proposals.boxes[:, :, None, :]
-    if deltas is not None and limits.refine:
+    if deltas is not None and not limits.ablate_regression:
         boxes = decode(boxes, in_full(deltas[:, :, 1:] if deltas.shape[2] > 1 else deltas))
     boxes = clip(boxes, batch.sizes).expand(-1, -1, classes, -1)
     labels = torch.arange(1, classes + 1, device=scores.device).expand(len(scores), rois, -1)
@@ -88,7 +82,7 @@ def postprocess(
     candidate &= proposals.valid[:, :, None]
     if limits.suppression != "hard":
         # (B, R, K, ...) -> (B, K, R, ...) and back
-        softened = soften(
+        softened = soft_nms(
             boxes.transpose(1, 2),
             torch.where(candidate, scores, 0.0).transpose(1, 2),
             limits.suppression,
@@ -106,7 +100,7 @@ def postprocess(
     if limits.suppression == "hard":
         kept, used = suppress(boxes, scores, labels, candidate, limits.nms_iou, limits.per_image)
     else:
-        kept, used = best_of(scores, candidate, limits.per_image)
+        kept, used = topk(scores, candidate, limits.per_image)
 
     original = scale(boxes.gather(1, kept[:, :, None].expand(-1, -1, 4)), 1 / batch.scales)
     original = clip(original, batch.original_sizes)  # what scaling rounds over the border

@@ -6,57 +6,51 @@ Letters: B images, L levels, A_l anchors of a level, N candidates, P proposals.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
+from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
 from rcnn.ops.boxes import at_least, clip, first_on_grid, in_full
 from rcnn.ops.deltas import decode
 from rcnn.ops.nms import suppress
-from rcnn.settings import require
+from rcnn.settings import FractionBelowOne, PositiveFraction, settings
 from rcnn.structures import ImageBatch, Proposals
 
 
-@dataclass(frozen=True)
-class ProposalLimits:
-    """How many proposals, and which.
+@settings
+class ProposalSettings:
+    """How many proposals an image has, and which.
 
     Attributes:
-        before_nms_train: the best of each level that enter suppression while training.
-        after_nms_train: the best of an image that leave it while training.
-        before_nms_test: likewise when detecting.
-        after_nms_test: likewise when detecting.
-        nms_iou: a proposal goes if it overlaps a better one by more.
-        min_size: the shortest side that stays, in pixels of the original image.
-        score: the lowest probability of "object" that stays.
-        rank_test: the best come first when detecting; without, any do, in an order by chance that
-            is the same for every image, and what suppression leaves hangs on it: nms_iou=1 leaves
-            all (Faster R-CNN, table 2: no cls).
-        refine_test: anchors are moved by the predicted deltas when detecting; without, they are the
-            proposals (Faster R-CNN, table 2: no reg).
-        unique_on_grid: of given proposals those go that cover the same cells of the feature map
-            as a better one (as in the released code of Fast R-CNN).
+        before_nms_train: number of the best anchors of each level that enter suppression while
+            training.
+        after_nms_train: largest number of proposals per image while training.
+        before_nms_test: as ``before_nms_train``, when detecting.
+        after_nms_test: as ``after_nms_train``, when detecting.
+        nms_iou: a proposal is suppressed if its IoU with a better one is above this.
+        min_size: shortest side of a proposal, in pixels of the original image.
+        score: lowest probability of "object".
+        ablate_ranking: when detecting, draw proposals at random, the same ones for every image,
+            instead of taking the best (Faster R-CNN, table 2: no cls). Suppression still applies;
+            ``nms_iou=1`` suppresses nothing.
+        ablate_regression: when detecting, anchors are proposals as they are, without the predicted
+            deltas (Faster R-CNN, table 2: no reg).
+        dedup_on_feature_grid: of given proposals, drop those that cover the same cells of the
+            feature map as a better one (as in the released code of Fast R-CNN).
     """
 
-    before_nms_train: int = 12000
-    after_nms_train: int = 2000
-    before_nms_test: int = 6000
-    after_nms_test: int = 300
-    nms_iou: float = 0.7
-    min_size: float = 16.0
-    score: float = 0.0
-    rank_test: bool = True
-    refine_test: bool = True
-    unique_on_grid: bool = False
-
-    def __post_init__(self) -> None:
-        for key in ("before_nms_train", "after_nms_train", "before_nms_test", "after_nms_test"):
-            require(getattr(self, key) >= 1, key, getattr(self, key), "it is 1 or more")
-        require(0 < self.nms_iou <= 1, "nms_iou", self.nms_iou, "it lies in 0..1, above 0")
-        require(self.min_size >= 0, "min_size", self.min_size, "it is 0 or more pixels")
-        require(0 <= self.score < 1, "score", self.score, "it lies in 0..1, below 1")
+    before_nms_train: PositiveInt = 12000
+    after_nms_train: PositiveInt = 2000
+    before_nms_test: PositiveInt = 6000
+    after_nms_test: PositiveInt = 300
+    nms_iou: PositiveFraction = 0.7
+    min_size: NonNegativeFloat = 16.0
+    score: FractionBelowOne = 0.0
+    ablate_ranking: bool = False
+    ablate_regression: bool = False
+    dedup_on_feature_grid: bool = False
 
 
 def propose(
@@ -64,7 +58,7 @@ def propose(
     logits: Sequence[Float[Tensor, "B _"]],
     deltas: Sequence[Float[Tensor, "B _ 4"]],
     batch: ImageBatch,
-    limits: ProposalLimits,
+    limits: ProposalSettings,
     *,
     train: bool,
 ) -> Proposals:
@@ -77,18 +71,18 @@ def propose(
     (approximate joint training) detaches its inputs.
 
     Args:
-        anchors: of all levels.
-        logits: of each level.
-        deltas: of each level.
-        batch: for the sizes and scales of the images.
-        limits: how many, and which.
-        train: which of the limits hold.
+        anchors: anchors of all levels, one level after another.
+        logits: log-odds of "object", for each level.
+        deltas: box deltas, for each level.
+        batch: sizes and scales of the images.
+        limits: numbers and thresholds.
+        train: apply the limits for training instead of those for detecting.
     """
     before = limits.before_nms_train if train else limits.before_nms_test
     after = limits.after_nms_train if train else limits.after_nms_test
-    if not (train or limits.rank_test):
-        logits = [_by_chance(level) for level in logits]
-    if not (train or limits.refine_test):
+    if limits.ablate_ranking and not train:
+        logits = [_random_like(level) for level in logits]
+    if limits.ablate_regression and not train:
         deltas = [torch.zeros_like(level) for level in deltas]
 
     # 1. The best of each level; only these are decoded.
@@ -118,14 +112,14 @@ def propose(
     )
 
 
-def _by_chance(logits: Float[Tensor, "B A"]) -> Float[Tensor, "B A"]:
-    """Return scores that say nothing, always the same ones."""
-    chance = torch.rand(logits.shape[1], generator=torch.Generator().manual_seed(0))
-    return chance.to(logits).expand_as(logits)
+def _random_like(logits: Float[Tensor, "B A"]) -> Float[Tensor, "B A"]:
+    """Return random scores, the same ones at every call."""
+    scores = torch.rand(logits.shape[1], generator=torch.Generator().manual_seed(0))
+    return scores.to(logits).expand_as(logits)
 
 
 def given_proposals(
-    batch: ImageBatch, limits: ProposalLimits, stride: int, *, train: bool
+    batch: ImageBatch, limits: ProposalSettings, stride: int, *, train: bool
 ) -> Proposals:
     """Choose among the proposals that came with the images; there is no suppression.
 
@@ -150,7 +144,7 @@ def given_proposals(
     inside = clip(given.boxes, batch.sizes)
     shortest = limits.min_size * batch.scales.amin(dim=1, keepdim=True)
     wanted = given.valid & at_least(inside, shortest)
-    if limits.unique_on_grid:
+    if limits.dedup_on_feature_grid:
         wanted &= first_on_grid(inside, wanted, stride)
     # Those that are wanted come first, in their order; then the best of them.
     after = limits.after_nms_train if train else limits.after_nms_test

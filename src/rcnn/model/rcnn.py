@@ -1,78 +1,104 @@
 """R-CNN: every region passes the whole network by itself (Girshick et al. 2014).
 
-What Fast R-CNN is faster than: nothing is shared between the regions of an image. Apart from
-that, the two are trained alike here, at once and with the same losses; the paper's support vector
-machines and separate box regressors are left out.
+The baseline that Fast R-CNN is faster than: the regions of an image share nothing. Apart from that
+both are trained alike here, at once and with the same losses; the paper's support vector machines
+and separate box regressors are left out.
 
-Letters: B images, (H, W) of the batch, R RoIs per image, C channels, S side of a pooled RoI.
+Letters: B images, (H, W) of the batch, R RoIs per image, N = B R, C channels, S side of a pooled
+RoI.
 """
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from rcnn.model.compatibility import warping_backbone
+from rcnn.model.backbones import Backbone
+from rcnn.model.compatibility import build_warping_network
 from rcnn.model.fast_rcnn import FastRCNN
 from rcnn.model.proposals import given_proposals
-from rcnn.model.roi_heads import Pool, evaluating
-from rcnn.model.roi_pooling import warp_regions
+from rcnn.model.roi_heads import eval_mode
+from rcnn.model.roi_pooling import WarpSettings
 from rcnn.model.settings import DetectorSettings
 from rcnn.ops.boxes import area
+from rcnn.ops.roi_pooling import warp_regions
 from rcnn.structures import ImageBatch, Proposals
 
 
-class RCNN(FastRCNN):
-    """Regions of the image, warped, each pushed through convolutions, tail and head.
+class RegionWarper:
+    """R-CNN's pooler: warps each RoI of the image and takes its features from the network's output.
 
     Args:
-        settings: of all stages; those of anchors and RPN are not used, of the limits of proposals
-            not those of suppression, and of the pooling the size alone.
-
-    Raises:
-        SettingsError: if the settings of two stages do not fit each other.
+        backbone: network that every warped region passes.
+        warp: sizes of the warped regions.
+        size: S.
     """
 
-    def __init__(self, settings: DetectorSettings) -> None:
-        super().__init__(settings, warping_backbone(settings))
+    def __init__(self, backbone: Backbone, warp: WarpSettings, size: int) -> None:
+        self.backbone = backbone
+        self.warp = warp
+        self.size = size
 
-    def pooling(self, batch: ImageBatch) -> Pool:
-        """Return what gives the features of RoIs; the images as such are not looked at."""
-        return partial(self._look, self.images.normalise(batch))
-
-    def _look(
-        self, pixels: Float[Tensor, "B 3 H W"], rois: Float[Tensor, "B R 4"]
+    def __call__(
+        self, features: Sequence[Float[Tensor, "B 3 H W"]], rois: Float[Tensor, "B R 4"]
     ) -> Float[Tensor, "B*R C S S"]:
-        # (B, R, 4) -> (B R, 4)
-        regions = rois.flatten(0, 1)
+        """Return the features of every RoI; ``features`` are the normalised images themselves."""
+        (pixels,) = features
+        regions = rois.flatten(0, 1)  # (B, R, 4) -> (N, 4)
         images = torch.arange(len(rois), device=rois.device).repeat_interleave(rois.shape[1])
         used = area(regions) > 0
         if torch.is_grad_enabled():
-            # Places without a region, which only an image without proposals has, show one of the
-            # others and do not count. To leave them out, a GPU would have to be waited for.
-            place = torch.arange(len(used), device=used.device)
-            shown = torch.where(used, place, used.long().argmax())
+            # A slot without a region, which only an image without proposals has, shows another
+            # region and does not count. Leaving it out would wait for a GPU.
+            slot = torch.arange(len(used), device=used.device)
+            shown = torch.where(used, slot, used.long().argmax())
             pooled = self._features(pixels, regions[shown], images[shown])
             return torch.where(used[:, None, None, None], pooled, 0.0)
-        # Here most places may be empty, and a look at one would cost as much as at a region.
-        places = used.nonzero().squeeze(1)
-        # Batch norms in training would mix the regions of a chunk, and count them.
-        with evaluating(self.body):
-            chunks = places.split(self.settings.warp.chunk)
-            parts = [self._features(pixels, regions[some], images[some]) for some in chunks]
-        pooled = torch.cat(parts)
+        # When detecting most slots may be empty, and an empty one costs as much as a region.
+        slots = used.nonzero().squeeze(1)
+        # Batch norms in training mode would mix the regions of a chunk, and count them.
+        with eval_mode(self.backbone):
+            chunks = slots.split(self.warp.chunk)
+            pooled = torch.cat([self._features(pixels, regions[c], images[c]) for c in chunks])
         everywhere = pooled.new_zeros(len(regions), *pooled.shape[1:])
-        return everywhere.index_copy(0, places, pooled)
+        return everywhere.index_copy(0, slots, pooled)
 
-    def _features(self, pixels: Tensor, regions: Tensor, images: Tensor) -> Tensor:
+    def _features(
+        self,
+        pixels: Float[Tensor, "B 3 H W"],
+        regions: Float[Tensor, "N 4"],
+        images: Int[Tensor, " N"],
+    ) -> Float[Tensor, "N C S S"]:
         """Return the pooled features of regions; of VGG-16 at 224 pixels these are its pool5."""
-        warped = warp_regions(pixels, regions, images, self.settings.warp)
-        return F.adaptive_max_pool2d(self.body(warped)[0], self.settings.pooling.size)
+        warped = warp_regions(pixels, regions, images, self.warp.size, self.warp.context)
+        return F.adaptive_max_pool2d(self.backbone(warped)[0], self.size)
 
-    def _choose(self, batch: ImageBatch, *, train: bool) -> Proposals:
+
+class RCNN(FastRCNN):
+    """Regions of the image, warped, each pushed through convolutions and box head.
+
+    Args:
+        settings: settings of all stages; those of anchors, RPN and the suppression of proposals
+            are not used, and of the pooling the size alone.
+
+    Raises:
+        SettingsError: the settings of two stages do not fit each other.
+    """
+
+    def __init__(self, settings: DetectorSettings) -> None:
+        network = build_warping_network(settings)
+        pooler = RegionWarper(network.backbone, settings.warp, settings.pooling.size)
+        super().__init__(settings, network, pooler)
+
+    def extract_features(self, batch: ImageBatch) -> list[Float[Tensor, "B 3 H W"]]:
+        """Return the normalised images: nothing is computed once per image."""
+        return [self.transform.normalise(batch)]
+
+    def select_proposals(self, batch: ImageBatch, *, train: bool) -> Proposals:
+        """Return those of the batch's proposals that are used, best first."""
         # Without a common feature map, only regions of the same pixels look the same.
         return given_proposals(batch, self.settings.proposals, stride=1, train=train)

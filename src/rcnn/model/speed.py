@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -19,12 +18,15 @@ from torch.optim import Optimizer
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from rcnn.kernels.conv import FoldedNorm2d, QuickConv2d, fits_winograd
+from rcnn.model.backbones import SHIPPED
 from rcnn.model.build import Detector
-from rcnn.model.roi_heads import RegionStage
-from rcnn.model.rpn import RPNHead
+from rcnn.model.fast_rcnn import FastRCNN
+from rcnn.model.faster_rcnn import FasterRCNN
+from rcnn.model.proposal_network import ProposalNetwork
+from rcnn.settings import settings
 
 
-@dataclass(frozen=True)
+@settings
 class SpeedSettings:
     """How a detector is run; its results are the same up to rounding.
 
@@ -35,9 +37,9 @@ class SpeedSettings:
             multiplications (:mod:`rcnn.kernels.winograd`). Rounding changes a result by about 1e-6
             of its size instead of 2e-7. It is not for compiled parts.
         fold_norms: batch norms with fixed statistics and weights are computed as a part of the
-            convolutions before them.
-        compile: let :func:`torch.compile` fuse what does the same for every image: body, RPN head,
-            tail and box head. That takes minutes at the start, and a C++ compiler (CPU) or Triton
+            convolutions before them; in the shipped backbones only.
+        compile: let :func:`torch.compile` fuse what does the same for every image: backbone, RPN
+            head, box head and box predictor. That takes minutes at the start, and a C++ compiler (CPU) or Triton
             (GPU); it pays in long runs. Sizes of images and numbers of RoIs may vary.
         matmul: precision of float32 matrix products on a GPU: ``highest`` has 24 bits, ``high`` and
             ``medium`` 11 or fewer, several times as fast (convolutions have 11 in any case, unless
@@ -54,22 +56,24 @@ class SpeedSettings:
     keep_memory: bool = True
 
 
-def prepare(detector: Detector, settings: SpeedSettings) -> None:
+def prepare(detector: Detector, speed: SpeedSettings) -> None:
     """Give a detector its memory format and its quick layers, and let parts be compiled, in place.
 
     None of it changes the names in its state dict, and weights that are loaded later take the
     format. It comes before an optimiser is made, and before DDP wraps the module.
     """
-    if settings.channels_last:
+    if speed.channels_last:
         for part in static_parts(detector).values():
             part.to(memory_format=torch.channels_last)
+    # Which norm follows which convolution is known of the shipped networks alone.
+    shipped = detector.settings.backbone.name in SHIPPED
     for part in static_parts(detector).values():
-        _quicken(part, settings)
-    if settings.compile:
+        _quicken(part, winograd=speed.winograd, fold_norms=speed.fold_norms and shipped)
+    if speed.compile:
         compile_static_parts(detector)
 
 
-def _quicken(part: nn.Module, settings: SpeedSettings) -> None:
+def _quicken(part: nn.Module, *, winograd: bool, fold_norms: bool) -> None:
     """Replace, in place, the convolutions that can be computed more quickly."""
     for parent in list(part.modules()):
         # torchvision names a norm right after the convolution that it follows.
@@ -77,22 +81,22 @@ def _quicken(part: nn.Module, settings: SpeedSettings) -> None:
             if type(layer) is not nn.Conv2d:
                 continue
             folded = None
-            if settings.fold_norms and type(norm) is FrozenBatchNorm2d:
+            if fold_norms and type(norm) is FrozenBatchNorm2d:
                 folded = FoldedNorm2d(norm)
                 setattr(parent, after, folded)
-            winograd = settings.winograd and fits_winograd(layer)
-            if folded or winograd:
-                setattr(parent, name, QuickConv2d(layer, folded, winograd=winograd))
+            fits = winograd and fits_winograd(layer)
+            if folded or fits:
+                setattr(parent, name, QuickConv2d(layer, folded, winograd=fits))
 
 
 def static_parts(detector: Detector) -> dict[str, nn.Module]:
     """Return the parts of a detector, by name, whose work does not depend on what they see."""
-    parts: dict[str, nn.Module] = {"body": detector.body}
-    rpn, regions = getattr(detector, "rpn", None), getattr(detector, "regions", None)
-    if isinstance(rpn, RPNHead):
-        parts["rpn"] = rpn
-    if isinstance(regions, RegionStage):
-        parts |= {"tail": regions.tail, "head": regions.head}
+    parts: dict[str, nn.Module] = {"backbone": detector.backbone}
+    if isinstance(detector, FasterRCNN | ProposalNetwork):
+        parts["rpn_head"] = detector.rpn.head
+    if isinstance(detector, FasterRCNN | FastRCNN):
+        heads = detector.roi_heads
+        parts |= {"box_head": heads.box_head, "box_predictor": heads.box_predictor}
     return parts
 
 

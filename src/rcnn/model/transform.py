@@ -4,64 +4,58 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float, Shaped
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from rcnn.ops.images import normalise, pad, resize, resized_size
-from rcnn.settings import require
+from rcnn.settings import require, settings
 from rcnn.structures import ImageBatch
 
 
-@dataclass(frozen=True)
+@settings
 class ImageSettings:
-    """How a detector wants its images.
+    """Sizes and colours of the images that a detector sees.
 
     Attributes:
-        shorter_side: pixels (Fast R-CNN, section 5.1).
-        longer_side: pixels, the limit of the longer side.
-        multiple: the batch is padded to sides divisible by this; the largest stride of the
-            backbone has to divide it.
-        mean: of each channel on the scale 0..1, in the order of ``channels``.
-        std: likewise.
-        channels: the order in which the network reads colours. Weights from torchvision want
-            ``rgb``, weights from Caffe ``bgr``.
+        shorter_side: length of the shorter side after resizing, in pixels (Fast R-CNN, section
+            5.1).
+        longer_side: largest length of the longer side, in pixels.
+        multiple: the batch is padded to sides divisible by this, in pixels; the largest stride of
+            the backbone has to divide it.
+        mean: per-channel mean on the 0..1 scale, in the order of ``channels``.
+        std: per-channel standard deviation on the 0..1 scale, in the order of ``channels``.
+        channels: order in which the network reads colours. Weights from torchvision want ``rgb``,
+            weights from Caffe ``bgr``.
         antialias: filter before shrinking; torchvision's released detectors do not.
-        test_scales: shorter sides in pixels, from which each region is classified at the one that
-            brings it closest to ``pooling.canonical_size``, see :mod:`rcnn.model.multiscale`;
-            null: all at ``shorter_side``, which proposals and losses stay with in any case.
+        test_scales: shorter sides in pixels; each region is classified at the one that brings its
+            size closest to ``pooling.canonical_size``, see :mod:`rcnn.model.multiscale`. null:
+            all at ``shorter_side``. Proposals and losses always use ``shorter_side``.
     """
 
-    shorter_side: int = 600
-    longer_side: int = 1000
-    multiple: int = 32
+    shorter_side: PositiveInt = 600
+    longer_side: PositiveInt = 1000
+    multiple: PositiveInt = 32
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.229, 0.224, 0.225)
     channels: Literal["rgb", "bgr"] = "rgb"
     antialias: bool = True
-    test_scales: tuple[int, ...] | None = None
+    test_scales: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] | None = None
 
     def __post_init__(self) -> None:
-        require(self.shorter_side >= 1, "shorter_side", self.shorter_side, "it is 1 or more pixels")
-        require(
-            self.longer_side >= self.shorter_side,
-            "longer_side",
-            self.longer_side,
-            f"it is at least shorter_side={self.shorter_side}",
-        )
-        require(self.multiple >= 1, "multiple", self.multiple, "it is 1 or more pixels")
-        require(min(self.std) > 0, "std", self.std, "every value is above 0")
-        sides, most = self.test_scales, self.longer_side
-        usable = sides is None or (len(sides) > 0 and 1 <= min(sides) <= max(sides) <= most)
-        allowed = f"it lists one or more sizes in pixels up to longer_side={most}, or is null"
-        require(usable, "test_scales", sides, allowed)
+        longer, shorter = self.longer_side, self.shorter_side
+        allowed = f"it should be at least shorter_side={shorter}"
+        require(longer >= shorter, "longer_side", longer, allowed)
+        fits = max(self.test_scales or (0,)) <= longer
+        allowed = f"every size should be at most longer_side={longer}"
+        require(fits, "test_scales", self.test_scales, allowed)
 
 
 class ImageTransform(nn.Module):
-    """Resizes, stacks and normalises images; knows nothing that is learned."""
+    """Resizes, stacks and normalises images; it has no parameters."""
 
     mean: Tensor
     std: Tensor

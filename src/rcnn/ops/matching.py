@@ -68,7 +68,7 @@ def best_match(
     return Matches(best, indices, in_crowd)
 
 
-def near_best(ious: Float[Tensor, "B G N"], within: float = 0.0) -> Bool[Tensor, "B N"]:
+def is_low_quality_match(ious: Float[Tensor, "B G N"], within: float = 0.0) -> Bool[Tensor, "B N"]:
     """Return the candidates that some ground-truth box has no better candidate than, ties included.
 
     Args:

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torchvision.ops import nms
 
-from rcnn.kernels.nms_cpu import Candidates, first_kept
+from rcnn.kernels.nms_cpu import Candidates, nms_topk
 from rcnn.ops.boxes import iou
 
 
@@ -39,7 +39,7 @@ def suppress(
     """
     batch, count = scores.shape
     boxes, scores = boxes.detach(), scores.detach()
-    apart = set_apart(boxes, groups)
+    apart = offset_by_group(boxes, groups)
     # A GPU waits less for one call on all images than for several; a processor that compares pairs
     # one by one is better off where it may stop early. A thread for each image was no faster: the
     # operators are so short that threads wait for Python's lock.
@@ -47,7 +47,7 @@ def suppress(
         order = scores.argsort(dim=1, descending=True, stable=True)
         images = zip(boxes, groups, apart, order, valid.gather(1, order), strict=True)
         per_image = [
-            first_kept(Candidates(*image), best.masked_select(taking_part), iou_threshold, limit)
+            nms_topk(Candidates(*image), best.masked_select(taking_part), iou_threshold, limit)
             for *image, best, taking_part in images
         ]
         kept = torch.cat([one + i * count for i, one in enumerate(per_image)])
@@ -59,7 +59,7 @@ def suppress(
     return _pack(kept, batch, count, min(limit, count))
 
 
-def best_of(
+def topk(
     scores: Float[Tensor, "B N"], valid: Bool[Tensor, "B N"], limit: int
 ) -> tuple[Int[Tensor, "B P"], Bool[Tensor, "B P"]]:
     """Return the ``limit`` best of each image, as :func:`suppress` does, without suppression."""
@@ -68,7 +68,9 @@ def best_of(
     return kept, valid.gather(1, kept)
 
 
-def set_apart(boxes: Float[Tensor, "B N 4"], groups: Int[Tensor, "B N"]) -> Float[Tensor, "B N 4"]:
+def offset_by_group(
+    boxes: Float[Tensor, "B N 4"], groups: Int[Tensor, "B N"]
+) -> Float[Tensor, "B N 4"]:
     """Move the boxes of each image and group to a place of their own, where they meet no others.
 
     This costs digits: float32 has too few for the classes of a large batch, so that an image's
@@ -103,7 +105,7 @@ SoftRule = Literal["linear", "gaussian"]
 """How much score an overlap costs."""
 
 
-def soften(
+def soft_nms(
     boxes: Float[Tensor, "*n N 4"],
     scores: Float[Tensor, "*n N"],
     rule: SoftRule,

@@ -85,7 +85,7 @@ def take_rois(
 ) -> RoISamples:
     """Return those of the candidates that were drawn, with the label -1 at unused places.
 
-    An unused place holds a copy of a drawn RoI: it has no loss, but batch norms in the tail count
+    An unused place holds a copy of a drawn RoI: it has no loss, but batch norms in the box head count
     what goes through them.
 
     Args:
@@ -118,7 +118,7 @@ CO_LOCATED_IOU = 0.7
 """RoIs that overlap more are taken for the same one (section 4.2)."""
 
 
-def hardest_rois(candidates: RoISamples, losses: Float[Tensor, "B N"], places: int) -> RoISamples:
+def hard_rois(candidates: RoISamples, losses: Float[Tensor, "B N"], places: int) -> RoISamples:
     """Keep the candidates of each image with the largest loss, none beside a harder one.
 
     RoIs that lie on each other have almost the same loss and would be counted twice; so losses are

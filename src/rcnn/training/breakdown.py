@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from rcnn.model.backbones import FullyConnectedTail
+from rcnn.model.backbones import TwoMLPHead
 from rcnn.model.build import Detector
-from rcnn.model.roi_heads import Pool, RegionStage
-from rcnn.structures import Detections, ImageBatch, Proposals
+from rcnn.model.multiscale import Features
+from rcnn.model.roi_heads import RoIHeads
+from rcnn.structures import ImageBatch
 from rcnn.training.stopwatch import Stopwatch
 
 CONVOLUTIONS, PROPOSALS, POOLING, REST = "convolutions", "proposals", "pooling", "rest"
@@ -30,9 +31,9 @@ class Breakdown:
     """Seconds per image.
 
     Attributes:
-        stages: by name, in the order of the data flow: ``convolutions`` (the body), ``proposals``
-            (RPN and suppression), ``pooling``, the tail as ``fc6`` and ``fc7`` or, where it is no
-            pair of linear layers, as ``tail``, and the ``rest`` (normalisation, outputs,
+        stages: by name, in the order of the data flow: ``convolutions`` (the backbone), ``proposals``
+            (RPN and suppression), ``pooling``, the box head as ``fc6`` and ``fc7`` or, where it is no
+            pair of linear layers, as ``box_head``, and the ``rest`` (normalisation, outputs,
             suppression of detections).
     """
 
@@ -74,7 +75,7 @@ def stages(detector: Detector) -> list[str]:
 def _run(detector: Detector, batches: Sequence[ImageBatch]) -> dict[str, float]:
     with ExitStack() as stack:
         watch = Stopwatch(REST, batches[0].pixels.device)
-        timed: dict[str, nn.Module] = {CONVOLUTIONS: detector.body}
+        timed: dict[str, nn.Module] = {CONVOLUTIONS: detector.backbone}
         rpn, regions = _rpn(detector), _regions(detector)
         if rpn is not None:
             # From the RPN to the region stage everything is about proposals.
@@ -97,16 +98,16 @@ def _rpn(detector: Detector) -> nn.Module | None:
     return found
 
 
-def _regions(detector: Detector) -> RegionStage | None:
-    found: RegionStage | None = getattr(detector, "regions", None)
+def _regions(detector: Detector) -> RoIHeads | None:
+    found: RoIHeads | None = getattr(detector, "roi_heads", None)
     return found
 
 
-def _tail_parts(regions: RegionStage) -> dict[str, nn.Module]:
-    tail = regions.tail
-    if isinstance(tail, FullyConnectedTail):
-        return {"fc6": tail.fc6, "fc7": tail.fc7}
-    return {"tail": tail}
+def _tail_parts(regions: RoIHeads) -> dict[str, nn.Module]:
+    box_head = regions.box_head
+    if isinstance(box_head, TwoMLPHead):
+        return {"fc6": box_head.fc6, "fc7": box_head.fc7}
+    return {"box_head": box_head}
 
 
 def _charge(module: nn.Module, name: str, watch: Stopwatch) -> Iterator[RemovableHandle]:
@@ -124,25 +125,21 @@ def _charge(module: nn.Module, name: str, watch: Stopwatch) -> Iterator[Removabl
 
 
 @contextmanager
-def _pooling_charged(regions: RegionStage, watch: Stopwatch) -> Iterator[None]:
-    """Charge the function that pools, which comes to the region stage as an argument."""
-    detect = regions.detect
+def _pooling_charged(regions: RoIHeads, watch: Stopwatch) -> Iterator[None]:
+    """Charge the pooler of the RoI heads."""
+    pooler = regions.pooler
 
-    def noted(pool: Pool, proposals: Proposals, batch: ImageBatch) -> list[Detections]:
-        def charged(rois: Tensor) -> Tensor:
-            around = watch.switch(POOLING)
-            pooled = pool(rois)
-            watch.switch(around)
-            return pooled
+    def charged(features: Features, rois: Tensor) -> Tensor:
+        around = watch.switch(POOLING)
+        pooled = pooler(features, rois)
+        watch.switch(REST if around == PROPOSALS else around)
+        return pooled
 
-        watch.switch(REST)
-        return detect(charged, proposals, batch)
-
-    regions.detect = noted  # type: ignore[method-assign]
+    regions.pooler = charged
     try:
         yield
     finally:
-        del regions.detect
+        regions.pooler = pooler
 
 
 def _switch(watch: Stopwatch, stage: str, _module: nn.Module, _inputs: Any) -> None:

@@ -8,7 +8,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from rcnn.model.backbones import FullyConnectedTail, Tail
+from rcnn.model.backbones import BoxHead, TwoMLPHead
 from rcnn.ops.svd import SingularValues, decompose, rank_for_energy, weight_count
 from rcnn.settings import SettingsError, require
 from rcnn.training.module import DetectionModule
@@ -16,25 +16,25 @@ from rcnn.training.module import DetectionModule
 Ranks = tuple[int, int]
 """Of fc6 and fc7; 0 leaves a layer whole."""
 
-TAIL = "detector.regions.tail."
+TAIL = "detector.roi_heads.box_head."
 
 
 class TailSVD:
-    """The singular values of a tail's two layers, each found when it is first asked for.
+    """The singular values of a box head's two layers, each found when it is first asked for.
 
     For fc6 of VGG-16 that takes half a minute on one core; every truncation afterwards is a
     product of matrices.
 
     Args:
-        module: with a tail of two whole linear layers.
+        module: with a box head of two whole linear layers.
 
     Raises:
-        SettingsError: if its tail is another one.
+        SettingsError: if its box head is another one.
     """
 
     def __init__(self, module: DetectionModule) -> None:
-        tail = compressible_tail(module)
-        self._layers = linear_layers(tail)
+        box_head = compressible_tail(module)
+        self._layers = linear_layers(box_head)
 
     @cached_property
     def fc6(self) -> SingularValues:
@@ -68,8 +68,8 @@ def _saving_rank(layer: SingularValues, share: float) -> int:
     return rank if weight_count(inputs, outputs, rank) < weight_count(inputs, outputs) else 0
 
 
-def compressible_tail(module: DetectionModule) -> FullyConnectedTail:
-    """Return the tail of a detector, if it consists of two whole linear layers.
+def compressible_tail(module: DetectionModule) -> TwoMLPHead:
+    """Return the box head of a detector, if it consists of two whole linear layers.
 
     Raises:
         SettingsError: naming what to do instead.
@@ -78,30 +78,30 @@ def compressible_tail(module: DetectionModule) -> FullyConnectedTail:
     regions = getattr(module.detector, "regions", None)
     if regions is None:
         raise SettingsError(f"system={module.system!r} has no layers behind a RoI pooling.")
-    tail: Tail = regions.tail
-    if not isinstance(tail, FullyConnectedTail):
+    box_head: BoxHead = regions.box_head
+    if not isinstance(box_head, TwoMLPHead):
         raise SettingsError(
-            f"The tail of {backbone.name!r}, a {type(tail).__name__}, has no fully connected "
-            "layers to compress. A ResNet has them if it is trained with backbone.tail=linear."
+            f"The box head of {backbone.name!r}, a {type(box_head).__name__}, has no fully connected "
+            "layers to compress. A ResNet has them if it is trained with backbone.box_head=two_mlp."
         )
-    if tail.ranks is not None:
+    if box_head.ranks is not None:
         raise SettingsError(
-            f"The detector is compressed already, to the ranks {tail.ranks}: give the one that it "
+            f"The detector is compressed already, to the ranks {box_head.ranks}: give the one that it "
             "was made from."
         )
-    return tail
+    return box_head
 
 
-def linear_layers(tail: FullyConnectedTail) -> tuple[nn.Linear, nn.Linear]:
-    """Return fc6 and fc7 of a tail whose layers are whole."""
-    return cast(nn.Linear, tail.fc6), cast(nn.Linear, tail.fc7)
+def linear_layers(box_head: TwoMLPHead) -> tuple[nn.Linear, nn.Linear]:
+    """Return fc6 and fc7 of a box head whose layers are whole."""
+    return cast(nn.Linear, box_head.fc6), cast(nn.Linear, box_head.fc7)
 
 
-def tail_weight_count(tail: FullyConnectedTail, ranks: Ranks = (0, 0)) -> int:
+def tail_weight_count(box_head: TwoMLPHead, ranks: Ranks = (0, 0)) -> int:
     """Return the number of weights of fc6 and fc7 at these ranks, without biases."""
     return sum(
         weight_count(layer.in_features, layer.out_features, rank)
-        for layer, rank in zip(linear_layers(tail), ranks, strict=True)
+        for layer, rank in zip(linear_layers(box_head), ranks, strict=True)
     )
 
 
@@ -119,7 +119,7 @@ def compress(
         factors: of ``module``, if it is compressed more than once.
 
     Raises:
-        SettingsError: the tail cannot be compressed, or not to these ranks.
+        SettingsError: the box head cannot be compressed, or not to these ranks.
     """
     factors = factors or TailSVD(module)
     settings = replace(module.settings, backbone=replace(module.settings.backbone, ranks=ranks))

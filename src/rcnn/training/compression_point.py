@@ -57,11 +57,11 @@ def measure_point(
         workers: processes that decode and resize images of the data set.
     """
     found = {} if dataset is None else evaluate(module, dataset, workers=workers).metrics
-    tail = module.detector.get_submodule("regions.tail")
+    box_head = module.detector.get_submodule("regions.box_head")
     return Point(
         ranks=module.settings.backbone.ranks or (0, 0),
         parameters=sum(parameter.numel() for parameter in module.parameters()),
-        tail_parameters=sum(parameter.numel() for parameter in tail.parameters()),
+        tail_parameters=sum(parameter.numel() for parameter in box_head.parameters()),
         breakdown=measure(module.detector, batches, repeats),
         metrics={tag.removeprefix("test/"): value for tag, value in found.items()},
     )

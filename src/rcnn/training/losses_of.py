@@ -54,4 +54,4 @@ def check_scheme(scheme: Scheme, detector: Detector) -> None:
         ratio = pooling.sampling_ratio
         require(ratio > 0, "pooling.sampling_ratio", ratio, allowed)
         allowed = "scheme=exact on a feature pyramid needs pooling=crop"
-        require(detector.body.roi_levels == 1, "pooling.kind", pooling.kind, allowed)
+        require(detector.backbone.roi_levels == 1, "pooling.kind", pooling.kind, allowed)

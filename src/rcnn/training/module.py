@@ -138,8 +138,10 @@ class DetectionModule(pl.LightningModule):
     def validation_step(self, batch: DetectionBatch, batch_idx: int) -> dict[str, Any]:
         """Detect, score, and measure the losses."""
         generator = self._generator(batch_idx)
-        result = self.detector.evaluation_pass(batch.images, batch.targets, generator)
-        self.val_scores.update(result.detections, batch.truths, result.proposals, batch.images)
+        result = self.detector.evaluation_outputs(batch.images, batch.targets, generator)
+        self.val_scores.update(
+            result.detections, batch.ground_truths, result.proposals, batch.images
+        )
         self._log_losses("val", result.losses, len(batch), on_step=False)
         return {"detections": result.detections}
 
@@ -148,7 +150,7 @@ class DetectionModule(pl.LightningModule):
         detections, proposals = self.detector.detect_batch(batch.images)
         # What a proposal network finds has no class, so that only its recall counts.
         scored = None if type(self.detector) is ProposalNetwork else detections
-        self.test_scores.update(scored, batch.truths, proposals, batch.images)
+        self.test_scores.update(scored, batch.ground_truths, proposals, batch.images)
         return {"detections": detections}
 
     def on_validation_epoch_end(self) -> None:
@@ -287,7 +289,7 @@ class DetectionModule(pl.LightningModule):
         state = {
             name: tensor
             for name, tensor in self.state_dict().items()
-            if not name.startswith("detector.regions.head.")
+            if not name.startswith("detector.roi_heads.box_predictor.")
         }
         module.load_state_dict(state, strict=False)
         return module
@@ -351,7 +353,7 @@ def load(
     return module.to(device).eval()
 
 
-WEIGHT, BIAS = (f"detector.regions.head.boxes.{name}" for name in ("weight", "bias"))
+WEIGHT, BIAS = (f"detector.roi_heads.box_predictor.bbox_pred.{name}" for name in ("weight", "bias"))
 
 
 def fold_deltas(module: DetectionModule) -> DetectionModule:

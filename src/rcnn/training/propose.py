@@ -30,9 +30,10 @@ from rcnn.data import (
 )
 from rcnn.data.stored import ProposalWriter
 from rcnn.data.stored.decode import decode, leave_out
+from rcnn.model.faster_rcnn import FasterRCNN
 from rcnn.model.proposal_network import ProposalNetwork
-from rcnn.model.proposals import ProposalLimits, propose
-from rcnn.model.roi_heads import evaluating
+from rcnn.model.proposals import ProposalSettings, propose
+from rcnn.model.roi_heads import eval_mode
 from rcnn.ops.boxes import clip, scale
 from rcnn.settings import require, to_plain
 from rcnn.training.module import DetectionModule
@@ -84,7 +85,7 @@ def propose_with(
         limits = dataclasses.replace(limits, before_nms_test=before_nms)
     images = module.settings.images
     transform = EvaluationTransform(images.shorter_side, images.longer_side, images.antialias)
-    with ProposalWriter(path, dataset, _source(module, limits)) as writer, evaluating(network):
+    with ProposalWriter(path, dataset, _source(module, limits)) as writer, eval_mode(network):
         missing = set(writer.missing())
         # Whole batches, as without an interruption: an image's padding hangs on its neighbours.
         batches = EvaluationBatchSampler(dataset.aspect_ratios, batch_size)
@@ -139,19 +140,17 @@ def _collate(
 
 @torch.no_grad()
 def _found(
-    network: ProposalNetwork,
+    network: ProposalNetwork | FasterRCNN,
     batch: DetectionBatch | None,
-    limits: ProposalLimits,
+    limits: ProposalSettings,
     device: torch.device,
 ) -> dict[str, Found]:
     """Return the proposals of each image, in original pixels, and their scores."""
     if batch is None:
         return {}
     images = batch.images.to(device, non_blocking=True)
-    first = network.look(images)
-    proposals = propose(
-        first.anchors, first.rpn.logits, first.rpn.deltas, images, limits, train=False
-    )
+    output = network.rpn(network.extract_features(images), images)
+    proposals = propose(output.anchors, output.logits, output.deltas, images, limits, train=False)
     boxes = clip(scale(proposals.boxes, 1 / images.scales), images.original_sizes)
     # Without a smallest side a box may lie beyond the border, and nothing of it be left.
     kept = proposals.valid & (boxes[..., 2:] > boxes[..., :2]).all(dim=-1)
@@ -161,8 +160,8 @@ def _found(
     }
 
 
-def _network(detector: nn.Module) -> ProposalNetwork:
-    if isinstance(detector, ProposalNetwork):
+def _network(detector: nn.Module) -> ProposalNetwork | FasterRCNN:
+    if isinstance(detector, ProposalNetwork | FasterRCNN):
         return detector
     raise ValueError(
         f"{type(detector).__name__} has no RPN, it needs proposals itself. Give a detector or a "
@@ -170,7 +169,7 @@ def _network(detector: nn.Module) -> ProposalNetwork:
     )
 
 
-def _source(module: DetectionModule, limits: ProposalLimits) -> str:
+def _source(module: DetectionModule, limits: ProposalSettings) -> str:
     """Say what makes the proposals, with all that changes them."""
     content = hashlib.sha256(json.dumps(to_plain(module.settings)).encode())
     for name, tensor in module.detector.state_dict().items():

@@ -23,7 +23,7 @@ from rcnn.settings import SettingsError
 from rcnn.training.module import DetectionModule
 from rcnn.training.stages import StageRunner, tensors
 
-BODY, RPN, REGIONS = "detector.body.", "detector.rpn.", "detector.regions."
+BODY, RPN, REGIONS = "detector.backbone.", "detector.rpn.", "detector.roi_heads."
 
 
 class AlternatingTraining:
@@ -78,7 +78,7 @@ class AlternatingTraining:
         """Return a module that starts from that part of step 2 and keeps its convolutions."""
         module = self.runner.module(system)
         module.load_state_dict(tensors(fast2, part), strict=not part)
-        module.detector.body.freeze()
+        module.detector.backbone.freeze()
         return module
 
 
@@ -86,7 +86,7 @@ def _is_shared(name: str) -> bool:
     return name.startswith(BODY)
 
 
-BOXES = "detector.regions.head.boxes."
+BOXES = "detector.roi_heads.box_predictor.bbox_pred."
 
 
 def train_stage_wise(runner: StageRunner, system: str) -> DetectionModule:
@@ -100,12 +100,12 @@ def train_stage_wise(runner: StageRunner, system: str) -> DetectionModule:
         SettingsError: the detector has no boxes to learn afterwards.
     """
     settings = runner.plan.settings
-    if system == "rpn" or not settings.head.box_regression:
+    if system == "rpn" or not settings.box_predictor.box_regression:
         raise SettingsError(
             "scheme='stage_wise' is not possible: it learns the boxes of classified regions at "
-            "last. It needs model.head.box_regression=true, and another system than model=rpn."
+            "last. It needs model.box_predictor.box_regression=true, and another system than model=rpn."
         )
-    classes = replace(settings, head=replace(settings.head, box_regression=False))
+    classes = replace(settings, box_predictor=replace(settings.box_predictor, box_regression=False))
     stage = runner.step("1_classes", 0, system=system, weights=runner.plan.weights.source)
     first = runner.train(stage, partial(runner.pretrained, system, classes))
     stage = runner.step("2_boxes", 1, stage)
@@ -121,11 +121,11 @@ def _boxes_on(first: Path, runner: StageRunner, system: str) -> DetectionModule:
     module.load_state_dict(tensors(first), strict=False)
     detector = module.detector
     assert isinstance(detector, FastRCNN | FasterRCNN)
-    assert detector.regions.head.boxes is not None
+    assert detector.roi_heads.box_predictor.bbox_pred is not None
     # At work, so that norms count nothing, and that the boxes learn on what they will be used on.
     detector.requires_grad_(False).eval()
-    detector.body.freeze()
-    detector.regions.head.boxes.requires_grad_(True).train()
+    detector.backbone.freeze()
+    detector.roi_heads.box_predictor.bbox_pred.requires_grad_(True).train()
     return module
 
 

@@ -214,7 +214,7 @@ class StageRunner:
     def pretrained(self, system: str, settings: DetectorSettings | None = None) -> DetectionModule:
         """Return a module that starts from the plan's weights."""
         module = self.module(system, settings)
-        self.plan.weights.load_into(module.detector.backbone)
+        self.plan.weights.load_into(module.detector.network)
         return module
 
     def module(self, system: str, settings: DetectorSettings | None = None) -> DetectionModule:

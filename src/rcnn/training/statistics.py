@@ -11,7 +11,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 from rcnn.data.stored import ProposedDataset
-from rcnn.model.settings import Deltas, DeltaSettings, DetectorSettings
+from rcnn.model.settings import DeltaSettings, DetectorSettings, Means
 from rcnn.ops.boxes import at_least
 from rcnn.ops.deltas import encode
 from rcnn.ops.matching import best_match, masked_iou
@@ -29,7 +29,7 @@ def measure_deltas(
     They are those of py-faster-rcnn's ``add_bbox_regression_targets``: of every proposal that
     overlaps a learned object by ``roi_sampling.foreground_iou`` or more, whether a sampler would
     draw it or not, the ground-truth boxes among them (with targets of 0) if they are appended to
-    the proposals, as its roidb has them. Deltas do not change when an image is resized, so
+    the proposals, as its roidb has them. Means do not change when an image is resized, so
     everything is measured in original pixels, and no picture is decoded.
 
     The data is read once, an image at a time, and summed in double precision: every process of a
@@ -51,7 +51,7 @@ def measure_deltas(
         ones = torch.ones_like(deltas[:, :1])
         table.index_add_(0, labels, torch.cat([ones, deltas, deltas**2], dim=1))
 
-    fixed, agnostic = settings.deltas, settings.head.class_agnostic
+    fixed, agnostic = settings.deltas, settings.box_predictor.class_agnostic
     table = table.sum(dim=0, keepdim=True) if agnostic else table[1:]
     counts, sums, squares = table.split([1, 4, 4], dim=1)
     means = sums / counts.clamp(min=1) * torch.tensor([1 - 2 * flip, 1, 1, 1])
@@ -70,17 +70,17 @@ def _foreground(
 ) -> tuple[Int[Tensor, " N"], Float[Tensor, "N 4"]]:
     """Return the labels and the targets of the foreground of an image."""
     sampling, limits = settings.roi_sampling, settings.proposals
-    truth = Targets.pad([dataset.truth(index)])
+    ground_truth = Targets.pad([dataset.ground_truth(index)])
     boxes = dataset.stored.boxes(dataset.image_ids[index], dataset.limit)
     boxes = boxes[at_least(boxes, limits.min_size)][: limits.after_nms_train]
-    if sampling.append_truth:
-        boxes = torch.cat([boxes, truth.boxes[truth.learned]])
-    ious = masked_iou(truth.boxes, truth.learned, boxes[None])
-    match = best_match(ious, truth.boxes, truth.crowd, boxes[None])
+    if sampling.append_gt:
+        boxes = torch.cat([boxes, ground_truth.boxes[ground_truth.is_target]])
+    ious = masked_iou(ground_truth.boxes, ground_truth.is_target, boxes[None])
+    match = best_match(ious, ground_truth.boxes, ground_truth.crowd, boxes[None])
     foreground = match.ious[0] >= sampling.foreground_iou
     owners = match.indices[0, foreground]
-    deltas = encode(boxes[foreground].double(), truth.boxes[0, owners].double())
-    return truth.labels[0, owners], deltas
+    deltas = encode(boxes[foreground].double(), ground_truth.boxes[0, owners].double())
+    return ground_truth.labels[0, owners], deltas
 
 
 def _warn(usable: Tensor, names: tuple[str, ...]) -> None:
@@ -94,5 +94,5 @@ def _warn(usable: Tensor, names: tuple[str, ...]) -> None:
         )
 
 
-def _rows(table: Float[Tensor, "_ 4"]) -> tuple[Deltas, ...]:
+def _rows(table: Float[Tensor, "_ 4"]) -> tuple[Means, ...]:
     return tuple((x, y, width, height) for x, y, width, height in table.tolist())

@@ -58,8 +58,8 @@ def draw_detections(
     return _draw(image, _marks_of_detections(shown, colours))
 
 
-def draw_truth(
-    image: UInt8[Tensor, "3 h w"], truth: GroundTruth, class_names: Sequence[str]
+def draw_ground_truth(
+    image: UInt8[Tensor, "3 h w"], ground_truth: GroundTruth, class_names: Sequence[str]
 ) -> UInt8[Tensor, "3 h2 w2"]:
     """Draw the annotated objects, one colour per class; the ones that do not count in grey.
 
@@ -68,14 +68,16 @@ def draw_truth(
     Raises:
         ValueError: a label has no class name.
     """
-    colours = [class_colour(label) for label in truth.labels.tolist()]
-    return _draw(image, _marks_of_truth(truth, class_names, colours, [False] * len(truth)))
+    colours = [class_colour(label) for label in ground_truth.labels.tolist()]
+    return _draw(
+        image, _marks_of_truth(ground_truth, class_names, colours, [False] * len(ground_truth))
+    )
 
 
 def draw_comparison(
     image: UInt8[Tensor, "3 h w"],
     detections: Detections,
-    truth: GroundTruth,
+    ground_truth: GroundTruth,
     minimum_score: float = 0.5,
     minimum_iou: float = 0.5,
     limit: int = 50,
@@ -89,7 +91,7 @@ def draw_comparison(
     Args:
         image: stays as it is.
         detections: in pixels of the image.
-        truth: in pixels of the image.
+        ground_truth: in pixels of the image.
         minimum_score: worse detections are left out, and find nothing.
         minimum_iou: overlap at which an object is found.
         limit: at most so many detections take part, the best ones.
@@ -98,15 +100,15 @@ def draw_comparison(
         ValueError: a label has no class name.
     """
     shown = _best(detections, minimum_score, limit)
-    truth = truth.to("cpu")
-    outcomes = judge(shown, truth, minimum_iou)
-    uncounted = truth.difficult | truth.crowd
+    ground_truth = ground_truth.to("cpu")
+    outcomes = judge(shown, ground_truth, minimum_iou)
+    uncounted = ground_truth.difficult | ground_truth.crowd
     missed = ~outcomes.found & ~uncounted
     found_colours = [MISSED if lost else CORRECT for lost in missed.tolist()]
     verdicts = zip(outcomes.correct.tolist(), outcomes.ignored.tolist(), strict=True)
     colours = [CORRECT if right else IGNORED if ignored else WRONG for right, ignored in verdicts]
 
-    left = _marks_of_truth(truth, detections.class_names, found_colours, missed.tolist())
+    left = _marks_of_truth(ground_truth, detections.class_names, found_colours, missed.tolist())
     right = _marks_of_detections(shown, colours)
     titles = ("Ground truth", f"Detections, score at least {minimum_score:g}")
     picture = side_by_side(_draw(image, left), _draw(image, right), titles)
@@ -142,15 +144,15 @@ def _marks_of_detections(detections: Detections, colours: Sequence[Colour]) -> l
 
 
 def _marks_of_truth(
-    truth: GroundTruth,
+    ground_truth: GroundTruth,
     class_names: Sequence[str],
     colours: Sequence[Colour],
     dashed: Sequence[bool],
 ) -> list[_Mark]:
     marks = []
-    names = _names(truth.labels, class_names)
-    flags = zip(truth.difficult.tolist(), truth.crowd.tolist(), dashed, strict=True)
-    rows = zip(truth.boxes.tolist(), names, colours, flags, strict=True)
+    names = _names(ground_truth.labels, class_names)
+    flags = zip(ground_truth.difficult.tolist(), ground_truth.crowd.tolist(), dashed, strict=True)
+    rows = zip(ground_truth.boxes.tolist(), names, colours, flags, strict=True)
     for box, name, colour, (difficult, crowd, interrupted) in rows:
         if crowd:
             marks.append(_Mark(box, f"{name} (crowd)", IGNORED, hatched=True))

@@ -40,7 +40,7 @@ class Blank(DetectionDataset):
     def sizes(self) -> np.ndarray:
         return np.array(self._sizes, dtype=np.int32).reshape(-1, 2)
 
-    def truth(self, index: int) -> GroundTruth:  # noqa: ARG002
+    def ground_truth(self, index: int) -> GroundTruth:  # noqa: ARG002
         none = torch.zeros(0, dtype=torch.bool)
         return GroundTruth(
             torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), none, none, torch.zeros(0)
@@ -48,7 +48,7 @@ class Blank(DetectionDataset):
 
     def __getitem__(self, index: int) -> Sample:
         image = torch.zeros(3, *self._sizes[index], dtype=torch.uint8)
-        return Sample(image, self.truth(index), self.image_ids[index], self._sizes[index])
+        return Sample(image, self.ground_truth(index), self.image_ids[index], self._sizes[index])
 
 
 @pytest.fixture

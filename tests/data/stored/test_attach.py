@@ -36,7 +36,7 @@ def test_samples_carry_their_proposals(dataset: DetectionDataset, stored_file: P
         assert_close(sample.proposals, stored.boxes(sample.image_id))
         assert sample.proposals.shape == (count, 4)
         assert_close(sample.image, dataset[index].image)
-        assert len(proposed.truth(index)) == 0
+        assert len(proposed.ground_truth(index)) == 0
 
 
 def test_limit_is_per_image(dataset: DetectionDataset, stored_file: Path) -> None:

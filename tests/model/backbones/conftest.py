@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rcnn.model.backbones import Backbone, BackboneSettings, Body, Tail
+from rcnn.model.backbones import SplitNetwork, BackboneSettings, Backbone, BoxHead
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-class TinyBody(Body):
+class TinyBody(Backbone):
     def __init__(self) -> None:
         super().__init__(strides=(2,), channels=4, roi_levels=1)
         self.conv = nn.Conv2d(3, 4, kernel_size=2, stride=2)
@@ -51,7 +51,7 @@ class TinyBody(Body):
         return [self.norm(self.conv(pixels))]
 
 
-class TinyTail(Tail):
+class TinyTail(BoxHead):
     def __init__(self) -> None:
         super().__init__(channels=4)
 
@@ -60,9 +60,9 @@ class TinyTail(Tail):
 
 
 @pytest.fixture
-def tiny_backbone() -> Backbone:
+def tiny_backbone() -> SplitNetwork:
     """One convolution; a file of weights calls it ``stem``, its norm ``bn``."""
-    return Backbone(TinyBody(), TinyTail(), {"stem.": "body.conv.", "bn.": "body.norm."})
+    return SplitNetwork(TinyBody(), TinyTail(), {"stem.": "backbone.conv.", "bn.": "backbone.norm."})
 
 
 @pytest.fixture
@@ -70,17 +70,17 @@ def own_backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BackboneSet
     """Settings that name a callable in a module outside of rcnn."""
     (tmp_path / "someones_project.py").write_text(
         "from torch import nn\n"
-        "from rcnn.model.backbones import Backbone, Body, FullyConnectedTail\n"
-        "class Stride8(Body):\n"
+        "from rcnn.model.backbones import SplitNetwork, Backbone, TwoMLPHead\n"
+        "class Stride8(Backbone):\n"
         "    def __init__(self, channels):\n"
         "        super().__init__(strides=(8,), channels=channels, roi_levels=1)\n"
         "        self.conv = nn.Conv2d(3, channels, 8, stride=8)\n"
         "    def forward(self, pixels):\n"
         "        return [self.conv(pixels)]\n"
         "def build(settings, cells):\n"
-        "    tail = FullyConnectedTail(in_channels=5, cells=cells,\n"
+        "    box head = TwoMLPHead(in_channels=5, cells=cells,\n"
         "                              hidden=settings.hidden, dropout=0.0)\n"
-        "    return Backbone(Stride8(5), tail)\n"
+        "    return SplitNetwork(Stride8(5), box head)\n"
         "def forgets_to_return(settings, cells):\n"
         "    pass\n"
         "number = 3\n"

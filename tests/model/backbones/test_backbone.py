@@ -2,20 +2,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rcnn.model.backbones.backbone import Body
+from rcnn.model.backbones.backbone import Backbone
 
 
 @pytest.mark.parametrize("roi_levels", [0, 3])
 def test_body_pools_from_some_of_its_levels(roi_levels: int) -> None:
     with pytest.raises(ValueError, match=f"roi_levels={roi_levels} is not possible"):
-        Body(strides=(8, 16), channels=4, roi_levels=roi_levels)
+        Backbone(strides=(8, 16), channels=4, roi_levels=roi_levels)
 
 
 def test_body_may_pool_from_all_levels() -> None:
-    assert Body(strides=(8, 16), channels=4, roi_levels=2).roi_levels == 2
+    assert Backbone(strides=(8, 16), channels=4, roi_levels=2).roi_levels == 2
 
 
-class NormedBody(Body):
+class NormedBody(Backbone):
     def __init__(self) -> None:
         super().__init__(strides=(2,), channels=4, roi_levels=1)
         self.layers = nn.Sequential(nn.Conv2d(3, 4, 2, stride=2), nn.BatchNorm2d(4), nn.Dropout())
@@ -37,21 +37,21 @@ def test_a_frozen_body_stays_in_evaluation_whatever_the_detector_does() -> None:
 
 
 def test_a_frozen_body_neither_learns_nor_counts_nor_drops() -> None:
-    body = NormedBody()
-    body.freeze()
-    body.train()
-    before = {name: tensor.clone() for name, tensor in body.state_dict().items()}
+    backbone = NormedBody()
+    backbone.freeze()
+    backbone.train()
+    before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
     pixels = torch.rand(2, 3, 8, 8)
-    (first,), (second,) = body(pixels), body(pixels)
+    (first,), (second,) = backbone(pixels), backbone(pixels)
     assert torch.equal(first, second)
     assert not first.requires_grad
-    assert not any(parameter.requires_grad for parameter in body.parameters())
-    for name, tensor in body.state_dict().items():
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
+    for name, tensor in backbone.state_dict().items():
         assert torch.equal(tensor, before[name])
 
 
 def test_another_body_follows_the_mode() -> None:
-    body = NormedBody()
-    assert all(module.training for module in body.train().modules())
-    assert not any(module.training for module in body.eval().modules())
-    assert all(module.training for module in body.train().modules())
+    backbone = NormedBody()
+    assert all(module.training for module in backbone.train().modules())
+    assert not any(module.training for module in backbone.eval().modules())
+    assert all(module.training for module in backbone.train().modules())

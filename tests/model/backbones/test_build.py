@@ -4,7 +4,7 @@ from typing import Literal
 import pytest
 import torch
 
-from rcnn.model.backbones import SHIPPED, BackboneSettings, build_backbone
+from rcnn.model.backbones import SHIPPED, BackboneSettings, build_network
 from rcnn.settings import SettingsError
 
 PYRAMID = (4, 8, 16, 32, 64)
@@ -33,15 +33,15 @@ def test_every_shipped_backbone_has_a_layout() -> None:
 def test_levels_and_vectors_have_the_promised_shapes(name: str) -> None:
     strides, channels, roi_levels, width = LAYOUT[name]
     with torch.device("meta"):  # shapes without arithmetic
-        body, tail = _parts(BackboneSettings(name=name))
-        levels = body(torch.empty(2, 3, 128, 192))
-        vectors = {rois: tail(torch.empty(rois, channels, 7, 7)) for rois in (0, 1, 3)}
+        backbone, box_head = _parts(BackboneSettings(name=name))
+        levels = backbone(torch.empty(2, 3, 128, 192))
+        vectors = {rois: box_head(torch.empty(rois, channels, 7, 7)) for rois in (0, 1, 3)}
 
-    assert (body.strides, body.channels, body.roi_levels) == (strides, channels, roi_levels)
+    assert (backbone.strides, backbone.channels, backbone.roi_levels) == (strides, channels, roi_levels)
     assert [tuple(level.shape) for level in levels] == [
         (2, channels, 128 // stride, 192 // stride) for stride in strides
     ]
-    assert tail.channels == width
+    assert box_head.channels == width
     assert {rois: tuple(vector.shape) for rois, vector in vectors.items()} == {
         rois: (rois, width) for rois in (0, 1, 3)
     }
@@ -51,32 +51,32 @@ def test_levels_and_vectors_have_the_promised_shapes(name: str) -> None:
 @pytest.mark.parametrize("pooled_size", [3, 14])
 def test_tail_takes_the_pooled_size_it_was_built_for(name: str, pooled_size: int) -> None:
     with torch.device("meta"):
-        body, tail = _parts(BackboneSettings(name=name), pooled_size**2)
-        vectors = tail(torch.empty(2, body.channels, pooled_size, pooled_size))
-    assert vectors.shape == (2, tail.channels)
+        backbone, box_head = _parts(BackboneSettings(name=name), pooled_size**2)
+        vectors = box_head(torch.empty(2, backbone.channels, pooled_size, pooled_size))
+    assert vectors.shape == (2, box_head.channels)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet18_fpn"])
 @pytest.mark.parametrize("training", [True, False])
 def test_no_rois_give_no_vectors_and_leave_the_statistics_alone(name: str, training: bool) -> None:
-    body, tail = _parts(BackboneSettings(name=name), cells=16)
-    before = {key: value.clone() for key, value in tail.state_dict().items()}
-    vectors = tail.train(training)(torch.empty(0, body.channels, 4, 4))
+    backbone, box_head = _parts(BackboneSettings(name=name), cells=16)
+    before = {key: value.clone() for key, value in box_head.state_dict().items()}
+    vectors = box_head.train(training)(torch.empty(0, backbone.channels, 4, 4))
     vectors.sum().backward()
-    assert vectors.shape == (0, tail.channels)
-    for key, value in tail.state_dict().items():
+    assert vectors.shape == (0, box_head.channels)
+    for key, value in box_head.state_dict().items():
         if not key.endswith("num_batches_tracked"):
             torch.testing.assert_close(value, before[key])
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet18_fpn", "mobilenet_v3_large_fpn"])
 def test_body_is_one_graph_without_decisions_and_keeps_channels_last(name: str) -> None:
-    body, _ = _parts(BackboneSettings(name=name, norm="frozen"))
-    body = body.eval().to(memory_format=torch.channels_last)
+    backbone, _ = _parts(BackboneSettings(name=name, norm="frozen"))
+    backbone = backbone.eval().to(memory_format=torch.channels_last)
     pixels = torch.rand(1, 3, 64, 64).contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
-        expected = body(pixels)
-        graph = torch.export.export(body, (pixels,), strict=False).module()
+        expected = backbone(pixels)
+        graph = torch.export.export(backbone, (pixels,), strict=False).module()
         traced = graph(pixels)
     assert expected[0].is_contiguous(memory_format=torch.channels_last)
     for one, other in zip(traced, expected, strict=True):
@@ -87,8 +87,8 @@ def test_body_is_one_graph_without_decisions_and_keeps_channels_last(name: str) 
 def test_auto_norm_is_built_as_batch_norm(name: str) -> None:
     settings = BackboneSettings(name=name, norm="auto")
     with torch.device("meta"):
-        auto = build_backbone(settings).body.state_dict()
-        batch = build_backbone(dataclasses.replace(settings, norm="batch")).body.state_dict()
+        auto = build_network(settings).backbone.state_dict()
+        batch = build_network(dataclasses.replace(settings, norm="batch")).backbone.state_dict()
     assert list(auto) == list(batch)
 
 
@@ -98,11 +98,11 @@ def test_auto_norm_is_built_as_batch_norm(name: str) -> None:
 )
 def test_more_frozen_stages_than_there_are_is_an_error(name: str, stages: int) -> None:
     with torch.device("meta"):
-        build_backbone(BackboneSettings(name=name, frozen_stages=stages))
+        build_network(BackboneSettings(name=name, frozen_stages=stages))
         with pytest.raises(
             SettingsError, match=rf"frozen_stages={stages + 1} .*{name} has {stages} stages"
         ):
-            build_backbone(BackboneSettings(name=name, frozen_stages=stages + 1))
+            build_network(BackboneSettings(name=name, frozen_stages=stages + 1))
 
 
 @pytest.mark.parametrize(
@@ -113,52 +113,52 @@ def test_a_linear_tail_is_two_layers_on_the_pooled_cells(
     name: str, hidden: int | None, width: int
 ) -> None:
     with torch.device("meta"):
-        body, tail = _parts(BackboneSettings(name=name, tail="linear", hidden=hidden), cells=4)
-        vectors = tail(torch.empty(3, body.channels, 2, 2))
+        backbone, box_head = _parts(BackboneSettings(name=name, box_head="two_mlp", hidden=hidden), cells=4)
+        vectors = box_head(torch.empty(3, backbone.channels, 2, 2))
     assert vectors.shape == (3, width)
-    assert (tail.fc6.in_features, tail.fc7.in_features) == (4 * body.channels, width)
+    assert (box_head.fc6.in_features, box_head.fc7.in_features) == (4 * backbone.channels, width)
 
 
 def test_a_linear_tail_is_what_a_pyramid_has_anyway() -> None:
     with torch.device("meta"):
         own, linear = (
-            _parts(BackboneSettings(name="resnet18_fpn", tail=tail))[1].state_dict()
-            for tail in ("own", "linear")
+            _parts(BackboneSettings(name="resnet18_fpn", box_head=box_head))[1].state_dict()
+            for box_head in ("own", "two_mlp")
         )
     assert {k: v.shape for k, v in own.items()} == {k: v.shape for k, v in linear.items()}
 
 
 def test_layer4_is_no_stage_of_a_resnet_with_a_linear_tail() -> None:
     with torch.device("meta"):
-        build_backbone(BackboneSettings(tail="linear", frozen_stages=4))
+        build_network(BackboneSettings(box_head="two_mlp", frozen_stages=4))
         with pytest.raises(SettingsError, match="resnet18 has 4 stages"):
-            build_backbone(BackboneSettings(tail="linear", frozen_stages=5))
+            build_network(BackboneSettings(box_head="two_mlp", frozen_stages=5))
 
 
 @pytest.mark.parametrize(
-    ("name", "tail"), [("vgg16", "own"), ("resnet18", "linear"), ("resnet18_fpn", "own")]
+    ("name", "box_head"), [("vgg16", "own"), ("resnet18", "linear"), ("resnet18_fpn", "own")]
 )
-def test_ranks_reach_every_fully_connected_tail(name: str, tail: Literal["own", "linear"]) -> None:
+def test_ranks_reach_every_fully_connected_tail(name: str, box_head: Literal["own", "linear"]) -> None:
     with torch.device("meta"):
-        _, built = _parts(BackboneSettings(name=name, tail=tail, hidden=32, ranks=(5, 0)))
+        _, built = _parts(BackboneSettings(name=name, box_head=box_head, hidden=32, ranks=(5, 0)))
     assert (built.fc6.first.out_features, built.fc7.out_features) == (5, 32)
 
 
 def test_own_backbone_that_passes_ranks_over_is_an_error(own_backbone: BackboneSettings) -> None:
     with pytest.raises(SettingsError, match=r"backbone\.ranks=\(2, 0\).*built without them"):
-        build_backbone(dataclasses.replace(own_backbone, ranks=(2, 0)), cells=4)
+        build_network(dataclasses.replace(own_backbone, ranks=(2, 0)), cells=4)
 
 
 def test_a_number_of_cells_below_one_is_an_error() -> None:
     with pytest.raises(SettingsError, match="cells=0"):
-        build_backbone(BackboneSettings(), cells=0)
+        build_network(BackboneSettings(), cells=0)
 
 
 def test_own_backbone_plugs_in_by_its_dotted_path(own_backbone: BackboneSettings) -> None:
-    backbone = build_backbone(own_backbone, cells=4)
-    (level,) = backbone.body(torch.rand(1, 3, 16, 24))
+    backbone = build_network(own_backbone, cells=4)
+    (level,) = network.backbone(torch.rand(1, 3, 16, 24))
     assert level.shape == (1, 5, 2, 3)
-    assert backbone.tail(torch.rand(3, 5, 2, 2)).shape == (3, 6)
+    assert network.box_head(torch.rand(3, 5, 2, 2)).shape == (3, 6)
 
 
 @pytest.mark.parametrize(
@@ -176,11 +176,11 @@ def test_dotted_path_that_fails_is_an_error_with_path_and_reason(
     own_backbone: BackboneSettings, name: str, reason: str
 ) -> None:
     with pytest.raises(SettingsError) as caught:
-        build_backbone(dataclasses.replace(own_backbone, name=name))
+        build_network(dataclasses.replace(own_backbone, name=name))
     assert f"backbone.name={name!r}" in str(caught.value)
     assert reason in str(caught.value)
 
 
 def _parts(settings: BackboneSettings, cells: int = 49):
-    backbone = build_backbone(settings, cells)
-    return backbone.body, backbone.tail
+    backbone = build_network(settings, cells)
+    return network.backbone, network.box_head

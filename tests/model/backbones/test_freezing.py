@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.backbone_utils import mobilenet_backbone, resnet_fpn_backbone
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from rcnn.model.backbones import BackboneSettings, build_backbone
+from rcnn.model.backbones import BackboneSettings, build_network
 from rcnn.model.backbones.backbone import freeze_norms
 
 COUNTS = json.loads((Path(__file__).parent / "fixtures" / "frozen_params.json").read_text())
@@ -18,8 +18,8 @@ COUNTS = json.loads((Path(__file__).parent / "fixtures" / "frozen_params.json").
     [(int(key), value) for key, value in COUNTS["frozen_by_trainable_layers"].items()],
 )
 def test_frozen_parameters_are_counted_as_by_torchvision(trainable_layers: int, count: int) -> None:
-    body = _body("resnet50_fpn", frozen_stages=5 - trainable_layers, norm="frozen").body
-    learning = [parameter.requires_grad for parameter in body.parameters()]
+    backbone = _body("resnet50_fpn", frozen_stages=5 - trainable_layers, norm="frozen").backbone
+    learning = [parameter.requires_grad for parameter in backbone.parameters()]
     assert learning == [False] * count + [True] * (53 - count)
 
 
@@ -48,45 +48,45 @@ def test_mobilenet_learns_what_torchvision_lets_learn(frozen_stages: int) -> Non
 
 
 def test_two_frozen_stages_of_vgg16_are_conv1_and_conv2() -> None:
-    body = _body("vgg16", frozen_stages=2, norm="auto")
-    frozen = [name for name, value in body.named_parameters() if not value.requires_grad]
+    backbone = _body("vgg16", frozen_stages=2, norm="auto")
+    frozen = [name for name, value in backbone.named_parameters() if not value.requires_grad]
     assert frozen == [f"features.{i}.{kind}" for i in (0, 2, 5, 7) for kind in ("weight", "bias")]
 
 
 def test_fifth_stage_of_a_c4_resnet_is_its_tail() -> None:
     with torch.device("meta"):
-        four = build_backbone(BackboneSettings(frozen_stages=4))
-        five = build_backbone(BackboneSettings(frozen_stages=5))
-    assert not _learning(four.body)
-    assert _learning(four.tail)
-    assert not _learning(five.tail)
+        four = build_network(BackboneSettings(frozen_stages=4))
+        five = build_network(BackboneSettings(frozen_stages=5))
+    assert not _learning(four.backbone)
+    assert _learning(four.box_head)
+    assert not _learning(five.box_head)
 
 
 @pytest.mark.parametrize("name", ["vgg16_bn", "resnet18", "resnet18_fpn", "mobilenet_v3_large_fpn"])
 def test_norm_setting_decides_about_every_norm_and_its_epsilon(name: str) -> None:
     for norm, kind in (("batch", nn.BatchNorm2d), ("frozen", FrozenBatchNorm2d)):
         with torch.device("meta"):
-            backbone = build_backbone(
+            backbone = build_network(
                 BackboneSettings(name=name, norm=norm, frozen_stages=0, norm_eps=0.25)
             )
-        parts = [*backbone.body.modules(), *backbone.tail.modules()]
+        parts = [*network.backbone.modules(), *network.box_head.modules()]
         norms = [part for part in parts if isinstance(part, nn.BatchNorm2d | FrozenBatchNorm2d)]
         assert norms
         assert all(type(part) is kind and part.eps == 0.25 for part in norms)
 
 
 def test_frozen_stage_counts_no_statistics_while_later_stages_do(pixels: Tensor) -> None:
-    body = build_backbone(BackboneSettings(norm="batch", frozen_stages=2)).body.train()
-    before = {name: value.clone() for name, value in body.named_buffers()}
-    body(pixels)
-    moved = {name for name, value in body.named_buffers() if not torch.equal(value, before[name])}
+    backbone = build_network(BackboneSettings(norm="batch", frozen_stages=2)).backbone.train()
+    before = {name: value.clone() for name, value in backbone.named_buffers()}
+    backbone(pixels)
+    moved = {name for name, value in backbone.named_buffers() if not torch.equal(value, before[name])}
     assert moved
     assert all(name.startswith(("layer2.", "layer3.")) for name in moved)
 
 
 def test_frozen_norms_are_the_same_in_training_and_inference(pixels: Tensor) -> None:
-    body = build_backbone(BackboneSettings(norm="frozen")).body
-    torch.testing.assert_close(body.train()(pixels), body.eval()(pixels))
+    backbone = build_network(BackboneSettings(norm="frozen")).backbone
+    torch.testing.assert_close(backbone.train()(pixels), backbone.eval()(pixels))
 
 
 def test_freezing_keeps_what_the_norm_computes(generator: torch.Generator) -> None:
@@ -102,7 +102,7 @@ def test_freezing_keeps_what_the_norm_computes(generator: torch.Generator) -> No
 def _body(name: str, frozen_stages: int, norm: str) -> nn.Module:
     with torch.device("meta"):
         settings = BackboneSettings(name=name, frozen_stages=frozen_stages, norm=norm)
-        return build_backbone(settings).body
+        return build_network(settings).backbone
 
 
 def _learning(module: nn.Module) -> set[str]:

@@ -40,7 +40,7 @@ def test_what_is_no_dotted_path_is_no_name(name: str) -> None:
         ("fpn_channels", 0),
         ("norm_eps", -1e-5),
         ("norm_eps", float("inf")),
-        ("tail", "layer4"),
+        ("box_head", "layer4"),
     ],
 )
 def test_value_out_of_range_is_an_error_that_names_key_and_value(key: str, value: object) -> None:
@@ -66,9 +66,9 @@ def test_ranks_leave_at_most_one_layer_whole(ranks: tuple[int, int]) -> None:
 
 
 def test_layer4_has_no_ranks() -> None:
-    with pytest.raises(SettingsError, match=r"ranks=.*only with backbone\.tail=linear"):
+    with pytest.raises(SettingsError, match=r"ranks=.*only with backbone\.box_head=two_mlp"):
         BackboneSettings(name="resnet18", ranks=(8, 8))
-    assert BackboneSettings(name="resnet18", tail="linear", ranks=(8, 8)).ranks == (8, 8)
+    assert BackboneSettings(name="resnet18", box_head="two_mlp", ranks=(8, 8)).ranks == (8, 8)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import vgg16, vgg16_bn
 
-from rcnn.model.backbones import BackboneSettings, LoadedWeights, build_backbone
+from rcnn.model.backbones import BackboneSettings, LoadedWeights, build_network
 
 Randomise = Callable[[nn.Module], dict[str, Tensor]]
 
@@ -14,40 +14,40 @@ Randomise = Callable[[nn.Module], dict[str, Tensor]]
 def test_vgg16_computes_what_torchvisions_does(randomise: Randomise, pixels: Tensor) -> None:
     settings = BackboneSettings(name="vgg16")
     with torch.device("meta"):  # spares the initialisation of 138 million weights, twice
-        theirs, ours = vgg16(), build_backbone(settings)
+        theirs, ours = vgg16(), build_network(settings)
     theirs.to_empty(device="cpu").eval()
-    ours.body.to_empty(device="cpu")
-    ours.tail.to_empty(device="cpu").eval()
+    ours.backbone.to_empty(device="cpu")
+    ours.box_head.to_empty(device="cpu").eval()
     LoadedWeights("test", "test", randomise(theirs)).load_into(ours)
 
     with torch.no_grad():
-        (level,) = ours.body(pixels)
+        (level,) = ours.backbone(pixels)
         torch.testing.assert_close(nn.functional.max_pool2d(level, 2), theirs.features(pixels))
         pooled = torch.rand(3, 512, 7, 7)
-        torch.testing.assert_close(ours.tail(pooled), theirs.classifier[:6](pooled.flatten(1)))
+        torch.testing.assert_close(ours.box_head(pooled), theirs.classifier[:6](pooled.flatten(1)))
 
 
 def test_vgg16_with_batch_norm_computes_what_torchvisions_does(
     randomise: Randomise, pixels: Tensor
 ) -> None:
     theirs = vgg16_bn(num_classes=1, init_weights=False).features.eval()
-    ours = build_backbone(BackboneSettings(name="vgg16_bn", norm="frozen"), cells=1)
-    ours.body.features.load_state_dict(randomise(theirs), strict=False)
+    ours = build_network(BackboneSettings(name="vgg16_bn", norm="frozen"), cells=1)
+    ours.backbone.features.load_state_dict(randomise(theirs), strict=False)
     with torch.no_grad():
-        torch.testing.assert_close(ours.body(pixels)[0], theirs[:-1](pixels))
+        torch.testing.assert_close(ours.backbone(pixels)[0], theirs[:-1](pixels))
 
 
 def test_random_linear_layers_are_drawn_as_torchvision_draws_them() -> None:
-    tail = build_backbone(BackboneSettings(name="vgg16"), cells=1).tail
-    torch.testing.assert_close(tail.fc6.weight.std().item(), 0.01, rtol=0.02, atol=0)
-    torch.testing.assert_close(tail.fc7.weight.std().item(), 0.01, rtol=0.02, atol=0)
-    assert not tail.fc6.bias.any()
+    box_head = build_network(BackboneSettings(name="vgg16"), cells=1).box_head
+    torch.testing.assert_close(box_head.fc6.weight.std().item(), 0.01, rtol=0.02, atol=0)
+    torch.testing.assert_close(box_head.fc7.weight.std().item(), 0.01, rtol=0.02, atol=0)
+    assert not box_head.fc6.bias.any()
 
 
 def test_dropout_of_the_settings_reaches_the_tail() -> None:
     with torch.device("meta"):
-        tail = build_backbone(BackboneSettings(name="vgg16", dropout=0.25)).tail
-    assert tail.dropout.p == 0.25
+        box_head = build_network(BackboneSettings(name="vgg16", dropout=0.25)).box_head
+    assert box_head.dropout.p == 0.25
 
 
 @pytest.mark.parametrize(("hidden", "width"), [(None, 4096), (32, 32)])
@@ -55,18 +55,18 @@ def test_linear_layers_are_as_wide_as_pretrained_unless_told(
     hidden: int | None, width: int
 ) -> None:
     with torch.device("meta"):
-        tail = build_backbone(BackboneSettings(name="vgg16", hidden=hidden)).tail
-    assert (tail.fc6.out_features, tail.fc7.out_features, tail.channels) == (width,) * 3
+        box_head = build_network(BackboneSettings(name="vgg16", hidden=hidden)).box_head
+    assert (box_head.fc6.out_features, box_head.fc7.out_features, box_head.channels) == (width,) * 3
 
 
 @pytest.mark.parametrize(
     ("changes", "cells", "random"),
     [
         ({}, 49, ""),
-        ({}, 50, "; tail.fc6 starts at random"),
-        ({"hidden": 512}, 49, "; tail starts at random"),
-        ({"ranks": (16, 0)}, 49, "; tail.fc6 starts at random"),
-        ({"ranks": (0, 16)}, 49, "; tail.fc7 starts at random"),
+        ({}, 50, "; box head.fc6 starts at random"),
+        ({"hidden": 512}, 49, "; box head starts at random"),
+        ({"ranks": (16, 0)}, 49, "; box head.fc6 starts at random"),
+        ({"ranks": (0, 16)}, 49, "; box head.fc7 starts at random"),
     ],
 )
 def test_what_cannot_have_the_shape_of_the_pretrained_layer_starts_at_random(
@@ -74,7 +74,7 @@ def test_what_cannot_have_the_shape_of_the_pretrained_layer_starts_at_random(
 ) -> None:
     with torch.device("meta"):
         published = vgg16().state_dict()
-        ours = build_backbone(replace(BackboneSettings(name="vgg16"), **changes), cells)
+        ours = build_network(replace(BackboneSettings(name="vgg16"), **changes), cells)
     sentence = LoadedWeights("test", "a file", published).load_into(ours)
     assert sentence.endswith(f"{random}.")
-    assert "; " in sentence or sentence == "The backbone starts from a file: body, tail."
+    assert "; " in sentence or sentence == "The backbone starts from a file: backbone, box head."

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from rcnn.model.backbones import (
-    Backbone,
+    SplitNetwork,
     BackboneSettings,
     LoadedWeights,
     WeightsError,
     WeightsWarning,
-    build_backbone,
+    build_network,
     resolve,
 )
 from rcnn.model.backbones.weights import DownloadError
@@ -88,11 +88,11 @@ def test_weights_of_none_are_random_without_a_warning() -> None:
 
 def test_random_weights_leave_the_backbone_alone_and_all_of_it_learns() -> None:
     settled, loaded = resolve(BackboneSettings(weights=None), fetch=never)
-    backbone = build_backbone(settled)
-    before = backbone.body.conv1.weight.clone()
+    backbone = build_network(settled)
+    before = network.backbone.conv1.weight.clone()
     loaded.load_into(backbone)
-    torch.testing.assert_close(backbone.body.conv1.weight, before)
-    assert all(parameter.requires_grad for parameter in backbone.body.parameters())
+    torch.testing.assert_close(network.backbone.conv1.weight, before)
+    assert all(parameter.requires_grad for parameter in network.backbone.parameters())
 
 
 def test_frozen_norms_on_random_weights_are_an_error(cache: Path) -> None:
@@ -134,33 +134,33 @@ def test_own_backbone_loads_a_file_in_its_own_names(
     own_backbone: BackboneSettings, tmp_path: Path
 ) -> None:
     path = tmp_path / "own.pth"
-    first, second = build_backbone(own_backbone, 1), build_backbone(own_backbone, 1)
-    state = {f"body.{key}": value for key, value in first.body.state_dict().items()}
-    state |= {f"tail.{key}": value for key, value in first.tail.state_dict().items()}
+    first, second = build_network(own_backbone, 1), build_network(own_backbone, 1)
+    state = {f"backbone.{key}": value for key, value in first.backbone.state_dict().items()}
+    state |= {f"box_head.{key}": value for key, value in first.box_head.state_dict().items()}
     torch.save(state, path)
     _, loaded = resolve(dataclasses.replace(own_backbone, weights=str(path)), never)
     loaded.load_into(second)
-    torch.testing.assert_close(dict(second.tail.state_dict()), dict(first.tail.state_dict()))
-    torch.testing.assert_close(second.body.conv.weight, first.body.conv.weight)
+    torch.testing.assert_close(dict(second.box_head.state_dict()), dict(first.box_head.state_dict()))
+    torch.testing.assert_close(second.backbone.conv.weight, first.backbone.conv.weight)
 
 
 def test_weights_survive_a_file(tmp_path: Path) -> None:
-    first = build_backbone(BackboneSettings(weights=None))
-    state = {**first.body.state_dict(), **first.tail.state_dict(), "fc.bias": torch.zeros(9)}
+    first = build_network(BackboneSettings(weights=None))
+    state = {**first.backbone.state_dict(), **first.box_head.state_dict(), "fc.bias": torch.zeros(9)}
     state["bn1.running_var"].fill_(2.5)
     torch.save(state, tmp_path / "resnet18.pth")
 
     settled, loaded = resolve(BackboneSettings(weights=str(tmp_path / "resnet18.pth")), never)
-    second = build_backbone(settled)
+    second = build_network(settled)
     loaded.load_into(second)
 
     assert loaded.source == str(tmp_path / "resnet18.pth")
-    assert (second.body.bn1.running_var == 2.5).all()
-    for ours, theirs in ((second.body, first.body), (second.tail, first.tail)):
+    assert (second.backbone.bn1.running_var == 2.5).all()
+    for ours, theirs in ((second.backbone, first.backbone), (second.box_head, first.box_head)):
         for key, value in ours.state_dict().items():
             torch.testing.assert_close(value, theirs.state_dict()[key])
-    assert not second.body.layer1[0].conv1.weight.requires_grad
-    assert second.body.layer2[0].conv1.weight.requires_grad
+    assert not second.backbone.layer1[0].conv1.weight.requires_grad
+    assert second.backbone.layer2[0].conv1.weight.requires_grad
 
 
 @pytest.mark.parametrize("wrapper", ["state_dict", "model"])
@@ -205,15 +205,15 @@ def fitting() -> dict[str, Tensor]:
     }
 
 
-def test_keys_are_renamed_and_converted(tiny_backbone: Backbone) -> None:
+def test_keys_are_renamed_and_converted(tiny_backbone: SplitNetwork) -> None:
     state = {**fitting(), "stem.weight": torch.full((4, 3, 2, 2), 2.0, dtype=torch.float16)}
     LoadedWeights("test", "test", state).load_into(tiny_backbone)
-    assert tiny_backbone.body.conv.weight.dtype == torch.float32
-    assert (tiny_backbone.body.conv.weight == 2).all()
-    assert (tiny_backbone.body.norm.running_var == 3).all()
+    assert tiny_backbone.backbone.conv.weight.dtype == torch.float32
+    assert (tiny_backbone.backbone.conv.weight == 2).all()
+    assert (tiny_backbone.backbone.norm.running_var == 3).all()
 
 
-def test_missing_tensors_are_an_error_with_the_first_keys(tiny_backbone: Backbone) -> None:
+def test_missing_tensors_are_an_error_with_the_first_keys(tiny_backbone: SplitNetwork) -> None:
     state = {key: value for key, value in fitting().items() if key == "stem.weight"}
     with pytest.raises(WeightsError, match=r"my file.*Missing: stem\.bias; bn\.weight") as caught:
         LoadedWeights("test", "my file", state).load_into(tiny_backbone)
@@ -221,38 +221,38 @@ def test_missing_tensors_are_an_error_with_the_first_keys(tiny_backbone: Backbon
     assert "The file has: stem.weight." in str(caught.value)
 
 
-def test_other_shapes_are_an_error_with_both_shapes(tiny_backbone: Backbone) -> None:
+def test_other_shapes_are_an_error_with_both_shapes(tiny_backbone: SplitNetwork) -> None:
     state = {**fitting(), "stem.weight": torch.zeros(4, 3, 5, 5)}
-    before = tiny_backbone.body.norm.weight.clone()
+    before = tiny_backbone.backbone.norm.weight.clone()
     with pytest.raises(
         WeightsError, match=r"stem\.weight is \(4, 3, 5, 5\) in the file and \(4, 3, 2, 2\) in the"
     ):
         LoadedWeights("test", "test", state).load_into(tiny_backbone)
-    torch.testing.assert_close(tiny_backbone.body.norm.weight, before)
+    torch.testing.assert_close(tiny_backbone.backbone.norm.weight, before)
 
 
-def test_names_that_cover_nothing_are_an_error(tiny_backbone: Backbone) -> None:
-    backbone = dataclasses.replace(tiny_backbone, weight_names={"stem.": "body.misspelt."})
+def test_names_that_cover_nothing_are_an_error(tiny_backbone: SplitNetwork) -> None:
+    backbone = dataclasses.replace(tiny_backbone, weight_names={"stem.": "backbone.misspelt."})
     with pytest.raises(WeightsError, match="do not fit"):
         LoadedWeights("test", "test", fitting()).load_into(backbone)
 
 
 def test_the_sentence_says_what_was_taken_and_what_starts_at_random() -> None:
     with torch.device("meta"):
-        network = build_backbone(BackboneSettings(name="resnet18", norm="batch"))
-        state = {**network.body.state_dict(), **network.tail.state_dict()}
+        network = build_network(BackboneSettings(name="resnet18", norm="batch"))
+        state = {**network.backbone.state_dict(), **network.box_head.state_dict()}
         sentences = [
-            LoadedWeights("test", "a file", state).load_into(build_backbone(settings))
+            LoadedWeights("test", "a file", state).load_into(build_network(settings))
             for settings in (
                 BackboneSettings(name="resnet18"),
-                BackboneSettings(name="resnet18", tail="linear"),
+                BackboneSettings(name="resnet18", box_head="two_mlp"),
                 BackboneSettings(name="resnet18_fpn"),
             )
         ]
     assert sentences == [
-        "The backbone starts from a file: body, tail.",
-        "The backbone starts from a file: body; tail starts at random.",
-        "The backbone starts from a file: body.body; body.fpn and tail start at random.",
+        "The backbone starts from a file: backbone, box head.",
+        "The backbone starts from a file: backbone; box head starts at random.",
+        "The backbone starts from a file: backbone.backbone; backbone.fpn and box head start at random.",
     ]
 
 

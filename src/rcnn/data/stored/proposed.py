@@ -43,9 +43,9 @@ class ProposedDataset(DetectionDataset):
         """The size of every image, known without decoding it."""
         return self.dataset.sizes
 
-    def truth(self, index: int) -> GroundTruth:
+    def ground_truth(self, index: int) -> GroundTruth:
         """Return the objects of an image, without decoding it."""
-        return self.dataset.truth(index)
+        return self.dataset.ground_truth(index)
 
     def __getitem__(self, index: int) -> Sample:
         """Decode an image; its proposals are in pixels of its original size.

@@ -1,26 +1,26 @@
-"""Networks that compute features, each as a body (on images) and a tail (on RoIs)."""
+"""Networks cut in two: the backbone sees images, the box head sees RoIs."""
 
 from rcnn.model.backbones.backbone import (
     SHIPPED,
     Backbone,
     BackboneSettings,
-    Body,
-    FullyConnectedTail,
-    Tail,
+    BoxHead,
+    SplitNetwork,
+    TwoMLPHead,
 )
-from rcnn.model.backbones.build import build_backbone
+from rcnn.model.backbones.build import build_network
 from rcnn.model.backbones.weights import LoadedWeights, WeightsError, WeightsWarning, resolve
 
 __all__ = [
     "SHIPPED",
     "Backbone",
     "BackboneSettings",
-    "Body",
-    "FullyConnectedTail",
+    "BoxHead",
     "LoadedWeights",
-    "Tail",
+    "SplitNetwork",
+    "TwoMLPHead",
     "WeightsError",
     "WeightsWarning",
-    "build_backbone",
+    "build_network",
     "resolve",
 ]

@@ -1,20 +1,23 @@
-"""The settings of a backbone and the names of the shipped ones."""
+"""A network cut in two: the backbone sees images, the box head sees RoIs.
+
+Letters: B images, (H, W) of the batch, C channels of the features, R RoIs, F features of a RoI.
+"""
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Literal
+from typing import Annotated, Literal
 
 from jaxtyping import Float
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from rcnn.settings import nearest, require
+from rcnn.settings import FractionBelowOne, nearest, require, settings
 
 VGGS = ("vgg16", "vgg16_bn")
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
@@ -23,91 +26,62 @@ MOBILENET_PYRAMIDS = ("mobilenet_v3_large_fpn",)
 SHIPPED = VGGS + RESNETS + RESNET_PYRAMIDS + MOBILENET_PYRAMIDS
 
 
-@dataclass(frozen=True)
+@settings
 class BackboneSettings:
-    """Which network computes the features, and how much of it learns.
+    """The network that computes the features, and how much of it is trained.
 
-    ``norm`` and ``frozen_stages`` are wishes for a network that starts from loaded weights.
-    :func:`rcnn.model.backbones.weights.resolve` turns them into what is built; the settled
-    settings are those that belong into a checkpoint.
+    ``norm`` and ``frozen_stages`` are meant for a network that starts from loaded weights.
+    :func:`rcnn.model.backbones.weights.resolve` turns them into what is built; a checkpoint holds
+    the resolved settings.
 
     Attributes:
         name: a shipped backbone, or the dotted path of a callable
-            ``(settings: BackboneSettings, cells: int) -> Backbone``.
-        norm: ``"batch"`` learns and counts statistics, ``"frozen"`` keeps both as loaded,
-            ``"auto"`` is frozen on top of loaded weights and batch otherwise.
-        frozen_stages: the number of leading stages that do not learn. A ResNet has 5 (the stem
+            ``(settings: BackboneSettings, cells: int) -> SplitNetwork``.
+        norm: ``batch``: batch norms are trained and update their statistics; ``frozen``: both stay
+            as loaded; ``auto``: frozen on top of loaded weights, batch otherwise.
+        frozen_stages: number of leading stages that are not trained. A ResNet has 5 (the stem
             counts as one), VGG-16 has 5 blocks of convolutions (2 in the papers: conv1_x and
             conv2_x), MobileNetV3 has 6.
-        tail: ``"own"`` is what the network has behind the cut: VGG's fc6 and fc7, a ResNet's
-            layer4, two linear layers behind a feature pyramid. ``"linear"`` is two linear layers
-            on the pooled cells in any case, which on a ResNet costs far less for each RoI.
-        dropout: probability that an activation of VGG's fc6 and fc7, or of a ResNet's linear
-            tail, is dropped.
-        weights: ``"auto"`` takes ImageNet weights where they can be had and says loudly where
-            not, ``"imagenet"`` insists on them, ``None`` starts at random, anything else is the
-            path of a state dict in torchvision's names, or of a checkpoint of this package.
+        box_head: ``own``: the part of the network behind the cut (VGG's fc6 and fc7, a ResNet's
+            layer4, two linear layers behind a feature pyramid); ``two_mlp``: two linear layers on
+            the pooled cells in any case, which on a ResNet cost far less per RoI.
+        dropout: dropout probability of VGG's fc6 and fc7, and of a ResNet's ``two_mlp``.
+        weights: ``auto``: ImageNet weights if they can be found, otherwise random weights and a
+            warning; ``imagenet``: ImageNet weights or an error; null: random weights; anything
+            else: path of a state dict in torchvision's names, or of a checkpoint of this package.
         hidden: width of fc6 and fc7; null: 4096 for VGG-16 (as pretrained), 1024 otherwise.
-        ranks: of fc6 and fc7, each of which then is the product of two thinner layers (truncated
-            SVD; Fast R-CNN, section 3.1); 0 leaves a layer whole, null both.
+        ranks: ranks of fc6 and fc7, each of which is then the product of two thinner layers
+            (truncated SVD; Fast R-CNN, section 3.1); 0 leaves a layer whole, null both.
         fpn_channels: channels of every level of a feature pyramid.
-        norm_eps: added to the variances before the root. torchvision's detectors use 1e-5, its
-            Faster R-CNN of COCO (ResNet-50) 0; MobileNetV3 was pretrained with 1e-3.
+        norm_eps: number added to the variances before the root. torchvision's detectors use 1e-5,
+            its Faster R-CNN of COCO (ResNet-50) 0; MobileNetV3 was pretrained with 1e-3.
     """
 
     name: str = "resnet18"
     norm: Literal["auto", "batch", "frozen"] = "auto"
-    frozen_stages: int = 2
-    tail: Literal["own", "linear"] = "own"
-    dropout: float = 0.5
-    weights: str | None = "auto"
-    hidden: int | None = None
-    ranks: tuple[int, int] | None = None
-    fpn_channels: int = 256
-    norm_eps: float = 1e-5
+    frozen_stages: NonNegativeInt = 2
+    box_head: Literal["own", "two_mlp"] = "own"
+    dropout: FractionBelowOne = 0.5
+    weights: Annotated[str, Field(min_length=1)] | None = "auto"
+    hidden: PositiveInt | None = None
+    ranks: tuple[NonNegativeInt, NonNegativeInt] | None = None
+    fpn_channels: PositiveInt = 256
+    norm_eps: NonNegativeFloat = 1e-5
 
     def __post_init__(self) -> None:
-        require(
-            self.name in SHIPPED or _is_dotted_path(self.name),
-            "name",
-            self.name,
+        allowed = (
             f"no backbone has this name{nearest(self.name, SHIPPED)} Shipped are "
-            f"{', '.join(SHIPPED)}; your own is named by the dotted path of its callable",
+            f"{', '.join(SHIPPED)}; your own is named by the dotted path of its callable"
         )
-        require(
-            self.norm in ("auto", "batch", "frozen"),
-            "norm",
-            self.norm,
-            "choose one of 'auto', 'batch', 'frozen'",
-        )
-        require(self.frozen_stages >= 0, "frozen_stages", self.frozen_stages, "0 or more")
-        require(self.tail in ("own", "linear"), "tail", self.tail, "choose 'own' or 'linear'")
-        require(0 <= self.dropout < 1, "dropout", self.dropout, "at least 0 and below 1")
-        require(
-            self.weights != "",
-            "weights",
-            self.weights,
-            "'auto', 'imagenet', null or the path of a state dict or a checkpoint",
-        )
-        hidden = self.hidden
-        require(hidden is None or hidden >= 1, "hidden", hidden, "1 or more, or null")
-        self._check_ranks()
-        require(self.fpn_channels >= 1, "fpn_channels", self.fpn_channels, "1 or more")
-        require(
-            self.norm_eps >= 0 and math.isfinite(self.norm_eps),
-            "norm_eps",
-            self.norm_eps,
-            "a finite number, 0 or more",
-        )
-
-    def _check_ranks(self) -> None:
+        known = self.name in SHIPPED or _is_dotted_path(self.name)
+        require(known, "name", self.name, allowed)
         if self.ranks is None:
             return
-        usable = min(self.ranks) >= 0 and max(self.ranks) > 0
-        require(usable, "ranks", self.ranks, "0 or more, at least one of them above 0, or null")
-        layers = self.name not in RESNETS or self.tail == "linear"
-        allowed = f"{self.name} has fc6 and fc7 only with backbone.tail=linear"
-        require(layers, "ranks", self.ranks, allowed)
+        allowed = "at least one should be above 0; null leaves both layers whole"
+        require(max(self.ranks) > 0, "ranks", self.ranks, allowed)
+        has_layers = self.name not in RESNETS or self.box_head == "two_mlp"
+        allowed = f"{self.name} has fc6 and fc7 only with backbone.box_head=two_mlp"
+        require(has_layers, "ranks", self.ranks, allowed)
 
     @property
     def architecture(self) -> str | None:
@@ -119,39 +93,43 @@ def _is_dotted_path(name: str) -> bool:
     return "." in name and all(part.isidentifier() for part in name.split("."))
 
 
-class Body(nn.Module):
+class Backbone(nn.Module):
     """Turns normalised images into the feature maps that the RPN and the RoI pooling share.
 
     Args:
         strides: pixels of the image per cell, for each level.
         channels: C, the same on all levels.
-        roi_levels: the first so many levels are pooled from; the others serve the RPN alone.
+        roi_levels: number of the leading levels that RoIs are pooled from; the RPN reads all.
     """
 
     def __init__(self, *, strides: tuple[int, ...], channels: int, roi_levels: int) -> None:
         super().__init__()
         if not 1 <= roi_levels <= len(strides):
             raise ValueError(
-                f"roi_levels={roi_levels} is not possible: a body with strides {strides} pools "
+                f"roi_levels={roi_levels} is not possible: a backbone with strides {strides} pools "
                 f"from 1 to {len(strides)} levels."
             )
         self.strides = strides
         self.channels = channels
         self.roi_levels = roi_levels
-
         self.frozen = False
 
-    def freeze(self) -> None:
-        """Stop learning for good: no gradients, and norms that neither count nor learn.
+    @property
+    def roi_strides(self) -> tuple[int, ...]:
+        """Pixels per cell of the levels that RoIs are pooled from."""
+        return self.strides[: self.roi_levels]
 
-        What earlier layers of a network share between two tasks stays as it is while one of them
-        is trained (Faster R-CNN, section 3.2; SPP-net).
+    def freeze(self) -> None:
+        """Stop training for good: no gradients, and norms that keep their statistics.
+
+        Layers that two tasks share stay as they are while one of them is trained (Faster R-CNN,
+        section 3.2; SPP-net).
         """
         self.frozen = True
         self.requires_grad_(False)
         self.eval()
 
-    def train(self, mode: bool = True) -> Body:
+    def train(self, mode: bool = True) -> Backbone:
         """Switch to training, unless frozen."""
         return super().train(mode and not self.frozen)
 
@@ -160,40 +138,40 @@ class Body(nn.Module):
         raise NotImplementedError
 
 
-class Tail(nn.Module):
-    """Turns the pooled features of each RoI into the vector that the box head classifies.
+class BoxHead(nn.Module):
+    """Turns the pooled features of each RoI into the vector that the box predictor reads.
 
     Args:
-        channels: D.
+        channels: F.
     """
 
     def __init__(self, *, channels: int) -> None:
         super().__init__()
         self.channels = channels
 
-    def forward(self, pooled: Float[Tensor, "R C _ _"]) -> Float[Tensor, "R D"]:
+    def forward(self, pooled: Float[Tensor, "R C _ _"]) -> Float[Tensor, "R F"]:
         """Return one vector per RoI."""
         raise NotImplementedError
 
 
 def _own_names() -> Mapping[str, str]:
-    return {"body.": "body.", "tail.": "tail."}
+    return {"backbone.": "backbone.", "box_head.": "box_head."}
 
 
 @dataclass(frozen=True)
-class Backbone:
+class SplitNetwork:
     """A network, cut where the RoI pooling goes.
 
     Attributes:
-        body: runs once on the images.
-        tail: runs on every RoI.
+        backbone: runs once on the images.
+        box_head: runs on every RoI.
         weight_names: how the keys of a file of pretrained weights begin, and how the same tensors
             begin here. What no prefix covers starts at random. By default a file has the names
-            of this backbone, ``body.*`` and ``tail.*``.
+            of this backbone, ``backbone.*`` and ``box_head.*``.
     """
 
-    body: Body
-    tail: Tail
+    backbone: Backbone
+    box_head: BoxHead
     weight_names: Mapping[str, str] = field(default_factory=_own_names)
 
 
@@ -212,7 +190,7 @@ def freeze_norms(module: nn.Module) -> nn.Module:
     return module
 
 
-def settle_layers(
+def freeze_stages(
     network: nn.Module, stages: Sequence[Sequence[str]], settings: BackboneSettings
 ) -> None:
     """Give a classification network the norms of ``settings`` and freeze its first stages.
@@ -248,7 +226,7 @@ Ranks = tuple[int, int]
 """Of fc6 and fc7; 0: the layer is whole."""
 
 
-class FullyConnectedTail(Tail):
+class TwoMLPHead(BoxHead):
     """Two linear layers, each followed by ReLU and dropout.
 
     With 4096 units this is fc6 and fc7 of VGG-16 (Fast R-CNN, section 2.2), with 1024 units and
@@ -260,7 +238,7 @@ class FullyConnectedTail(Tail):
     Args:
         in_channels: C.
         cells: of the pooled features, 49 for 7 x 7.
-        hidden: D.
+        hidden: F.
         dropout: probability that an activation is dropped in training.
         ranks: of fc6 and fc7, 0 for a whole layer; null: both are whole.
 
@@ -284,9 +262,9 @@ class FullyConnectedTail(Tail):
         self.fc7 = self._layer("fc7", hidden, hidden, second)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, pooled: Float[Tensor, "R C h w"]) -> Float[Tensor, "R D"]:
+    def forward(self, pooled: Float[Tensor, "R C h w"]) -> Float[Tensor, "R F"]:
         """Return one vector per RoI."""
-        hidden = self.dropout(F.relu(self.fc6(pooled.flatten(1))))  # R C h w -> R D
+        hidden = self.dropout(F.relu(self.fc6(pooled.flatten(1))))  # R C h w -> R F
         features: Tensor = self.dropout(F.relu(self.fc7(hidden)))
         return features
 

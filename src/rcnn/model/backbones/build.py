@@ -1,4 +1,4 @@
-"""From settings to a backbone with random weights."""
+"""From settings to a network with random weights, cut into backbone and box head."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from rcnn.model.backbones.backbone import (
     RESNETS,
     SHIPPED,
     VGGS,
-    Backbone,
     BackboneSettings,
+    SplitNetwork,
 )
 from rcnn.model.backbones.fpn import build_mobilenet_pyramid, build_resnet_pyramid
 from rcnn.model.backbones.resnet import build_resnet
 from rcnn.model.backbones.vgg import build_vgg
 from rcnn.settings import SettingsError, nearest, require
 
-Builder = Callable[[BackboneSettings, int], Backbone]
+Builder = Callable[[BackboneSettings, int], SplitNetwork]
 
 _BUILDERS: dict[str, Builder] = {
     **dict.fromkeys(VGGS, build_vgg),
@@ -29,36 +29,36 @@ _BUILDERS: dict[str, Builder] = {
 }
 
 
-def build_backbone(settings: BackboneSettings, cells: int = 49) -> Backbone:
-    """Build a backbone with random weights; nothing is read or downloaded.
+def build_network(settings: BackboneSettings, cells: int = 49) -> SplitNetwork:
+    """Build a network with random weights; nothing is read or downloaded.
 
     Args:
         settings: built as they stand: ``norm="auto"`` counts as ``"batch"``, and ``frozen_stages``
             are frozen. Let :func:`rcnn.model.backbones.weights.resolve` settle them before.
-        cells: of the pooled features of a RoI, 49 for 7 x 7.
+        cells: number of pooled cells of a RoI, 49 for 7 x 7.
 
     Raises:
         SettingsError: a dotted path leads to no callable, or to one that returns no
-            :class:`Backbone`; more stages shall be frozen than there are; a rank is larger than
+            :class:`SplitNetwork`; more stages shall be frozen than there are; a rank is larger than
             that of its layer.
     """
     require(cells >= 1, "cells", cells, "1 or more")
     builder = _BUILDERS.get(settings.name) or _imported(settings.name)
-    backbone = builder(settings, cells)
+    network = builder(settings, cells)
     require(
-        isinstance(backbone, Backbone),
+        isinstance(network, SplitNetwork),
         "backbone.name",
         settings.name,
-        f"the callable returned a {type(backbone).__name__}, not a rcnn.model.backbones.Backbone",
+        f"the callable returned a {type(network).__name__}, no rcnn.model.backbones.SplitNetwork",
     )
-    tail = backbone.tail
+    box_head = network.box_head
     require(
-        settings.ranks is None or getattr(tail, "ranks", None) == settings.ranks,
+        settings.ranks is None or getattr(box_head, "ranks", None) == settings.ranks,
         "backbone.ranks",
         settings.ranks,
-        f"the {type(tail).__name__} of {settings.name} was built without them",
+        f"the {type(box_head).__name__} of {settings.name} was built without them",
     )
-    return backbone
+    return network
 
 
 def _imported(path: str) -> Builder:
@@ -69,7 +69,7 @@ def _imported(path: str) -> Builder:
         raise SettingsError(
             f"backbone.name={path!r} is not possible: {module_name} gives no {name} "
             f"({type(error).__name__}: {error}){nearest(path, SHIPPED)} "
-            "Name a callable (settings, cells) -> Backbone in an importable module."
+            "Name a callable (settings, cells) -> SplitNetwork in an importable module."
         ) from error
     require(
         callable(builder), "backbone.name", path, f"this is a {type(builder).__name__}, no callable"

@@ -3,10 +3,11 @@
 Shapes: B images, H W their padded size, C channels of every level (256), R RoIs, S pooled size.
 
 Keys of torchvision's detectors ``fasterrcnn_*_fpn`` and where they go: ``backbone.body.*`` to
-``body.body.*``, ``backbone.fpn.*`` to ``body.fpn.*``, ``roi_heads.box_head.fc6.*`` and ``fc7.*`` to
-``tail.fc6.*`` and ``tail.fc7.*``. Keys of its classification networks: those of ``resnet*`` to
-``body.body.*``, ``features.*`` of ``mobilenet_v3_large`` to ``body.body.*``. The pyramid and the
-tail are in no classification network and start at random, as torchvision has them.
+``backbone.body.*``, ``backbone.fpn.*`` to ``backbone.fpn.*``, ``roi_heads.box_head.fc6.*`` and
+``fc7.*`` to ``box_head.fc6.*`` and ``box_head.fc7.*``. Keys of its classification networks: those
+of ``resnet*`` to ``backbone.body.*``, ``features.*`` of ``mobilenet_v3_large`` to
+``backbone.body.*``. The pyramid and the box head are in no classification network and start at
+random, as torchvision has them.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from rcnn.model.backbones.backbone import (
     Backbone,
     BackboneSettings,
-    Body,
-    FullyConnectedTail,
-    settle_layers,
+    SplitNetwork,
+    TwoMLPHead,
+    freeze_stages,
 )
 from rcnn.model.backbones.resnet import classification_resnet
 
@@ -51,7 +52,7 @@ class Trunk(nn.ModuleDict):
         return maps
 
 
-class PyramidBody(Body):
+class PyramidBackbone(Backbone):
     """A trunk, the pyramid on top of it, and a coarser last level that only the RPN sees."""
 
     def __init__(
@@ -68,22 +69,22 @@ class PyramidBody(Body):
         return list(self.fpn(self.body(pixels)).values())
 
 
-def build_resnet_pyramid(settings: BackboneSettings, cells: int) -> Backbone:
+def build_resnet_pyramid(settings: BackboneSettings, cells: int) -> SplitNetwork:
     """Build a ResNet with levels P2 to P5 and the extra one (strides 4 to 64)."""
     network = classification_resnet(settings)
     layers = dict(network.named_children())
     del layers["avgpool"], layers["fc"]
     width = network.inplanes // 8
-    body = PyramidBody(
+    backbone = PyramidBackbone(
         Trunk(layers, kept=("layer1", "layer2", "layer3", "layer4")),
         trunk_channels=[width, 2 * width, 4 * width, 8 * width],
         strides=(4, 8, 16, 32),
         channels=settings.fpn_channels,
     )
-    return Backbone(body, _tail(settings, cells), {"": "body.body."})
+    return SplitNetwork(backbone, _mlp_head(settings, cells), {"": "backbone.body."})
 
 
-def build_mobilenet_pyramid(settings: BackboneSettings, cells: int) -> Backbone:
+def build_mobilenet_pyramid(settings: BackboneSettings, cells: int) -> SplitNetwork:
     """Build MobileNetV3-Large with a pyramid on its last two stages, both of stride 32.
 
     Torchvision's detector has it so, with norms whose epsilon is 1e-5.
@@ -92,15 +93,15 @@ def build_mobilenet_pyramid(settings: BackboneSettings, cells: int) -> Backbone:
     network = get_model(settings.architecture, weights=None, norm_layer=nn.BatchNorm2d)
     features: nn.Sequential = network.features
     stages = _strided_stages(features)
-    settle_layers(features, stages, settings)
+    freeze_stages(features, stages, settings)
     kept = (stages[-2][0], stages[-1][0])
-    body = PyramidBody(
+    backbone = PyramidBackbone(
         Trunk(dict(features.named_children()), kept=kept),
         trunk_channels=[network.features[int(name)].out_channels for name in kept],
         strides=(32, 32),
         channels=settings.fpn_channels,
     )
-    return Backbone(body, _tail(settings, cells), {"features.": "body.body."})
+    return SplitNetwork(backbone, _mlp_head(settings, cells), {"features.": "backbone.body."})
 
 
 def _strided_stages(features: nn.Sequential) -> list[list[str]]:
@@ -115,8 +116,8 @@ def _strided_stages(features: nn.Sequential) -> list[list[str]]:
     return stages
 
 
-def _tail(settings: BackboneSettings, cells: int) -> FullyConnectedTail:
-    return FullyConnectedTail(
+def _mlp_head(settings: BackboneSettings, cells: int) -> TwoMLPHead:
+    return TwoMLPHead(
         in_channels=settings.fpn_channels,
         cells=cells,
         hidden=settings.hidden or 1024,

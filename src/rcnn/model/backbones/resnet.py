@@ -1,10 +1,10 @@
 """ResNets cut after the fourth stage ("C4"): layer4, or two linear layers, run on every RoI.
 
-Shapes: B images, H W their padded size, R RoIs, S pooled size, D = 512 or 2048.
+Shapes: B images, H W their padded size, R RoIs, S pooled size, F = 512 or 2048.
 
 Keys of torchvision's ``resnet*`` and where they go: ``conv1``, ``bn1``, ``layer1``, ``layer2`` and
-``layer3`` into ``body.*``, ``layer4.*`` to ``tail.layer4.*``. A linear tail is in no file and
-starts at random. Random weights are torchvision's (He's, fan out; PyTorch's for linear layers).
+``layer3`` into ``backbone.*``, ``layer4.*`` to ``box_head.layer4.*``. Linear layers are in no file
+and start at random. Random weights are torchvision's (He's, fan out; PyTorch's for linear layers).
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from torchvision.models import ResNet, get_model
 from rcnn.model.backbones.backbone import (
     Backbone,
     BackboneSettings,
-    Body,
-    FullyConnectedTail,
-    Tail,
-    settle_layers,
+    BoxHead,
+    SplitNetwork,
+    TwoMLPHead,
+    freeze_stages,
 )
 
 STAGES = (("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",))
 
 
-class ResNetBody(Body):
+class ResNetBackbone(Backbone):
     """The stem and three stages: one level of stride 16 with 256 or 1024 channels."""
 
     def __init__(self, network: ResNet) -> None:
@@ -47,7 +47,7 @@ class ResNetBody(Body):
         return [self.layer3(self.layer2(self.layer1(stem)))]
 
 
-class ResNetTail(Tail):
+class Res5Head(BoxHead):
     """The last stage and the mean over its cells.
 
     The first block of the stage has a stride of 2, so that 7 x 7 pooled cells become 4 x 4
@@ -58,29 +58,29 @@ class ResNetTail(Tail):
         super().__init__(channels=network.inplanes)
         self.layer4 = network.layer4
 
-    def forward(self, pooled: Float[Tensor, "R C S S"]) -> Float[Tensor, "R D"]:
+    def forward(self, pooled: Float[Tensor, "R C S S"]) -> Float[Tensor, "R F"]:
         """Return one vector per RoI."""
-        cells: Tensor = self.layer4(pooled)  # R C S S -> R D S/2 S/2
+        cells: Tensor = self.layer4(pooled)  # R C S S -> R F S/2 S/2
         return cells.mean(dim=(2, 3))
 
 
-def build_resnet(settings: BackboneSettings, cells: int) -> Backbone:
+def build_resnet(settings: BackboneSettings, cells: int) -> SplitNetwork:
     """Build a C4 ResNet with random weights; layer4 takes pooled features of any size."""
-    own = settings.tail == "own"
+    own = settings.box_head == "own"
     network = classification_resnet(settings, STAGES if own else STAGES[:4])
-    names = {f"{name}.": f"body.{name}." for stage in STAGES[:4] for name in stage}
-    body = ResNetBody(network)
+    names = {f"{name}.": f"backbone.{name}." for stage in STAGES[:4] for name in stage}
+    backbone = ResNetBackbone(network)
     if own:
-        names["layer4."] = "tail.layer4."
-        return Backbone(body, ResNetTail(network), names)
-    tail = FullyConnectedTail(
-        in_channels=body.channels,
+        names["layer4."] = "box_head.layer4."
+        return SplitNetwork(backbone, Res5Head(network), names)
+    box_head = TwoMLPHead(
+        in_channels=backbone.channels,
         cells=cells,
         hidden=settings.hidden or 1024,
         dropout=settings.dropout,
         ranks=settings.ranks,
     )
-    return Backbone(body, tail, names)
+    return SplitNetwork(backbone, box_head, names)
 
 
 def classification_resnet(
@@ -93,5 +93,5 @@ def classification_resnet(
         stages: those that will be used, and may be frozen.
     """
     network: nn.Module = get_model(settings.architecture, weights=None)
-    settle_layers(network, stages, settings)
+    freeze_stages(network, stages, settings)
     return network

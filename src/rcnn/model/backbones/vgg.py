@@ -2,8 +2,8 @@
 
 Shapes: B images, H W their padded size, h w = H/16, W/16, R RoIs, S pooled size (7 in the papers).
 
-Keys of torchvision's ``vgg16`` and where they go: ``features.*`` to ``body.features.*``,
-``classifier.0.*`` to ``tail.fc6.*``, ``classifier.3.*`` to ``tail.fc7.*``.
+Keys of torchvision's ``vgg16`` and where they go: ``features.*`` to ``backbone.features.*``,
+``classifier.0.*`` to ``box_head.fc6.*``, ``classifier.3.*`` to ``box_head.fc7.*``.
 
 Random weights are torchvision's: He's for convolutions, N(0, 0.01) for the linear layers.
 """
@@ -17,16 +17,16 @@ from torchvision.models.vgg import cfgs, make_layers
 from rcnn.model.backbones.backbone import (
     Backbone,
     BackboneSettings,
-    Body,
-    FullyConnectedTail,
-    settle_layers,
+    SplitNetwork,
+    TwoMLPHead,
+    freeze_stages,
 )
 
 CELLS, UNITS = 49, 4096
 """The pooled cells and the width of the linear layers of the pretrained networks."""
 
 
-class VGGBody(Body):
+class VGGBackbone(Backbone):
     """The convolutions without the last pooling: one level of 512 channels, stride 16.
 
     The RoI pooling takes the place of the last pooling layer (Fast R-CNN, section 2.2).
@@ -41,7 +41,7 @@ class VGGBody(Body):
         return [self.features(pixels)]
 
 
-def build_vgg(settings: BackboneSettings, cells: int) -> Backbone:
+def build_vgg(settings: BackboneSettings, cells: int) -> SplitNetwork:
     """Build ``vgg16`` or ``vgg16_bn`` with random weights.
 
     Pretrained weights fit fc6 and fc7 only where they are whole and have 4096 units, and fc6 only
@@ -49,23 +49,23 @@ def build_vgg(settings: BackboneSettings, cells: int) -> Backbone:
     """
     layers = make_layers(cfgs["D"], batch_norm=settings.name == "vgg16_bn")
     features: nn.Sequential = layers[:-1]
-    settle_layers(features, _blocks(features), settings)
-    body = VGGBody(_pooled_first(features))
-    tail = FullyConnectedTail(
-        in_channels=body.channels,
+    freeze_stages(features, _blocks(features), settings)
+    backbone = VGGBackbone(_pooled_first(features))
+    box_head = TwoMLPHead(
+        in_channels=backbone.channels,
         cells=cells,
         hidden=settings.hidden or UNITS,
         dropout=settings.dropout,
         ranks=settings.ranks,
     )
-    _initialise(body)
-    _initialise(tail)
-    names = {"features.": "body.features."}
-    if _is_linear(tail.fc6, body.channels * CELLS):
-        names["classifier.0."] = "tail.fc6."
-    if _is_linear(tail.fc7, UNITS):
-        names["classifier.3."] = "tail.fc7."
-    return Backbone(body, tail, names)
+    _initialise(backbone)
+    _initialise(box_head)
+    names = {"features.": "backbone.features."}
+    if _is_linear(box_head.fc6, backbone.channels * CELLS):
+        names["classifier.0."] = "box_head.fc6."
+    if _is_linear(box_head.fc7, UNITS):
+        names["classifier.3."] = "box_head.fc7."
+    return SplitNetwork(backbone, box_head, names)
 
 
 def _is_linear(layer: nn.Module, inputs: int) -> bool:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torchvision.models import get_model_weights
 
-from rcnn.model.backbones.backbone import Backbone, BackboneSettings
+from rcnn.model.backbones.backbone import BackboneSettings, SplitNetwork
 from rcnn.settings import require
 
 # Enough for a slow server to answer; a machine without network must not hang for minutes.
@@ -75,7 +75,7 @@ def _socket_timeout(seconds: float) -> Iterator[None]:
 RECORD = "rcnn"
 """The key that a checkpoint of this package has, and no other file."""
 
-OWN_NAMES = {"detector.body.": "body.", "detector.regions.tail.": "tail."}
+OWN_NAMES = {"detector.backbone.": "backbone.", "detector.roi_heads.box_head.": "box_head."}
 """How the keys of a checkpoint begin, and how the same tensors begin in a backbone."""
 
 
@@ -88,8 +88,8 @@ class WeightFile:
     """The tensors of a file.
 
     Attributes:
-        tensors: by the keys of the file; of a checkpoint only those of its backbone, as ``body.*``
-            and ``tail.*``.
+        tensors: by the keys of the file; of a checkpoint only those of its backbone, as ``backbone.*``
+            and ``box_head.*``.
         backbone: the name of a checkpoint's backbone; None for a bare state dict.
     """
 
@@ -154,8 +154,9 @@ class LoadedWeights:
         source: ``"imagenet"``, ``"random"`` or the path of the file.
         message: one sentence for people, or what the weights are.
         tensors: by the keys of the file; None for random weights.
-        own: the file is a checkpoint of this package, whose keys are ``body.*`` and ``tail.*``. Of
-            another detector the body is wanted; its tail is taken where it is the same.
+        own: the file is a checkpoint of this package, whose keys are ``backbone.*`` and
+            ``box_head.*``. The backbone of another detector has to fit; its box head is taken if
+            it is the same.
     """
 
     source: str
@@ -163,8 +164,8 @@ class LoadedWeights:
     tensors: Mapping[str, Tensor] | None = None
     own: bool = False
 
-    def load_into(self, backbone: Backbone) -> str:
-        """Copy the weights into ``backbone``; random weights leave it as it is.
+    def load_into(self, network: SplitNetwork) -> str:
+        """Copy the weights into ``network``; random weights leave it as it is.
 
         Keys of the file that the backbone has no use for (the classifier's) are passed over.
 
@@ -176,7 +177,7 @@ class LoadedWeights:
         """
         if self.tensors is None:
             return self.message
-        wanted = self._wanted(backbone)
+        wanted = self._wanted(network)
         missing = [key for key in wanted if key not in self.tensors and not key.endswith(COUNT)]
         misfits = [
             f"{key} is {tuple(self.tensors[key].shape)} in the file "
@@ -195,20 +196,24 @@ class LoadedWeights:
         for key, (_, tensor) in wanted.items():
             if key in self.tensors:
                 tensor.copy_(self.tensors[key])
-        return self._sentence(_state(backbone), {name for name, _ in wanted.values()})
+        return self._sentence(_state(network), {name for name, _ in wanted.values()})
 
-    def _wanted(self, backbone: Backbone) -> dict[str, tuple[str, Tensor]]:
+    def _wanted(self, network: SplitNetwork) -> dict[str, tuple[str, Tensor]]:
         """Return our name and our tensor for every key that the file is to have."""
-        state = _state(backbone)
+        state = _state(network)
         if self.own:
-            tail = {name: tensor for name, tensor in state.items() if name.startswith("tail.")}
-            fits = self._has(tail)
+            box_head = {
+                name: tensor for name, tensor in state.items() if name.startswith("box_head.")
+            }
+            fits = self._has(box_head)
             return {
-                name: (name, tensor) for name, tensor in state.items() if fits or name not in tail
+                name: (name, tensor)
+                for name, tensor in state.items()
+                if fits or name not in box_head
             }
         return {
             theirs + name.removeprefix(ours): (name, tensor)
-            for theirs, ours in backbone.weight_names.items()
+            for theirs, ours in network.weight_names.items()
             for name, tensor in state.items()
             if name.startswith(ours)
         }
@@ -228,13 +233,15 @@ class LoadedWeights:
         return f"{start}; {' and '.join(left)} {verb} at random." if left else f"{start}."
 
 
-def _state(backbone: Backbone) -> dict[str, Tensor]:
-    state = {f"body.{key}": tensor for key, tensor in backbone.body.state_dict().items()}
-    return state | {f"tail.{key}": tensor for key, tensor in backbone.tail.state_dict().items()}
+def _state(network: SplitNetwork) -> dict[str, Tensor]:
+    state = {f"backbone.{key}": tensor for key, tensor in network.backbone.state_dict().items()}
+    return state | {
+        f"box_head.{key}": tensor for key, tensor in network.box_head.state_dict().items()
+    }
 
 
 def _parts(names: Iterable[str], covered: Collection[str]) -> tuple[list[str], list[str]]:
-    """Name what is covered and what is not: body and tail, or their children where they differ."""
+    """Name what is covered and what is not: backbone and box head, or their differing children."""
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(name.split(".")[0], []).append(name)

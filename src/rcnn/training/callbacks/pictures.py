@@ -54,7 +54,7 @@ class Pictures(pl.Callback):
             batch = _batch(sample, pl_module)
             self._show(trainer, f"detections/{number}", self._comparison(pl_module, sample, batch))
             generator = torch.Generator(pl_module.device).manual_seed(self.seed)
-            step = pl_module.detector.training_pass(batch.images, batch.targets, generator)
+            step = pl_module.detector.training_outputs(batch.images, batch.targets, generator)
             if step.rois is not None:
                 panel = _sampled_rois(batch, step.rois.to("cpu"))
                 self._show(trainer, f"sampled_rois/{number}", panel)
@@ -79,10 +79,17 @@ class Pictures(pl.Callback):
     def _comparison(
         self, module: DetectionModule, sample: Sample, batch: DetectionBatch
     ) -> UInt8[Tensor, "3 h w"]:
-        detections, truth = module.detector.detect_batch(batch.images)[0][0].to("cpu"), sample.truth
+        detections, ground_truth = (
+            module.detector.detect_batch(batch.images)[0][0].to("cpu"),
+            sample.ground_truth,
+        )
         if detections.class_names != module.class_names:  # those of an RPN have no class
-            truth = dataclasses.replace(truth, labels=torch.ones_like(truth.labels))
-        return draw_comparison(sample.image, detections, truth, minimum_score=self.minimum_score)
+            ground_truth = dataclasses.replace(
+                ground_truth, labels=torch.ones_like(ground_truth.labels)
+            )
+        return draw_comparison(
+            sample.image, detections, ground_truth, minimum_score=self.minimum_score
+        )
 
     def _show(self, trainer: pl.Trainer, tag: str, picture: UInt8[Tensor, "3 h w"]) -> None:
         for logger in trainer.loggers:

@@ -1,0 +1,174 @@
+"""Features of every RoI on a fixed grid: RoIPool, RoIAlign, crop pooling, warped image regions.
+
+Letters: B images, N RoIs, C channels, (h, w) cells of a level, S side of the output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from rcnn.kernels.roi_align_cpu import align_rois
+from rcnn.ops.boxes import area, in_full
+
+
+def roi_pool(
+    features: Float[Tensor, "B C h w"],
+    rois: Float[Tensor, "N 4"],
+    images: Int[Tensor, " N"],
+    size: int,
+    stride: float,
+) -> Float[Tensor, "N C S S"]:
+    """Take the maximum of each of S x S bins with whole-cell borders (Fast R-CNN, section 2.1).
+
+    Args:
+        features: one level.
+        rois: boxes in pixels.
+        images: index of the image of each RoI.
+        size: S.
+        stride: pixels per cell of the level.
+    """
+    precise = _promoted(features, rois)
+    listed = torch.cat([images[:, None].to(precise.dtype), rois.to(precise.dtype)], dim=1)
+    pooled: Tensor = torchvision.ops.roi_pool(precise, listed, (size, size), 1.0 / stride)
+    return pooled.to(features.dtype)
+
+
+def roi_align(
+    features: Float[Tensor, "B C h w"],
+    rois: Float[Tensor, "N 4"],
+    images: Int[Tensor, " N"],
+    size: int,
+    stride: float,
+    sampling_ratio: int,
+    aligned: bool,
+) -> Float[Tensor, "N C S S"]:
+    """Average bilinear samples in each of S x S bins, without rounding (Mask R-CNN, section 3).
+
+    Differentiable in the features and, with a fixed number of samples, in the RoIs.
+
+    Args:
+        features: one level.
+        rois: boxes in pixels.
+        images: index of the image of each RoI.
+        size: S.
+        stride: pixels per cell of the level.
+        sampling_ratio: samples per bin and axis; 0: as many as the bin has cells.
+        aligned: the value of a cell lies at its middle instead of at its first corner.
+    """
+    precise = _promoted(features, rois)
+    precise_rois = rois.to(precise.dtype)
+    pooled = align_rois(precise, precise_rois, images, size, 1.0 / stride, sampling_ratio, aligned)
+    return pooled.to(features.dtype)
+
+
+def crop(
+    features: Float[Tensor, "B C h w"],
+    rois: Float[Tensor, "N 4"],
+    images: Int[Tensor, " N"],
+    size: int,
+    pool_max: bool = False,
+) -> Float[Tensor, "N C S S"]:
+    """Sample every RoI bilinearly on a grid from its first to its last corner.
+
+    Differentiable in the features and in the RoIs. The images lie side by side in one wide map, so
+    that one call samples the RoIs of all of them.
+
+    Args:
+        features: one level.
+        rois: boxes in cells of the level; the value of cell (i, j) lies at x = j, y = i.
+        images: index of the image of each RoI.
+        size: S.
+        pool_max: sample 2S x 2S points and take the maximum of each 2 x 2.
+    """
+    precise = _promoted(features, rois)
+    batch, channels, height, width = precise.shape
+    side = 2 * size if pool_max else size
+    steps = torch.linspace(0, 1, side, device=rois.device, dtype=rois.dtype)
+    x1, y1, x2, y2 = rois[..., None].unbind(-2)  # each (N, 1)
+    xs = (x1 + (x2 - x1) * steps).clamp(0, width - 1) + images[:, None] * width  # (N, side)
+    ys = (y1 + (y2 - y1) * steps).clamp(0, height - 1)
+    # grid_sample counts from -1 to 1 between the first and the last cell.
+    xs = 2 * xs / max(batch * width - 1, 1) - 1
+    ys = 2 * ys / max(height - 1, 1) - 1
+    # (N, side, side, 2) -> (1, N side, side, 2): all RoIs make one tall grid
+    grid = torch.stack(
+        [xs[:, None, :].expand(-1, side, -1), ys[:, :, None].expand(-1, -1, side)], dim=-1
+    ).flatten(0, 1)[None]
+    # (B, C, h, w) -> (1, C, h, B w)
+    wide = precise.permute(1, 2, 0, 3).reshape(1, channels, height, batch * width)
+    sampled = F.grid_sample(wide, grid.to(precise.dtype), align_corners=True)
+    # (1, C, N side, side) -> (N, C, side, side)
+    sampled = sampled.view(channels, len(rois), side, side).transpose(0, 1)
+    return (F.max_pool2d(sampled, 2) if pool_max else sampled).to(features.dtype)
+
+
+def warp_regions(
+    pixels: Float[Tensor, "B 3 H W"],
+    rois: Float[Tensor, "N 4"],
+    images: Int[Tensor, " N"],
+    size: int,
+    context: int,
+) -> Float[Tensor, "N 3 S S"]:
+    """Cut regions out of images with some context, and warp them to S x S (R-CNN, appendix A).
+
+    Every pixel of the result is the mean over its share of the region, so that a large region is
+    filtered before it shrinks. Outside of the image the result is zero, the mean colour.
+
+    Args:
+        pixels: normalised images, zero in the padding.
+        rois: regions in pixels.
+        images: index of the image of each region.
+        size: S.
+        context: pixels of the result, on each side, that show the surroundings of the region.
+    """
+    # roi_align repeats the last pixel beyond the border; a border of zeros makes that zero.
+    precise = F.pad(in_full(pixels), (1, 1, 1, 1))
+    regions = with_context(rois, size, context).to(precise.dtype) + 1
+    listed = torch.cat([images[:, None].to(precise.dtype), regions], dim=1)
+    # sampling_ratio=0 takes as many samples for a pixel of the result as its share has pixels.
+    warped: Tensor = torchvision.ops.roi_align(
+        precise, listed, (size, size), sampling_ratio=0, aligned=True
+    )
+    return warped.to(pixels.dtype)
+
+
+def with_context(rois: Float[Tensor, "N 4"], size: int, context: int) -> Float[Tensor, "N 4"]:
+    """Enlarge regions so that each fills S x S less ``context`` on each side, once warped."""
+    factor = size / (size - 2 * context)
+    centres = (rois[:, :2] + rois[:, 2:]) / 2
+    halves = (rois[:, 2:] - rois[:, :2]) / 2 * factor
+    return torch.cat([centres - halves, centres + halves], dim=1)
+
+
+def assign_levels(
+    rois: Float[Tensor, "N 4"],
+    strides: Sequence[int],
+    canonical_size: float,
+    canonical_level: int,
+) -> Int[Tensor, " N"]:
+    """Return the level of each RoI, ``floor(k0 + log2(sqrt(area) / canonical_size))``.
+
+    Feature Pyramid Networks, equation 1, limited to the levels that exist. The small addend keeps
+    a RoI of exactly the canonical size from falling a level by rounding.
+
+    Args:
+        rois: boxes in pixels.
+        strides: pixels per cell of each level, powers of two, finest first.
+        canonical_size: side of a RoI, in pixels, that belongs ...
+        canonical_level: ... to the level of stride ``2 ** canonical_level``.
+    """
+    side = area(rois.detach()).clamp(min=0).sqrt()
+    exponent = canonical_level + torch.log2(side / canonical_size) + 1e-6
+    finest, coarsest = strides[0].bit_length() - 1, strides[-1].bit_length() - 1
+    return exponent.floor().clamp(finest, coarsest).long() - finest
+
+
+def _promoted(features: Float[Tensor, "B C h w"], rois: Tensor) -> Float[Tensor, "B C h w"]:
+    """Half precision features are pooled in full: half precision RoIs would be off by pixels."""
+    return features.to(torch.promote_types(features.dtype, rois.dtype))
