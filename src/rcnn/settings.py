@@ -119,7 +119,7 @@ def field_types(cls: type) -> dict[str, Any]:
 
 
 @functools.cache
-def _adapter(cls: type) -> TypeAdapter[Any]:
+def _adapter(cls: type) -> Any:
     return TypeAdapter(cls)
 
 
