@@ -1,7 +1,6 @@
-"""How fast the same function is computed: memory format, fewer multiplications, compilation.
+"""Switches that make a detector faster and change rounding only.
 
-None of it says what a detector is, so checkpoints hold none of it: their weights have the same
-names and values whatever is chosen here.
+Checkpoints do not depend on them: weights have the same names and values with any choice.
 """
 
 from __future__ import annotations
@@ -57,10 +56,10 @@ class SpeedSettings:
 
 
 def prepare(detector: Detector, speed: SpeedSettings) -> None:
-    """Give a detector its memory format and its quick layers, and let parts be compiled, in place.
+    """Give a detector its memory format, its fast layers and its compiled parts, in place.
 
-    None of it changes the names in its state dict, and weights that are loaded later take the
-    format. It comes before an optimiser is made, and before DDP wraps the module.
+    The names in its state dict stay, and weights that are loaded later take the format. Call it
+    before an optimiser is made, and before DDP wraps the module.
     """
     if speed.channels_last:
         for part in static_parts(detector).values():
@@ -68,13 +67,15 @@ def prepare(detector: Detector, speed: SpeedSettings) -> None:
     # Which norm follows which convolution is known of the shipped networks alone.
     shipped = detector.settings.backbone.name in SHIPPED
     for part in static_parts(detector).values():
-        _quicken(part, winograd=speed.winograd, fold_norms=speed.fold_norms and shipped)
+        _replace_convolutions(
+            part, winograd=speed.winograd, fold_norms=speed.fold_norms and shipped
+        )
     if speed.compile:
         compile_static_parts(detector)
 
 
-def _quicken(part: nn.Module, *, winograd: bool, fold_norms: bool) -> None:
-    """Replace, in place, the convolutions that can be computed more quickly."""
+def _replace_convolutions(part: nn.Module, *, winograd: bool, fold_norms: bool) -> None:
+    """Replace, in place, the convolutions that can be computed faster."""
     for parent in list(part.modules()):
         # torchvision names a norm right after the convolution that it follows.
         for (name, layer), (after, norm) in pairwise([*parent.named_children(), ("", None)]):
@@ -90,7 +91,7 @@ def _quicken(part: nn.Module, *, winograd: bool, fold_norms: bool) -> None:
 
 
 def static_parts(detector: Detector) -> dict[str, nn.Module]:
-    """Return the parts of a detector, by name, whose work does not depend on what they see."""
+    """Return the parts of a detector, by name, that run the same layers on every input."""
     parts: dict[str, nn.Module] = {"backbone": detector.backbone}
     if isinstance(detector, FasterRCNN | ProposalNetwork):
         parts["rpn_head"] = detector.rpn.head
@@ -105,11 +106,11 @@ def compile_static_parts(
 ) -> None:
     """Compile each static part when it is first called.
 
-    All sizes are variables, so that a part is compiled anew only for another mode (learning or
-    detecting), and where a size is 1, which PyTorch never takes for a variable.
+    All sizes are variables: a part is compiled again only for another mode (training or
+    detecting), and for a size of 1, which PyTorch never takes for a variable.
 
     Args:
-        detector: changed in place.
+        detector: detector that is changed in place.
         backend: see :func:`torch.compile`.
     """
     for part in static_parts(detector).values():
@@ -117,11 +118,11 @@ def compile_static_parts(
 
 
 def align_state(optimizer: Optimizer) -> None:
-    """Give what an optimiser remembers of each parameter the parameter's memory format.
+    """Give the optimiser's state of each parameter the parameter's memory format.
 
-    A state that was saved in one format and loaded into another keeps its own, and the fused
-    kernels on a CPU walk through both by memory, without a word: each weight would get the momentum
-    of another one (seen with torch 2.15).
+    A state that was saved in one format and is loaded into another keeps its own. The fused CPU
+    kernels read both in the order of memory without a check, so that each weight would get the
+    momentum of another one (seen with torch 2.15).
     """
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
@@ -141,7 +142,7 @@ def keep_freed_memory() -> None:
     """Let the C library keep what is freed, for the whole process.
 
     A training step frees hundreds of megabytes that the next one asks for again. glibc hands large
-    blocks back to the system, which then clears each page anew when it is touched first: a tenth of
+    blocks back to the system, which then clears each page again when it is first touched: a tenth of
     a step on a CPU. Without glibc nothing is done.
     """
     library = ctypes.CDLL(None) if sys.platform == "linux" else None

@@ -160,14 +160,14 @@ def _own_names() -> Mapping[str, str]:
 
 @dataclass(frozen=True)
 class SplitNetwork:
-    """A network, cut where the RoI pooling goes.
+    """A network, cut where the RoI pooling is inserted.
 
     Attributes:
-        backbone: runs once on the images.
-        box_head: runs on every RoI.
-        weight_names: how the keys of a file of pretrained weights begin, and how the same tensors
-            begin here. What no prefix covers starts at random. By default a file has the names
-            of this backbone, ``backbone.*`` and ``box_head.*``.
+        backbone: the part that runs once on the images.
+        box_head: the part that runs on every RoI.
+        weight_names: prefixes of the keys in a file of pretrained weights, and of the same tensors
+            here. Tensors that no prefix covers start at random. By default a file has the names
+            of this network, ``backbone.*`` and ``box_head.*``.
     """
 
     backbone: Backbone
@@ -195,16 +195,17 @@ def freeze_stages(
 ) -> None:
     """Give a classification network the norms of ``settings`` and freeze its first stages.
 
-    A frozen stage is frozen altogether: its batch norms neither learn nor count statistics, even
-    where the norms of later stages do.
+    All of a frozen stage is frozen: its batch norms keep their weights and statistics, even if
+    those of later stages are trained.
 
     Args:
-        network: changed in place; its norms are ``BatchNorm2d``.
-        stages: the names of the children of ``network`` that make up each stage, in order.
-        settings: ``norm`` ("auto" counts as "batch"), ``norm_eps`` and ``frozen_stages`` are read.
+        network: network with norms of type ``BatchNorm2d``, changed in place.
+        stages: names of the children of ``network`` that form each stage, in order.
+        settings: settings of which ``norm`` ("auto" counts as "batch"), ``norm_eps`` and
+            ``frozen_stages`` are read.
 
     Raises:
-        SettingsError: more stages shall be frozen than the network has.
+        SettingsError: ``frozen_stages`` is larger than the number of stages.
     """
     require(
         settings.frozen_stages <= len(stages),
@@ -223,7 +224,7 @@ def freeze_stages(
 
 
 Ranks = tuple[int, int]
-"""Of fc6 and fc7; 0: the layer is whole."""
+"""Ranks of fc6 and fc7; 0 leaves a layer whole."""
 
 
 class TwoMLPHead(BoxHead):
@@ -232,15 +233,15 @@ class TwoMLPHead(BoxHead):
     With 4096 units this is fc6 and fc7 of VGG-16 (Fast R-CNN, section 2.2), with 1024 units and
     no dropout the box head of feature pyramid networks (FPN, section 4.2).
 
-    A layer that has a rank is two linear layers, ``first`` without bias and ``second`` with it,
-    and nothing between them (truncated SVD; Fast R-CNN, section 3.1).
+    A layer with a rank is two linear layers, ``first`` without bias and ``second`` with it, and
+    nothing between them (truncated SVD; Fast R-CNN, section 3.1).
 
     Args:
         in_channels: C.
-        cells: of the pooled features, 49 for 7 x 7.
+        cells: number of pooled cells of a RoI, 49 for 7 x 7.
         hidden: F.
         dropout: probability that an activation is dropped in training.
-        ranks: of fc6 and fc7, 0 for a whole layer; null: both are whole.
+        ranks: ranks of fc6 and fc7, 0 for a whole layer; None: both are whole.
 
     Raises:
         SettingsError: a rank is larger than a matrix of the layer's shape can have.

@@ -33,14 +33,14 @@ def build_network(settings: BackboneSettings, cells: int = 49) -> SplitNetwork:
     """Build a network with random weights; nothing is read or downloaded.
 
     Args:
-        settings: built as they stand: ``norm="auto"`` counts as ``"batch"``, and ``frozen_stages``
-            are frozen. Let :func:`rcnn.model.backbones.weights.resolve` settle them before.
+        settings: resolved settings: ``norm="auto"`` counts as ``"batch"``, and ``frozen_stages``
+            are frozen. Let :func:`rcnn.model.backbones.weights.resolve` resolve them before.
         cells: number of pooled cells of a RoI, 49 for 7 x 7.
 
     Raises:
         SettingsError: a dotted path leads to no callable, or to one that returns no
-            :class:`SplitNetwork`; more stages shall be frozen than there are; a rank is larger than
-            that of its layer.
+            :class:`SplitNetwork`; ``frozen_stages`` is larger than the number of stages; a rank is
+            larger than that of its layer.
     """
     require(cells >= 1, "cells", cells, "1 or more")
     builder = _BUILDERS.get(settings.name) or _imported(settings.name)

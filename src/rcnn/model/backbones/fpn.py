@@ -31,11 +31,11 @@ from rcnn.model.backbones.resnet import classification_resnet
 
 
 class Trunk(nn.ModuleDict):
-    """Layers that run one after the other, some of whose results are kept.
+    """Layers that run one after the other; the results of some of them are kept.
 
     Args:
-        layers: by name, in order.
-        kept: the names of the layers whose results the pyramid is built on.
+        layers: layers by name, in order.
+        kept: names of the layers that the pyramid is built on.
     """
 
     def __init__(self, layers: Mapping[str, nn.Module], kept: tuple[str, ...]) -> None:
@@ -87,7 +87,7 @@ def build_resnet_pyramid(settings: BackboneSettings, cells: int) -> SplitNetwork
 def build_mobilenet_pyramid(settings: BackboneSettings, cells: int) -> SplitNetwork:
     """Build MobileNetV3-Large with a pyramid on its last two stages, both of stride 32.
 
-    Torchvision's detector has it so, with norms whose epsilon is 1e-5.
+    So does torchvision's detector, with norms of epsilon 1e-5.
     """
     # Its own default norm has other constants, which torchvision's detectors do not use either.
     network = get_model(settings.architecture, weights=None, norm_layer=nn.BatchNorm2d)

@@ -29,7 +29,7 @@ CELLS, UNITS = 49, 4096
 class VGGBackbone(Backbone):
     """The convolutions without the last pooling: one level of 512 channels, stride 16.
 
-    The RoI pooling takes the place of the last pooling layer (Fast R-CNN, section 2.2).
+    The RoI pooling replaces the last pooling layer (Fast R-CNN, section 2.2).
     """
 
     def __init__(self, features: nn.Sequential) -> None:
@@ -76,7 +76,7 @@ def _is_linear(layer: nn.Module, inputs: int) -> bool:
 
 
 def _pooled_first(features: nn.Sequential) -> nn.Sequential:
-    """Let each pooling and the activation before it change places.
+    """Swap each pooling with the activation before it.
 
     The largest activation is the activation of the largest, which is a quarter of the work.
     """

@@ -1,4 +1,9 @@
-"""Torchvision's ImageNet weights: where they lie in the cache, and how they get there."""
+"""The weights that a network starts from: ImageNet's, those of a file, or random ones.
+
+1. :func:`resolve` finds the weights that the settings ask for, and settles what is frozen.
+2. :meth:`LoadedWeights.load_into` copies them into a network and says what they do not cover.
+3. Below: reading files (state dicts of other projects, checkpoints of this one) and downloading.
+"""
 
 from __future__ import annotations
 
@@ -25,135 +30,118 @@ TIMEOUT_SECONDS = 10.0
 
 Download = Callable[[str, Path], None]
 
-
-class DownloadError(RuntimeError):
-    """A file could not be fetched; the message says why."""
-
-
-def imagenet_url(architecture: str) -> str:
-    """Return the address of the weights of a classification network.
-
-    Of each network the first weights (``IMAGENET1K_V1``), those that detectors are known with.
-    """
-    url: str = get_model_weights(architecture)["IMAGENET1K_V1"].url
-    return url
-
-
-def cached_file(url: str) -> Path:
-    """Return where torch.hub keeps the file of ``url``, be it there or not."""
-    return Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
-
-
-def download(url: str, target: Path) -> None:
-    """Fetch a file whose name ends in the first digits of its SHA-256.
-
-    Several processes may do so at once: each writes a file of its own and then moves it in place.
-
-    Raises:
-        DownloadError: no connection within seconds, no place to write to, or other contents than
-            the name promises.
-    """
-    digits = target.stem.rpartition("-")[2]
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with _socket_timeout(TIMEOUT_SECONDS):
-            torch.hub.download_url_to_file(url, str(target), digits, progress=False)
-    except (OSError, http.client.HTTPException, RuntimeError) as error:
-        raise DownloadError(f"{url}: {error}") from error
-
-
-@contextmanager
-def _socket_timeout(seconds: float) -> Iterator[None]:
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
-
-
 RECORD = "rcnn"
-"""The key that a checkpoint of this package has, and no other file."""
+"""The key that only checkpoints of this package have."""
 
 OWN_NAMES = {"detector.backbone.": "backbone.", "detector.roi_heads.box_head.": "box_head."}
-"""How the keys of a checkpoint begin, and how the same tensors begin in a backbone."""
+"""Prefixes of keys in a checkpoint, and of the same tensors in a :class:`SplitNetwork`."""
+
+COUNT = ".num_batches_tracked"
+"""A key that files lack if their batch norms were frozen, or older than this counter."""
 
 
 class WeightsError(RuntimeError):
-    """Weights that were asked for cannot be had or do not fit."""
+    """The weights that the settings ask for cannot be found, or do not fit the network."""
 
 
-@dataclass(frozen=True, eq=False)
-class WeightFile:
-    """The tensors of a file.
-
-    Attributes:
-        tensors: by the keys of the file; of a checkpoint only those of its backbone, as ``backbone.*``
-            and ``box_head.*``.
-        backbone: the name of a checkpoint's backbone; None for a bare state dict.
-    """
-
-    tensors: Mapping[str, Tensor]
-    backbone: str | None = None
+class WeightsWarning(UserWarning):
+    """A backbone starts from random weights although the settings do not ask for that."""
 
 
-def read_weights(path: Path) -> WeightFile:
-    """Read a state dict, taken out of the wrappers that trainers put around it, or a checkpoint.
+class DownloadError(RuntimeError):
+    """A file could not be downloaded; the message says why."""
+
+
+def resolve(
+    settings: BackboneSettings, fetch: Download = download
+) -> tuple[BackboneSettings, LoadedWeights]:
+    """Find the weights that ``settings`` ask for, and resolve ``norm`` and ``frozen_stages``.
+
+    With loaded weights ``norm="auto"`` becomes ``"frozen"`` and ``frozen_stages`` stays. With
+    random weights ``"auto"`` becomes ``"batch"``, and no stage is frozen. Warns with
+    :class:`WeightsWarning` if ``weights="auto"`` ends in random weights.
+
+    Args:
+        settings: settings as the user wrote them.
+        fetch: function of an address and a path, called if torch.hub's cache lacks the file.
 
     Raises:
-        WeightsError: the file is not there, is broken, or holds no state dict.
+        WeightsError: ``weights="imagenet"`` cannot be found; or a file is missing or broken, holds
+            no state dict, or is a checkpoint of another backbone.
+        SettingsError: ``norm="frozen"`` with random weights.
     """
-    content = _load(path)
-    record = content.get(RECORD) if isinstance(content, Mapping) else None
-    for wrapper in ("state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    if not isinstance(content, Mapping) or not content:
-        raise WeightsError(f"backbone.weights: {path} holds no state dict.")
-    for key, value in content.items():
-        if not isinstance(value, Tensor):
-            raise WeightsError(
-                f"backbone.weights: {path} holds no state dict: {key!r} is a "
-                f"{type(value).__name__}, not a tensor."
-            )
-    if not isinstance(record, Mapping):
-        return WeightFile(dict(content))
-    tensors = {
-        ours + key.removeprefix(theirs): tensor
-        for theirs, ours in OWN_NAMES.items()
-        for key, tensor in content.items()
-        if key.startswith(theirs)
-    }
-    return WeightFile(tensors, record["settings"]["backbone"]["name"])
+    loaded = _find(settings, fetch)
+    if loaded.tensors is not None:
+        norm = "frozen" if settings.norm == "auto" else settings.norm
+        return dataclasses.replace(settings, norm=norm), loaded
+    require(
+        settings.norm != "frozen",
+        "backbone.norm",
+        settings.norm,
+        "frozen batch norms need loaded statistics, and the backbone starts from random weights "
+        f"({loaded.message.rstrip('.')}); choose 'auto' or 'batch'",
+    )
+    return dataclasses.replace(settings, norm="batch", frozen_stages=0), loaded
 
 
-def _load(path: Path) -> Any:
+def _find(settings: BackboneSettings, fetch: Download) -> LoadedWeights:
+    if settings.weights is None:
+        wish = "as backbone.weights=null asks for"
+        message = f"The backbone {settings.name} starts from random weights, {wish}."
+        return LoadedWeights("random", message)
+    if settings.weights not in ("auto", "imagenet"):
+        return _of_file(Path(settings.weights).expanduser(), settings.name)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise WeightsError(
-            f"backbone.weights: there is no file {path}. Allowed are 'auto', 'imagenet', null or "
-            "the path of a state dict or of a checkpoint."
-        ) from error
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
-        raise WeightsError(
-            f"backbone.weights: {path} cannot be read: it is broken (delete it), or it holds more "
-            f"than tensors (save model.state_dict() alone). The reader says: {error}"
-        ) from error
+        path = _imagenet_file(settings, fetch)
+    except DownloadError as error:
+        if settings.weights == "imagenet":
+            raise WeightsError(f"backbone.weights='imagenet' is not possible: {error}") from error
+        message = f"The backbone {settings.name} starts from RANDOM weights: {error}"
+        warnings.warn(message, WeightsWarning, stacklevel=3)
+        return LoadedWeights("random", message)
+    return LoadedWeights("imagenet", f"ImageNet weights of {path}", read_weights(path).tensors)
 
 
-COUNT = ".num_batches_tracked"
-"""What files lack that were made before batch norms counted their batches, or by frozen ones."""
+def _of_file(path: Path, name: str) -> LoadedWeights:
+    file = read_weights(path)
+    if file.backbone is None:
+        return LoadedWeights(str(path), f"weights of {path}", file.tensors)
+    if file.backbone != name:
+        raise WeightsError(
+            f"backbone.weights: the detector in {path} has the backbone {file.backbone!r}, but "
+            f"backbone.name is {name!r}. Name the same backbone, or give other weights."
+        )
+    return LoadedWeights(str(path), f"the checkpoint {path}", file.tensors, own=True)
+
+
+def _imagenet_file(settings: BackboneSettings, fetch: Download) -> Path:
+    own = (
+        "set backbone.weights=<path of a state dict or a checkpoint>, or backbone.weights=null for "
+        "random weights"
+    )
+    if settings.architecture is None:
+        raise DownloadError(f"no ImageNet weights are known for {settings.name}. Ways out: {own}.")
+    url = imagenet_url(settings.architecture)
+    path = cached_file(url)
+    if not path.exists():
+        try:
+            fetch(url, path)
+        except DownloadError as error:
+            raise DownloadError(
+                f"the ImageNet weights of {settings.architecture} are not available ({error}). Ways "
+                f"out: connect to the network; put the file of {url} at {path}; {own}."
+            ) from error
+    return path
 
 
 @dataclass(frozen=True, eq=False)
 class LoadedWeights:
-    """The weights that a backbone starts from.
+    """The weights that a network starts from.
 
     Attributes:
         source: ``"imagenet"``, ``"random"`` or the path of the file.
-        message: one sentence for people, or what the weights are.
-        tensors: by the keys of the file; None for random weights.
+        message: one sentence for people, or the name of the weights.
+        tensors: tensors by the keys of the file; None for random weights.
         own: the file is a checkpoint of this package, whose keys are ``backbone.*`` and
             ``box_head.*``. The backbone of another detector has to fit; its box head is taken if
             it is the same.
@@ -167,7 +155,7 @@ class LoadedWeights:
     def load_into(self, network: SplitNetwork) -> str:
         """Copy the weights into ``network``; random weights leave it as it is.
 
-        Keys of the file that the backbone has no use for (the classifier's) are passed over.
+        Keys of the file that the network does not have (the classifier's) are ignored.
 
         Returns:
             One sentence: where the backbone starts from, and what of it starts at random.
@@ -199,7 +187,7 @@ class LoadedWeights:
         return self._sentence(_state(network), {name for name, _ in wanted.values()})
 
     def _wanted(self, network: SplitNetwork) -> dict[str, tuple[str, Tensor]]:
-        """Return our name and our tensor for every key that the file is to have."""
+        """Return our name and our tensor for every key that the file should have."""
         state = _state(network)
         if self.own:
             box_head = {
@@ -265,88 +253,102 @@ def _some(title: str, entries: list[str]) -> str:
     return f"{title}: {'; '.join(entries[:3])}{more}. "
 
 
-class WeightsWarning(UserWarning):
-    """A backbone starts from random weights although nobody asked for that."""
+@dataclass(frozen=True, eq=False)
+class WeightFile:
+    """The tensors of a file.
+
+    Attributes:
+        tensors: tensors by the keys of the file; of a checkpoint only ``backbone.*`` and
+            ``box_head.*``.
+        backbone: name of a checkpoint's backbone; None for a bare state dict.
+    """
+
+    tensors: Mapping[str, Tensor]
+    backbone: str | None = None
 
 
-def resolve(
-    settings: BackboneSettings, fetch: Download = download
-) -> tuple[BackboneSettings, LoadedWeights]:
-    """Find the weights that ``settings`` ask for, and settle ``norm`` and ``frozen_stages``.
-
-    With loaded weights ``norm="auto"`` becomes ``"frozen"`` and ``frozen_stages`` stays. With
-    random weights ``"auto"`` becomes ``"batch"``, and no stage is frozen. Warns with
-    :class:`WeightsWarning` where ``weights="auto"`` ends in random weights. Where several
-    processes train together, each resolves for itself and all must come to the same result.
-
-    Args:
-        settings: as the user wrote them.
-        fetch: called with an address and a path where torch.hub's cache has no file yet.
+def read_weights(path: Path) -> WeightFile:
+    """Read a checkpoint, or a state dict with or without the wrapper that a trainer put around it.
 
     Raises:
-        WeightsError: ImageNet weights were insisted on and cannot be had, or a file is not there,
-            is broken, holds no state dict, or is a checkpoint of another backbone.
-        SettingsError: ``norm="frozen"`` with random weights.
+        WeightsError: the file is missing or broken, or holds no state dict.
     """
-    loaded = _find(settings, fetch)
-    if loaded.tensors is not None:
-        norm = "frozen" if settings.norm == "auto" else settings.norm
-        return dataclasses.replace(settings, norm=norm), loaded
-    require(
-        settings.norm != "frozen",
-        "backbone.norm",
-        settings.norm,
-        "frozen batch norms need loaded statistics, and the backbone starts from random weights "
-        f"({loaded.message.rstrip('.')}); choose 'auto' or 'batch'",
-    )
-    return dataclasses.replace(settings, norm="batch", frozen_stages=0), loaded
+    content = _load(path)
+    record = content.get(RECORD) if isinstance(content, Mapping) else None
+    for wrapper in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    if not isinstance(content, Mapping) or not content:
+        raise WeightsError(f"backbone.weights: {path} holds no state dict.")
+    for key, value in content.items():
+        if not isinstance(value, Tensor):
+            raise WeightsError(
+                f"backbone.weights: {path} holds no state dict: {key!r} is a "
+                f"{type(value).__name__}, not a tensor."
+            )
+    if not isinstance(record, Mapping):
+        return WeightFile(dict(content))
+    tensors = {
+        ours + key.removeprefix(theirs): tensor
+        for theirs, ours in OWN_NAMES.items()
+        for key, tensor in content.items()
+        if key.startswith(theirs)
+    }
+    return WeightFile(tensors, record["settings"]["backbone"]["name"])
 
 
-def _find(settings: BackboneSettings, fetch: Download) -> LoadedWeights:
-    if settings.weights is None:
-        wish = "as backbone.weights=null asks for"
-        message = f"The backbone {settings.name} starts from random weights, {wish}."
-        return LoadedWeights("random", message)
-    if settings.weights not in ("auto", "imagenet"):
-        return _of_file(Path(settings.weights).expanduser(), settings.name)
+def _load(path: Path) -> Any:
     try:
-        path = _imagenet_file(settings, fetch)
-    except DownloadError as error:
-        if settings.weights == "imagenet":
-            raise WeightsError(f"backbone.weights='imagenet' is not possible: {error}") from error
-        message = f"The backbone {settings.name} starts from RANDOM weights: {error}"
-        warnings.warn(message, WeightsWarning, stacklevel=3)
-        return LoadedWeights("random", message)
-    return LoadedWeights("imagenet", f"ImageNet weights of {path}", read_weights(path).tensors)
-
-
-def _of_file(path: Path, name: str) -> LoadedWeights:
-    file = read_weights(path)
-    if file.backbone is None:
-        return LoadedWeights(str(path), f"weights of {path}", file.tensors)
-    if file.backbone != name:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
         raise WeightsError(
-            f"backbone.weights: the detector in {path} has the backbone {file.backbone!r}, but "
-            f"backbone.name is {name!r}. Name the same backbone, or give other weights."
-        )
-    return LoadedWeights(str(path), f"the checkpoint {path}", file.tensors, own=True)
+            f"backbone.weights: there is no file {path}. Allowed are 'auto', 'imagenet', null or "
+            "the path of a state dict or of a checkpoint."
+        ) from error
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        raise WeightsError(
+            f"backbone.weights: {path} cannot be read: it is broken (delete it), or it holds more "
+            f"than tensors (save model.state_dict() alone). The reader says: {error}"
+        ) from error
 
 
-def _imagenet_file(settings: BackboneSettings, fetch: Download) -> Path:
-    own = (
-        "set backbone.weights=<path of a state dict or a checkpoint>, or backbone.weights=null for "
-        "random weights"
-    )
-    if settings.architecture is None:
-        raise DownloadError(f"no ImageNet weights are known for {settings.name}. Ways out: {own}.")
-    url = imagenet_url(settings.architecture)
-    path = cached_file(url)
-    if not path.exists():
-        try:
-            fetch(url, path)
-        except DownloadError as error:
-            raise DownloadError(
-                f"the ImageNet weights of {settings.architecture} cannot be had ({error}). Ways "
-                f"out: connect to the network; place the file of {url} at {path}; {own}."
-            ) from error
-    return path
+def imagenet_url(architecture: str) -> str:
+    """Return the address of the weights of a classification network.
+
+    Of each network the first weights (``IMAGENET1K_V1``), those that detectors are known with.
+    """
+    url: str = get_model_weights(architecture)["IMAGENET1K_V1"].url
+    return url
+
+
+def cached_file(url: str) -> Path:
+    """Return the path at which torch.hub keeps the file of ``url``; the file may not exist yet."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+
+
+def download(url: str, target: Path) -> None:
+    """Download a file, and check it against the digits of its SHA-256 that its name ends in.
+
+    Several processes may do so at once: each writes a file of its own, then renames it.
+
+    Raises:
+        DownloadError: there is no connection within seconds, the folder cannot be written to, or
+            the contents do not match the name.
+    """
+    digits = target.stem.rpartition("-")[2]
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _socket_timeout(TIMEOUT_SECONDS):
+            torch.hub.download_url_to_file(url, str(target), digits, progress=False)
+    except (OSError, http.client.HTTPException, RuntimeError) as error:
+        raise DownloadError(f"{url}: {error}") from error
+
+
+@contextmanager
+def _socket_timeout(seconds: float) -> Iterator[None]:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
