@@ -38,8 +38,9 @@ class SpeedSettings:
         fold_norms: batch norms with fixed statistics and weights are computed as a part of the
             convolutions before them; in the shipped backbones only.
         compile: let :func:`torch.compile` fuse what does the same for every image: backbone, RPN
-            head, box head and box predictor. That takes minutes at the start, and a C++ compiler (CPU) or Triton
-            (GPU); it pays in long runs. Sizes of images and numbers of RoIs may vary.
+            head, box head and box predictor. That takes minutes at the start, and a C++ compiler
+            (CPU) or Triton (GPU); it pays in long runs. Sizes of images and numbers of RoIs may
+            vary.
         matmul: precision of float32 matrix products on a GPU: ``highest`` has 24 bits, ``high`` and
             ``medium`` 11 or fewer, several times as fast (convolutions have 11 in any case, unless
             ``torch.backends.cudnn.allow_tf32`` is off). It holds for the whole process.
@@ -142,8 +143,8 @@ def keep_freed_memory() -> None:
     """Let the C library keep what is freed, for the whole process.
 
     A training step frees hundreds of megabytes that the next one asks for again. glibc hands large
-    blocks back to the system, which then clears each page again when it is first touched: a tenth of
-    a step on a CPU. Without glibc nothing is done.
+    blocks back to the system, which then clears each page again when it is first touched: a tenth
+    of a step on a CPU. Without glibc nothing is done.
     """
     library = ctypes.CDLL(None) if sys.platform == "linux" else None
     mallopt = getattr(library, "mallopt", None)

@@ -2,7 +2,7 @@
 
 1. :func:`resolve` finds the weights that the settings ask for, and settles what is frozen.
 2. :meth:`LoadedWeights.load_into` copies them into a network and says what they do not cover.
-3. Below: reading files (state dicts of other projects, checkpoints of this one) and downloading.
+3. :func:`read_weights` reads state dicts of other projects and checkpoints of this one.
 """
 
 from __future__ import annotations
@@ -50,6 +50,48 @@ class WeightsWarning(UserWarning):
 
 class DownloadError(RuntimeError):
     """A file could not be downloaded; the message says why."""
+
+
+def imagenet_url(architecture: str) -> str:
+    """Return the address of the weights of a classification network.
+
+    Of each network the first weights (``IMAGENET1K_V1``), those that detectors are known with.
+    """
+    url: str = get_model_weights(architecture)["IMAGENET1K_V1"].url
+    return url
+
+
+def cached_file(url: str) -> Path:
+    """Return the path at which torch.hub keeps the file of ``url``; the file may not exist yet."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+
+
+def download(url: str, target: Path) -> None:
+    """Download a file, and check it against the digits of its SHA-256 that its name ends in.
+
+    Several processes may do so at once: each writes a file of its own, then renames it.
+
+    Raises:
+        DownloadError: there is no connection within seconds, the folder cannot be written to, or
+            the contents do not match the name.
+    """
+    digits = target.stem.rpartition("-")[2]
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _socket_timeout(TIMEOUT_SECONDS):
+            torch.hub.download_url_to_file(url, str(target), digits, progress=False)
+    except (OSError, http.client.HTTPException, RuntimeError) as error:
+        raise DownloadError(f"{url}: {error}") from error
+
+
+@contextmanager
+def _socket_timeout(seconds: float) -> Iterator[None]:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def resolve(
@@ -128,8 +170,8 @@ def _imagenet_file(settings: BackboneSettings, fetch: Download) -> Path:
             fetch(url, path)
         except DownloadError as error:
             raise DownloadError(
-                f"the ImageNet weights of {settings.architecture} are not available ({error}). Ways "
-                f"out: connect to the network; put the file of {url} at {path}; {own}."
+                f"the ImageNet weights of {settings.architecture} are not available ({error}). "
+                f"Ways out: connect to the network; put the file of {url} at {path}; {own}."
             ) from error
     return path
 
@@ -310,45 +352,3 @@ def _load(path: Path) -> Any:
             f"backbone.weights: {path} cannot be read: it is broken (delete it), or it holds more "
             f"than tensors (save model.state_dict() alone). The reader says: {error}"
         ) from error
-
-
-def imagenet_url(architecture: str) -> str:
-    """Return the address of the weights of a classification network.
-
-    Of each network the first weights (``IMAGENET1K_V1``), those that detectors are known with.
-    """
-    url: str = get_model_weights(architecture)["IMAGENET1K_V1"].url
-    return url
-
-
-def cached_file(url: str) -> Path:
-    """Return the path at which torch.hub keeps the file of ``url``; the file may not exist yet."""
-    return Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
-
-
-def download(url: str, target: Path) -> None:
-    """Download a file, and check it against the digits of its SHA-256 that its name ends in.
-
-    Several processes may do so at once: each writes a file of its own, then renames it.
-
-    Raises:
-        DownloadError: there is no connection within seconds, the folder cannot be written to, or
-            the contents do not match the name.
-    """
-    digits = target.stem.rpartition("-")[2]
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with _socket_timeout(TIMEOUT_SECONDS):
-            torch.hub.download_url_to_file(url, str(target), digits, progress=False)
-    except (OSError, http.client.HTTPException, RuntimeError) as error:
-        raise DownloadError(f"{url}: {error}") from error
-
-
-@contextmanager
-def _socket_timeout(seconds: float) -> Iterator[None]:
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
