@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from rcnn.model.backbones import SplitNetwork
 from rcnn.model.compatibility import build_fitting_network
@@ -130,6 +131,7 @@ class FastRCNN(nn.Module):
         """Return detections in original pixels, and proposals in pixels of the batch."""
         return self._detect(self.extract_features(batch), batch)
 
+    @record_function("backbone")
     def extract_features(self, batch: ImageBatch) -> list[Float[Tensor, "B C _ _"]]:
         """Return what is computed once per image: its feature maps, finest level first."""
         levels: list[Tensor] = self.backbone(self.transform.normalise(batch))

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from rcnn.model.compatibility import build_fitting_network
 from rcnn.model.multiscale import extract_at_test_scales
@@ -115,6 +116,7 @@ class FasterRCNN(nn.Module):
         features = self.extract_features(batch)
         return self._detect(features, self.rpn(features, batch), batch)
 
+    @record_function("backbone")
     def extract_features(self, batch: ImageBatch) -> list[Float[Tensor, "B C _ _"]]:
         """Return the feature maps of the images, finest level first."""
         levels: list[Tensor] = self.backbone(self.transform.normalise(batch))

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from rcnn.model.backbones import Backbone, BoxHead
 from rcnn.model.compatibility import build_fitting_network
@@ -115,6 +116,7 @@ class ProposalNetwork(nn.Module):
         ]
         return detections, proposals
 
+    @record_function("backbone")
     def extract_features(self, batch: ImageBatch) -> list[Float[Tensor, "B C _ _"]]:
         """Return the feature maps of the images, finest level first."""
         levels: list[Tensor] = self.backbone(self.transform.normalise(batch))

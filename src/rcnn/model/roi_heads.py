@@ -105,16 +105,18 @@ class RoIHeads(nn.Module):
         if deltas is not None:
             sets = deltas.shape[-2]  # D
             deltas = deltas * self.delta_std[-sets:] + self.delta_mean[-sets:]
-        return postprocess(
-            proposals,
-            logits,
-            deltas,
-            batch,
-            self.settings.detections,
-            self.settings.class_names,
-            self.settings.box_predictor.classifier,
-        )
+        with record_function("detections"):
+            return postprocess(
+                proposals,
+                logits,
+                deltas,
+                batch,
+                self.settings.detections,
+                self.settings.class_names,
+                self.settings.box_predictor.classifier,
+            )
 
+    @record_function("roi targets")
     def sample(
         self,
         features: Features,

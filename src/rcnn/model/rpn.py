@@ -99,7 +99,8 @@ class RPN(nn.Module):
         """Lay the anchors over the images, and predict objectness and deltas for each."""
         grids = [(level.shape[-2], level.shape[-1]) for level in features]
         anchors = self.anchors(grids, (batch.pixels.shape[-2], batch.pixels.shape[-1]))
-        return RPNOutput(anchors, *self.head(features))
+        with record_function("rpn head"):
+            return RPNOutput(anchors, *self.head(features))
 
     def losses(
         self,
@@ -109,7 +110,8 @@ class RPN(nn.Module):
         generator: torch.Generator | None = None,
     ) -> tuple[Losses, AnchorSamples]:
         """Sample anchors and return their objectness and box loss, and the sample."""
-        samples = sample_anchors(output.anchors, targets, batch, self.sampling, generator)
+        with record_function("anchor targets"):
+            samples = sample_anchors(output.anchors, targets, batch, self.sampling, generator)
         objectness, boxes = rpn_losses(
             torch.cat(output.logits, dim=1),
             torch.cat(output.deltas, dim=1),
@@ -123,6 +125,7 @@ class RPN(nn.Module):
         )
         return Losses(rpn_objectness=objectness, rpn_boxes=boxes, counts=counts), samples
 
+    @record_function("proposals")
     def propose(self, output: RPNOutput, batch: ImageBatch, *, train: bool) -> Proposals:
         """Return the best boxes, clipped, filtered and suppressed, in pixels of the batch."""
         return propose(*output, batch, self.proposal_settings, train=train)
@@ -149,7 +152,6 @@ class RPNHead(nn.Module):
                 nn.init.normal_(layer.weight, std=0.01)
                 nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
-    @record_function("rpn head")
     def forward(
         self, features: Sequence[Float[Tensor, "B C _ _"]]
     ) -> tuple[list[Float[Tensor, "B _"]], list[Float[Tensor, "B _ 4"]]]:

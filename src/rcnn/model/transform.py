@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Shaped
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from rcnn.ops.images import normalise, pad, resize, resized_size
 from rcnn.settings import require, settings
@@ -66,6 +67,7 @@ class ImageTransform(nn.Module):
         self.register_buffer("mean", torch.tensor(settings.mean), persistent=False)
         self.register_buffer("std", torch.tensor(settings.std), persistent=False)
 
+    @record_function("transform")
     def batch(self, images: Sequence[Shaped[Tensor, "3 _ _"]]) -> ImageBatch:
         """Resize images of any size and stack them, on the device of the transform.
 
