@@ -123,15 +123,6 @@ def compress(
     """
     factors = factors or TailSVD(module)
     settings = replace(module.settings, backbone=replace(module.settings.backbone, ranks=ranks))
-    compressed = DetectionModule(
-        settings,
-        system=module.system,
-        recipe=module.recipe,
-        scheme=module.scheme,
-        seed=module.seed,
-        weights=module.weights,
-        speed=module.speed,
-    )
     state: dict[str, Tensor] = dict(module.state_dict())
     for name, rank in zip(("fc6", "fc7"), ranks, strict=True):
         if rank:
@@ -140,5 +131,4 @@ def compress(
             del state[f"{key}weight"]
             state[f"{key}first.weight"], state[f"{key}second.weight"] = values.truncated(rank)
             state[f"{key}second.bias"] = state.pop(f"{key}bias")
-    compressed.load_state_dict(state)
-    return compressed.to(module.device).train(module.training)
+    return module.with_settings(settings, state=state)

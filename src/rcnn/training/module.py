@@ -81,6 +81,7 @@ class DetectionModule(pl.LightningModule):
         self.system = system
         self.recipe: Recipe = recipe or AdamWCosine()
         self.seed = seed
+        self.plus_one = plus_one
         self.weights = weights
         self.speed = speed or SpeedSettings()
         self.detector = build_detector(system, settings)
@@ -271,20 +272,13 @@ class DetectionModule(pl.LightningModule):
             class_names: of the new classes 1..K.
             recipe: for training on; by default this module's.
         """
-        deltas = to_plain(DeltaSettings())  # what was measured was measured of other classes
-        plain = {
-            **to_plain(self.settings),
-            "class_names": list(class_names),
-            "deltas": deltas,
-        }
-        module = type(self)(
-            plain,
-            system=self.system,
-            recipe=recipe or self.recipe,
-            scheme=self.scheme,
-            seed=self.seed,
-            weights=f"detector of {', '.join(self.class_names)}",
-            speed=self.speed,
+        settings = replace(
+            self.settings,
+            class_names=tuple(class_names),
+            deltas=DeltaSettings(),  # what was measured was measured on the other classes
+        )
+        module = self._without_weights(
+            settings, recipe=recipe, weights=f"detector of {', '.join(self.class_names)}"
         )
         state = {
             name: tensor
@@ -293,6 +287,74 @@ class DetectionModule(pl.LightningModule):
         }
         module.load_state_dict(state, strict=False)
         return module
+
+    def with_settings(
+        self,
+        settings: DetectorSettings | None = None,
+        *,
+        state: Mapping[str, Tensor] | None = None,
+        recipe: Recipe | None = None,
+        scheme: Scheme | None = None,
+        seed: int | None = None,
+        plus_one: bool | None = None,
+        weights: str | None = None,
+        speed: SpeedSettings | None = None,
+    ) -> DetectionModule:
+        """Return a copy of this module in which only what is given differs.
+
+        The copy keeps the system, the training or evaluation mode, the device and the precision.
+        An argument that is None keeps the module's own value; for their meaning see the class.
+
+        Args:
+            settings: settings of the detector.
+            state: state dict of the copy, where ``settings`` change names or shapes of tensors; by
+                default the module's own.
+            recipe: factory of the optimiser.
+            scheme: training scheme.
+            seed: seed of the samplers.
+            plus_one: whether VOC's metric counts pixels inclusively.
+            weights: origin of the backbone's weights.
+            speed: how the detector is run.
+
+        Raises:
+            SettingsError: the settings do not fit the system or the scheme.
+            RuntimeError: the state does not fit the settings.
+        """
+        module = self._without_weights(
+            settings,
+            recipe=recipe,
+            scheme=scheme,
+            seed=seed,
+            plus_one=plus_one,
+            weights=weights,
+            speed=speed,
+        )
+        module.load_state_dict(self.state_dict() if state is None else state)
+        return module
+
+    def _without_weights(
+        self,
+        settings: DetectorSettings | None = None,
+        *,
+        recipe: Recipe | None = None,
+        scheme: Scheme | None = None,
+        seed: int | None = None,
+        plus_one: bool | None = None,
+        weights: str | None = None,
+        speed: SpeedSettings | None = None,
+    ) -> DetectionModule:
+        """Return what :meth:`with_settings` returns, with random weights."""
+        module = type(self)(
+            settings or self.settings,
+            system=self.system,
+            recipe=recipe or self.recipe,
+            scheme=scheme or self.scheme,
+            seed=self.seed if seed is None else seed,
+            plus_one=self.plus_one if plus_one is None else plus_one,
+            weights=self.weights if weights is None else weights,
+            speed=speed or self.speed,
+        )
+        return module.to(self.device, self.dtype).train(self.training)
 
     # --- helpers of the loop ----------------------------------------------------------------
 
@@ -327,11 +389,7 @@ def load(
     class_names: Sequence[str] | None = None,
     norm_eps: float | None = None,
 ) -> DetectionModule:
-    """Return a module ready to :meth:`~DetectionModule.predict`.
-
-    The box head from a checkpoint gives deltas as they are, see
-    :func:`rcnn.training.module.fold_deltas`; to train on, or to measure losses, read it with
-    ``DetectionModule.load_from_checkpoint``. Torchvision's weights stay as they are.
+    """Return a module in evaluation mode, ready to predict and to be trained on.
 
     Args:
         path: a checkpoint of this package, or a state dict of a torchvision Faster R-CNN.
@@ -345,48 +403,12 @@ def load(
         CheckpointError: the file is missing, damaged or of another kind.
     """
     if torchvision_builder is None:
-        module = fold_deltas(DetectionModule.load_from_checkpoint(path))
+        module = DetectionModule.load_from_checkpoint(path)
     else:
         detector = load_torchvision(path, torchvision_builder, class_names, norm_eps)
         module = DetectionModule(detector.settings, weights=str(path))
         module.detector.load_state_dict(detector.state_dict())
     return module.to(device).eval()
-
-
-WEIGHT, BIAS = (f"detector.roi_heads.box_predictor.bbox_pred.{name}" for name in ("weight", "bias"))
-
-
-def fold_deltas(module: DetectionModule) -> DetectionModule:
-    """Return a module that detects the same, and whose box head gives deltas as they are.
-
-    With the mean and the deviation of each class in its weights and biases, nothing is left to be
-    undone after the head. That is for detecting. To be trained on, a detector needs targets of
-    mean 0 and deviation 1, as the module itself has them; its losses are on that scale, too.
-
-    Args:
-        module: stays as it is; one that predicts no boxes is returned itself.
-    """
-    state: dict[str, Tensor] = dict(module.state_dict())
-    if WEIGHT not in state:
-        return module
-    weight, bias = state[WEIGHT], state[BIAS]
-    sets = len(bias) // 4  # one for background and each class, or one for all
-    tables = module.settings.deltas.tables(len(module.class_names))
-    mean, std = (table[-sets:].flatten().to(bias) for table in tables)
-    state |= {WEIGHT: weight * std[:, None], BIAS: bias * std + mean}
-
-    plain = DeltaSettings(mean=(0.0, 0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0, 1.0))
-    folded = DetectionModule(
-        replace(module.settings, deltas=plain),
-        system=module.system,
-        recipe=module.recipe,
-        scheme=module.scheme,
-        seed=module.seed,
-        plus_one=module.test_scores.voc.plus_one,
-        weights=module.weights,
-    )
-    folded.to(bias).load_state_dict(state)  # on its device, in its precision
-    return folded.train(module.training)
 
 
 def save(module: DetectionModule, path: str | Path) -> None:
