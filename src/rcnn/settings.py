@@ -17,9 +17,10 @@ import dataclasses
 import difflib
 import functools
 import json
+import re
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
 import pydantic.dataclasses
@@ -139,13 +140,23 @@ def _describe(error: ValidationError, cls: type, where: str) -> str:
     if kind == "value_error":  # raised by a __post_init__, which names its own keys
         cause = first.get("ctx", {}).get("error")
         return f"{key}.{cause}" if key and not key.endswith("_") else f"{key}{cause}"
-    allowed = (
-        first["msg"]
-        .removeprefix("Input should ")
-        .replace("a valid ", "a ")
-        .replace("a integer", "an integer")
-    )
-    return f"{key}={first['input']!r} is not possible: it should {allowed}."
+    return f"{key}={first['input']!r} is not possible: it should {_allowed(first['msg'])}."
+
+
+def _allowed(message: str) -> str:
+    """Return what follows "should" in pydantic's message, in the words of this package."""
+    allowed = re.sub(r"^\w+ should ", "", message)
+    for theirs, ours in (
+        ("a valid ", "a "),
+        ("a integer", "an integer"),
+        (" after validation", ""),
+        ("be an object", "hold keys and values"),
+        ("be an instance of", "be a"),
+        ("a array", "a list"),
+        ("a tuple", "a list"),
+    ):
+        allowed = allowed.replace(theirs, ours)
+    return allowed
 
 
 def _join(where: str, path: Sequence[int | str]) -> str:
@@ -161,12 +172,19 @@ def _join(where: str, path: Sequence[int | str]) -> str:
 
 
 def _class_at(cls: type, path: Sequence[int | str]) -> type:
-    """Return the dataclass that a path of keys leads to."""
-    for part in path:
-        kind = field_types(cls).get(str(part))
-        if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
-            kind = next((k for k in typing.get_args(kind) if dataclasses.is_dataclass(k)), None)
-        if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
-            return cls
-        cls = kind
+    """Return the dataclass that a path of keys and indices leads to."""
+    for key in path:
+        if isinstance(key, int):
+            continue  # the elements of a list are all of one class
+        for kind in _alternatives(field_types(cls).get(key)):
+            if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+                cls = kind
     return cls
+
+
+def _alternatives(kind: Any) -> Iterator[Any]:
+    """Yield an annotation and what it is made of: members of a union, elements of a tuple."""
+    yield kind
+    if isinstance(kind, types.UnionType) or typing.get_origin(kind) in (typing.Union, tuple):
+        for part in typing.get_args(kind):
+            yield from _alternatives(part)
