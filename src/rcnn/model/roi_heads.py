@@ -79,7 +79,8 @@ class RoIHeads(nn.Module):
         """Sample RoIs from the proposals and return their class and box loss, and the sample."""
         rois = self.sample(features, proposals, targets, generator)
         logits, deltas = self.predict(features, rois.boxes)
-        classes, boxes = roi_losses(self._per_roi_losses(logits, deltas, rois), rois.labels)
+        with record_function("losses"):
+            classes, boxes = roi_losses(self._per_roi_losses(logits, deltas, rois), rois.labels)
         counts = SampleCounts(
             rois_foreground=(rois.labels > 0).sum(), rois_background=(rois.labels == 0).sum()
         )

@@ -112,13 +112,14 @@ class RPN(nn.Module):
         """Sample anchors and return their objectness and box loss, and the sample."""
         with record_function("anchor targets"):
             samples = sample_anchors(output.anchors, targets, batch, self.sampling, generator)
-        objectness, boxes = rpn_losses(
-            torch.cat(output.logits, dim=1),
-            torch.cat(output.deltas, dim=1),
-            samples,
-            locations=len(output.anchors) // self.anchors.settings.per_cell,
-            settings=self.loss_settings,
-        )
+        with record_function("losses"):
+            objectness, boxes = rpn_losses(
+                torch.cat(output.logits, dim=1),
+                torch.cat(output.deltas, dim=1),
+                samples,
+                locations=len(output.anchors) // self.anchors.settings.per_cell,
+                settings=self.loss_settings,
+            )
         counts = SampleCounts(
             anchors_positive=(samples.labels == 1).sum(),
             anchors_negative=(samples.labels == 0).sum(),
