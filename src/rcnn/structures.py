@@ -1,18 +1,18 @@
-"""The tensors that travel between the stages, as frozen dataclasses.
+"""The tensors that travel between the stages of a detector, as frozen dataclasses.
 
-Letters: B images, G ground-truth boxes (padded), P proposals and R RoIs per image, K classes, N
-objects of one image.
+Letters: B images, (H, W) of the padded batch, G ground-truth boxes (padded), A anchors, S sampled
+anchors, P proposals and R RoIs per image, K classes, N objects of one image.
 
-Boxes are ``(x1, y1, x2, y2)``, float32, continuous absolute pixels: a width is ``x2 - x1``. Sizes
-are ``(height, width)``. Labels are 0 for background and padding, 1..K for the classes, and -1 for
-"takes no part". Everything ragged is padded to one shape and carries a mask, so that a training
-step has no loop over images.
+Boxes are ``(x1, y1, x2, y2)``, float32, in continuous absolute pixels: a width is ``x2 - x1``.
+Sizes are ``(height, width)``. Labels are 0 for background and padding, 1..K for the classes, and -1
+for unused slots. What differs in number between images is padded to one shape and carries a mask,
+so that a training step has no loop over images.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -26,20 +26,25 @@ Same = TypeVar("Same", bound="TensorFields")
 
 
 class TensorFields:
-    """Moves every tensor of a dataclass at once."""
+    """Base of the dataclasses here: moves all of their tensors at once."""
 
     def to(self: Same, device: torch.device | str, non_blocking: bool = False) -> Same:
-        """Return a copy whose tensors lie on ``device``; none in page-locked memory waits."""
+        """Return a copy with all tensors on ``device``; page-locked ones move asynchronously.
+
+        Args:
+            device: where the tensors go.
+            non_blocking: whether tensors of ordinary memory move asynchronously, too.
+        """
         return self._map(
             lambda tensor: tensor.to(device, non_blocking=non_blocking or tensor.is_pinned())
         )
 
     def pin_memory(self: Same) -> Same:
-        """Return a copy whose tensors lie in page-locked memory (for asynchronous transfers)."""
+        """Return a copy with all tensors in page-locked memory, for asynchronous transfers."""
         return self._map(lambda tensor: tensor.pin_memory())
 
-    def _map(self: Same, function: Any) -> Same:
-        changes = {}
+    def _map(self: Same, function: Callable[[Tensor], Tensor]) -> Same:
+        changes: dict[str, Any] = {}
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
             if isinstance(value, Tensor):
@@ -51,7 +56,13 @@ class TensorFields:
 
 @dataclass(frozen=True)
 class Proposals(TensorFields):
-    """Class-agnostic boxes that may hold an object, best first, padded to P per image."""
+    """Class-agnostic boxes that may hold an object, best first, padded to P per image.
+
+    Attributes:
+        boxes: boxes in pixels of the resized images, zeros in unused slots.
+        scores: probability of "object", 0 in unused slots.
+        valid: which slots are in use.
+    """
 
     boxes: Float[Tensor, "B P 4"]
     scores: Float[Tensor, "B P"]
@@ -59,11 +70,11 @@ class Proposals(TensorFields):
 
     @classmethod
     def pad(cls, given: Sequence[Float[Tensor, "_ 4"]], scales: Float[Tensor, "B 2"]) -> Proposals:
-        """Stack boxes of each image that carry no score but their order; all score 1.
+        """Stack the boxes of several images, all with score 1, padded to the largest number.
 
         Args:
-            given: in original pixels, best first.
-            scales: resized over original size, as (vertical, horizontal) factors.
+            given: boxes of each image in original pixels, best first.
+            scales: resized over original size of each image, as (vertical, horizontal) factors.
         """
         stack = partial(torch.nn.utils.rnn.pad_sequence, batch_first=True)
         moved = [boxes.to(scales.device) for boxes in given]
@@ -78,11 +89,11 @@ class ImageBatch(TensorFields):
 
     Attributes:
         pixels: RGB, ``uint8`` in 0..255 or floating point in 0..1.
-        sizes: (height, width) of each image inside the padding.
-        original_sizes: (height, width) of each image before it was resized.
-        proposals: regions for a detector that makes none itself, in pixels of the resized images.
-        originals: the pixels before the images were resized, padded to one shape, for a detector
-            that looks at other scales, too.
+        sizes: (height, width) of each image inside the padding, in pixels.
+        original_sizes: (height, width) of each image before it was resized, in pixels.
+        proposals: boxes for a detector without RPN, in pixels of the resized images.
+        originals: pixels before the images were resized, padded to one shape, for a detector with
+            several test scales.
     """
 
     pixels: Shaped[Tensor, "B 3 H W"]
@@ -99,12 +110,12 @@ class ImageBatch(TensorFields):
 
 @dataclass(frozen=True)
 class Targets(TensorFields):
-    """Ground truth of a minibatch, in pixels of the resized images, padded to G boxes.
+    """Ground truth of a minibatch, padded to G boxes.
 
     Attributes:
-        boxes: zeros where there is no object.
-        labels: 1..K, 0 where there is no object.
-        difficult: objects that are neither learned nor counted (VOC).
+        boxes: boxes in pixels of the resized images, zeros in the padding.
+        labels: class of each box, 1..K, 0 in the padding.
+        difficult: boxes that are neither trained on nor counted in evaluation (VOC).
         crowd: regions that hold many objects; anchors and RoIs inside them are ignored (COCO).
     """
 
@@ -115,7 +126,7 @@ class Targets(TensorFields):
 
     @property
     def is_target(self) -> Bool[Tensor, "B G"]:
-        """The objects that the detector has to find."""
+        """Which boxes are to be detected: neither padding, nor difficult, nor a crowd."""
         return (self.labels > 0) & ~self.difficult & ~self.crowd
 
     @classmethod
@@ -138,12 +149,12 @@ class GroundTruth(TensorFields):
     """The annotated objects of one image.
 
     Attributes:
-        boxes: in pixels of the image that they belong to.
-        labels: 1..K.
-        difficult: neither hit nor miss when scored, never a target (VOC).
-        crowd: a region of many objects (COCO).
-        areas: square pixels by which COCO sorts objects into small, medium and large; the
-            segmentation's where the data has one, else the box's.
+        boxes: boxes in pixels of the image.
+        labels: class of each object, 1..K.
+        difficult: objects that are never a target and ignored in evaluation (VOC).
+        crowd: regions of many objects (COCO).
+        areas: square pixels by which COCO groups objects into small, medium and large: the area of
+            the segmentation if the data has one, else of the box.
     """
 
     boxes: Float[Tensor, "N 4"]
@@ -158,14 +169,14 @@ class GroundTruth(TensorFields):
 
 @dataclass(frozen=True)
 class AnchorSamples(TensorFields):
-    """The anchors that the RPN learns from, S per image.
+    """The anchors that the RPN is trained on, S per image.
 
     Attributes:
-        indices: positions in the list of anchors.
-        boxes: the anchors at these positions.
-        labels: 1 object, 0 background, -1 unused place.
-        deltas: regression targets, meaningful where the label is 1.
-        matched_boxes: the ground-truth box that each anchor is matched with.
+        indices: indices of the sampled anchors.
+        boxes: the sampled anchors.
+        labels: 1 for objects, 0 for background, -1 for unused slots.
+        deltas: box deltas to regress, meaningful where the label is 1.
+        matched_boxes: ground-truth box of the largest IoU with each anchor.
     """
 
     indices: Int[Tensor, "B S"]
@@ -177,13 +188,13 @@ class AnchorSamples(TensorFields):
 
 @dataclass(frozen=True)
 class RoISamples(TensorFields):
-    """The regions that the box head learns from, R per image.
+    """The RoIs that the box head is trained on, R per image.
 
     Attributes:
         boxes: the sampled proposals.
-        labels: 0 background, 1..K classes, -1 unused place.
-        deltas: normalised regression targets, meaningful where the label is a class.
-        matched_boxes: the ground-truth box that each region is matched with.
+        labels: 0 for background, 1..K for the classes, -1 for unused slots.
+        deltas: normalised box deltas to regress, meaningful where the label is a class.
+        matched_boxes: ground-truth box of the largest IoU with each RoI.
     """
 
     boxes: Float[Tensor, "B R 4"]
@@ -194,13 +205,13 @@ class RoISamples(TensorFields):
 
 @dataclass(frozen=True)
 class Detections(TensorFields):
-    """What was found in one image, best first, in pixels of the original image.
+    """The objects detected in one image, best first.
 
     Attributes:
-        boxes: clipped to the image.
-        scores: probabilities.
-        labels: 1..K.
-        class_names: the names of the classes 1..K.
+        boxes: boxes in pixels of the original image, clipped to it.
+        scores: probability of the class, 0..1.
+        labels: class of each object, 1..K.
+        class_names: names of the classes 1..K.
     """
 
     boxes: Float[Tensor, "N 4"]
@@ -213,13 +224,20 @@ class Detections(TensorFields):
 
     @property
     def names(self) -> list[str]:
-        """The class name of each detection."""
+        """Class name of each detection."""
         return [self.class_names[label - 1] for label in self.labels.tolist()]
 
 
 @dataclass(frozen=True)
 class SampleCounts(TensorFields):
-    """How many anchors and RoIs took part in a step, over the whole minibatch."""
+    """Numbers of sampled anchors and RoIs, over the whole minibatch.
+
+    Attributes:
+        rois_foreground: RoIs of a class; None without RoI heads.
+        rois_background: RoIs of background; None without RoI heads.
+        anchors_positive: anchors of objects; None without RPN.
+        anchors_negative: anchors of background; None without RPN.
+    """
 
     rois_foreground: Int[Tensor, ""] | None = None
     rois_background: Int[Tensor, ""] | None = None
@@ -228,16 +246,21 @@ class SampleCounts(TensorFields):
 
     @property
     def named(self) -> dict[str, Int[Tensor, ""]]:
-        """The counts that there are, by name."""
+        """The counts that are not None, by name."""
         counts = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {name: count for name, count in counts.items() if count is not None}
 
 
 @dataclass(frozen=True)
 class Losses(TensorFields):
-    """The terms of the multi-task loss, weighted: two of the RPN, two of the region stage.
+    """The weighted terms of the multi-task loss; those of a part that was not trained are None.
 
-    A detector without RPN, and a step in which only a part learns, has those of that part.
+    Attributes:
+        rpn_objectness: class loss of the RPN.
+        rpn_boxes: box loss of the RPN.
+        roi_classes: class loss of the RoI heads.
+        roi_boxes: box loss of the RoI heads; None without box regression, too.
+        counts: numbers of the samples that the terms were computed on.
     """
 
     rpn_objectness: Float[Tensor, ""] | None = None
@@ -248,7 +271,7 @@ class Losses(TensorFields):
 
     @property
     def named(self) -> dict[str, Float[Tensor, ""]]:
-        """The terms that there are, by name."""
+        """The terms that are not None, by name."""
         terms = {
             "rpn_objectness": self.rpn_objectness,
             "rpn_boxes": self.rpn_boxes,
@@ -259,25 +282,29 @@ class Losses(TensorFields):
 
     @property
     def total(self) -> Float[Tensor, ""]:
-        """The sum that is differentiated."""
+        """Sum of the terms, which is differentiated."""
         return torch.stack(list(self.named.values())).sum()
 
     def __or__(self, other: Losses) -> Losses:
-        """Return the terms and counts of both; no term may stand in both."""
+        """Return the terms and counts of both.
+
+        Raises:
+            TypeError: both have the same term.
+        """
         counts = SampleCounts(**(self.counts.named | other.counts.named))
         return Losses(**self.named, **other.named, counts=counts)
 
 
 @dataclass(frozen=True)
 class TrainingOutputs:
-    """What a training step computed on its way to the losses; a part that did not run has none.
+    """The losses of a training step, and what they were computed on; None for unused parts.
 
     Attributes:
-        losses: the terms that are differentiated.
-        proposals: what the RoIs were drawn from.
-        rois: those that were drawn.
-        anchors: of all levels.
-        anchor_samples: those that were drawn.
+        losses: terms that are differentiated.
+        proposals: boxes that the RoIs were sampled from.
+        rois: sampled RoIs.
+        anchors: anchors of all levels.
+        anchor_samples: sampled anchors.
     """
 
     losses: Losses
@@ -289,12 +316,12 @@ class TrainingOutputs:
 
 @dataclass(frozen=True)
 class EvaluationOutputs:
-    """What a validation step needs, from one pass through the backbone.
+    """The results of a validation step, from one pass through the backbone.
 
     Attributes:
-        detections: of each image, in original pixels; None where only the RPN ran.
-        proposals: what they were found among, in pixels of the resized images.
-        losses: as a training step would have them, without gradients.
+        detections: detections of each image, in original pixels; None without RoI heads.
+        proposals: boxes that were classified, in pixels of the resized images.
+        losses: terms of a training step, without gradients.
     """
 
     detections: list[Detections] | None

@@ -1,1 +1,1 @@
-"""What is computed faster on a CPU; each kernel equals a reference and knows torch only."""
+"""Faster computations on a CPU. Each kernel equals a reference and imports only torch."""

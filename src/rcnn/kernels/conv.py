@@ -1,6 +1,6 @@
-"""A convolutional layer that is computed more quickly than as it is written down.
+"""Convolutions with fewer multiplications, and with the fixed batch norm behind them folded in.
 
-Letters: B images, C channels in, O channels out, (H, W) cells; (h, w) of them come out.
+Letters: B images, C input channels, O output channels, (H, W) input cells, (h, w) output cells.
 """
 
 from __future__ import annotations
@@ -10,28 +10,29 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from rcnn.kernels.winograd import convolve, tiles_of
+from rcnn.kernels.winograd import convolve, count_tiles
 
-MOST, FEWEST = 2.0, 64
-"""Winograd's way takes this many computed cells for each cell of a map at most, and this many
-tiles."""
+MIN_CHANNELS = 128
+"""With fewer channels Winograd's transforms take as long as the products save."""
 
-CHANNELS = 128
-"""Below that Winograd's transforms take as long as the products save."""
+MIN_TILES = 64
+"""With fewer tiles the transform of the weights takes longer than the products save."""
+
+MAX_PADDING_FACTOR = 2.0
+"""Largest ratio of the cells that the tiles cover to the cells of the map."""
 
 
-class QuickConv2d(nn.Conv2d):
-    """A layer with the parameters of another one and, up to rounding, its results.
+class FastConv2d(nn.Conv2d):
+    """A convolution with the parameters of another one and, up to rounding, its results.
 
     Args:
-        layer: its parameters are taken, not copied.
-        norm: what follows the layer, and becomes a part of it: its factors go into the kernels,
-            which are far fewer than the cells. Gradients are the same, as the kernels that learn
-            are those without the factors.
-        winograd: on a CPU and in full precision, compute by
-            :func:`~rcnn.kernels.winograd.convolve`,
-            unless a map is so small that most of its tiles would lie outside. Only for a layer for
-            which :func:`fits_winograd` is true.
+        layer: convolution that the parameters are taken from, without a copy.
+        norm: fixed batch norm that follows the layer, folded into its weights, which are far fewer
+            than the cells. The trained weights are those before the fold, so that the gradients
+            are the same.
+        winograd: compute by :func:`~rcnn.kernels.winograd.convolve` on a CPU in full precision,
+            where the map is large enough for it to pay. Only for a layer for which
+            :func:`fits_winograd` is true.
     """
 
     def __init__(self, layer: nn.Conv2d, norm: FoldedNorm2d | None, *, winograd: bool) -> None:
@@ -39,7 +40,7 @@ class QuickConv2d(nn.Conv2d):
             super().__init__(
                 layer.in_channels,
                 layer.out_channels,
-                layer.kernel_size,  # type: ignore[arg-type]  # the stubs know pairs no better
+                layer.kernel_size,  # type: ignore[arg-type]  # torch's stubs allow no pairs here
                 layer.stride,  # type: ignore[arg-type]
                 layer.padding,  # type: ignore[arg-type]
                 layer.dilation,  # type: ignore[arg-type]
@@ -49,7 +50,7 @@ class QuickConv2d(nn.Conv2d):
             )
         self.weight, self.bias = layer.weight, layer.bias
         self.winograd = winograd
-        # In a tuple it is no part of this layer's state: it stands beside it under its own name.
+        # A tuple hides the norm from this layer's state: it stays a module of its own beside it.
         self._norm = () if norm is None else (norm,)
         self.train(layer.training)
 
@@ -58,17 +59,17 @@ class QuickConv2d(nn.Conv2d):
         weight, bias = self.weight, self.bias
         for norm in self._norm:
             weight, bias = norm.fold(weight, bias)
-        if self.winograd and _pays(input):
+        if self.winograd and _winograd_pays(input):
             return convolve(input, weight, bias)
         convolved: Tensor = self._conv_forward(input, weight, bias)
         return convolved
 
 
 class FoldedNorm2d(FrozenBatchNorm2d):  # type: ignore[misc]  # torchvision has no types
-    """A fixed norm that the convolution before it has applied already.
+    """A fixed batch norm that the convolution before it has applied already.
 
     Args:
-        norm: its buffers are taken, not copied.
+        norm: batch norm that the buffers are taken from, without a copy.
     """
 
     def __init__(self, norm: FrozenBatchNorm2d) -> None:
@@ -80,32 +81,32 @@ class FoldedNorm2d(FrozenBatchNorm2d):  # type: ignore[misc]  # torchvision has 
     def fold(
         self, weight: Float[Tensor, "O C _ _"], bias: Float[Tensor, " O"] | None
     ) -> tuple[Float[Tensor, "O C _ _"], Float[Tensor, " O"]]:
-        """Return the parameters of a convolution that does what that and this norm would do."""
+        """Return weight and bias of the convolution that equals the given one and this norm."""
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         shift = self.bias - self.running_mean * scale
         return weight * scale[:, None, None, None], shift if bias is None else shift + bias * scale
 
     def forward(self, x: Float[Tensor, "B O H W"]) -> Float[Tensor, "B O H W"]:
-        """Return the cells as they are."""
+        """Return the cells unchanged."""
         return x
 
 
 def fits_winograd(layer: nn.Conv2d) -> bool:
-    """Return whether a layer can be computed Winograd's way, with enough channels for it to pay."""
+    """Return whether Winograd's algorithm can compute a layer, and has enough channels to pay."""
     return (
         layer.kernel_size == (3, 3)
         and layer.stride == layer.padding == layer.dilation == (1, 1)
         and layer.groups == 1
         and layer.padding_mode == "zeros"
-        and min(layer.in_channels, layer.out_channels) >= CHANNELS
+        and min(layer.in_channels, layer.out_channels) >= MIN_CHANNELS
     )
 
 
-def _pays(cells: Tensor) -> bool:
+def _winograd_pays(cells: Tensor) -> bool:
     if cells.device.type != "cpu" or torch.compiler.is_compiling():
         return False
-    full = cells.dtype in (torch.float32, torch.float64)
-    if not full or torch.is_autocast_enabled("cpu"):
+    full_precision = cells.dtype in (torch.float32, torch.float64)
+    if not full_precision or torch.is_autocast_enabled("cpu"):
         return False
-    tiles = tiles_of(cells)
-    return tiles >= FEWEST and 16 * tiles <= MOST * cells[:, 0].numel()
+    tiles = count_tiles(cells)
+    return tiles >= MIN_TILES and 16 * tiles <= MAX_PADDING_FACTOR * cells[:, 0].numel()

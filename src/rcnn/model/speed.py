@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from rcnn.kernels.conv import FoldedNorm2d, QuickConv2d, fits_winograd
+from rcnn.kernels.conv import FastConv2d, FoldedNorm2d, fits_winograd
 from rcnn.model.backbones import SHIPPED
 from rcnn.model.build import Detector
 from rcnn.model.fast_rcnn import FastRCNN
@@ -88,7 +88,7 @@ def _replace_convolutions(part: nn.Module, *, winograd: bool, fold_norms: bool) 
                 setattr(parent, after, folded)
             fits = winograd and fits_winograd(layer)
             if folded or fits:
-                setattr(parent, name, QuickConv2d(layer, folded, winograd=fits))
+                setattr(parent, name, FastConv2d(layer, folded, winograd=fits))
 
 
 def static_parts(detector: Detector) -> dict[str, nn.Module]:

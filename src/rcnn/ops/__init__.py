@@ -1,1 +1,25 @@
-"""Tensors in, tensors out: the arithmetic of the detectors."""
+"""Pure functions on tensors: the arithmetic of the detectors."""
+
+from rcnn.ops import (
+    anchors,
+    boxes,
+    deltas,
+    images,
+    losses,
+    matching,
+    nms,
+    roi_pooling,
+    sampling,
+)
+
+__all__ = [
+    "anchors",
+    "boxes",
+    "deltas",
+    "images",
+    "losses",
+    "matching",
+    "nms",
+    "roi_pooling",
+    "sampling",
+]

@@ -1,6 +1,7 @@
 """Anchors: reference boxes of several sizes and shapes at every cell of a feature map.
 
-Letters: T templates of a cell (sizes outer, ratios inner), (h, w) cells of a map, A = h w T.
+Letters: T templates of a cell (ordered by size, then ratio), (h, w) cells of a map, A = h w T
+anchors.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 Rounding = Literal["none", "nearest", "caffe"]
+"""How the corners of the templates are rounded, see :func:`templates`."""
 
 
 def templates(
@@ -24,15 +26,15 @@ def templates(
     """Return the anchors of one cell, around its centre at (0, 0).
 
     A size s and a ratio r = height / width give ``h = s sqrt(r)``, ``w = s / sqrt(r)``
-    (Faster R-CNN, section 3.1.1). Order: size, then ratio.
+    (Faster R-CNN, section 3.1.1). They are ordered by size, then ratio.
 
     Args:
         sizes: square roots of the areas, in pixels.
-        ratios: heights over widths.
+        ratios: heights divided by widths.
         rounding: ``"none"``; ``"nearest"`` rounds the corners, as torchvision does; ``"caffe"``
             first rounds the sides of a stride x stride window of each ratio, then enlarges them,
             as the authors' released code does.
-        stride: of the cells, for ``"caffe"``.
+        stride: pixels per cell, used by ``"caffe"`` alone.
     """
     size = torch.tensor(sizes, dtype=torch.float64)[:, None]
     ratio = torch.tensor(ratios, dtype=torch.float64)[None, :]
@@ -54,13 +56,13 @@ def tile(
     stride: tuple[float, float],
     offset: float = 0.5,
 ) -> Float[Tensor, "A 4"]:
-    """Put the templates on every cell of a feature map. Order: y, x, template.
+    """Return the templates around the centre of every cell, ordered by y, x, template.
 
     Args:
-        cell: the anchors of one cell, around (0, 0).
-        grid: (height, width) of the map, in cells.
-        stride: (vertical, horizontal) distance of the cells, in pixels.
-        offset: where in a cell its centre lies, in strides: 0.5 is the middle.
+        cell: templates around (0, 0), in pixels.
+        grid: (height, width) of the feature map, in cells.
+        stride: (vertical, horizontal) distance of the centres, in pixels.
+        offset: position of the centre in its cell, in strides; 0.5 is the middle.
     """
     ys = (torch.arange(grid[0], device=cell.device) + offset) * stride[0]
     xs = (torch.arange(grid[1], device=cell.device) + offset) * stride[1]

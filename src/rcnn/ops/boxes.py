@@ -1,7 +1,7 @@
-"""Boxes ``(x1, y1, x2, y2)``: measures and moves.
+"""Boxes ``(x1, y1, x2, y2)``: areas, overlaps, and how they follow their image.
 
-Letters: N and M boxes, B images; ``...`` are any leading dimensions. Continuous coordinates: a
-box's width is ``x2 - x1``. Sizes are (height, width).
+Letters: N and M boxes, B images; ``*n`` are any leading dimensions. Coordinates are continuous: the
+width of a box is ``x2 - x1``. Sizes are (height, width).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def area(boxes: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n"]:
-    """Return width times height."""
+    """Return width times height of each box."""
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
@@ -31,7 +31,7 @@ def intersection(
 def iou(
     a: Float[Tensor, "*batch N 4"], b: Float[Tensor, "*batch M 4"]
 ) -> Float[Tensor, "*batch N M"]:
-    """Return intersection over union; 0 for two boxes without area."""
+    """Return intersection over union of each pair of boxes; 0 for two boxes without area."""
     shared = intersection(a, b)
     union = area(a)[..., :, None] + area(b)[..., None, :] - shared
     return shared / _or_one(union)
@@ -40,18 +40,18 @@ def iou(
 def coverage(
     a: Float[Tensor, "*batch N 4"], b: Float[Tensor, "*batch M 4"]
 ) -> Float[Tensor, "*batch N M"]:
-    """Return the share of each box of ``a`` that lies inside each box of ``b``."""
+    """Return the share of the area of each box of ``a`` that lies inside each box of ``b``."""
     shared = intersection(a, b)
     return shared / _or_one(area(a)[..., :, None])
 
 
 def _or_one(areas: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-    """Return areas to divide by, with 1 for none: over a tiny number no slope would be finite."""
+    """Return areas to divide by, with 1 for 0: over a tiny number no gradient would be finite."""
     return torch.where(areas > 0, areas, 1.0)
 
 
 def clip(boxes: Float[Tensor, "B *n 4"], sizes: Shaped[Tensor, "B 2"]) -> Float[Tensor, "B *n 4"]:
-    """Return the parts of the boxes that lie inside their images."""
+    """Return the part of each box that lies inside its image of (height, width) ``sizes``."""
     # (B, 2) -> (B, 1, ..., 4), as (width, height, width, height)
     limits = sizes.to(boxes.dtype).flip(-1).repeat(1, 2)
     limits = limits.view(len(sizes), *(1,) * (boxes.ndim - 2), 4)
@@ -61,26 +61,26 @@ def clip(boxes: Float[Tensor, "B *n 4"], sizes: Shaped[Tensor, "B 2"]) -> Float[
 def inside(
     boxes: Float[Tensor, "N 4"], sizes: Int[Tensor, "B 2"], border: float = 0.0
 ) -> Bool[Tensor, "B N"]:
-    """Return whether each box lies in each image, give or take ``border`` pixels."""
+    """Return whether each box lies inside each image, or at most ``border`` pixels outside."""
     height, width = sizes[:, 0, None], sizes[:, 1, None]
     x1, y1, x2, y2 = boxes.unbind(-1)
     return (x1 >= -border) & (y1 >= -border) & (x2 <= width + border) & (y2 <= height + border)
 
 
 def at_least(boxes: Float[Tensor, "*n 4"], side: Float[Tensor, "*m"] | float) -> Bool[Tensor, "*n"]:
-    """Return whether neither side of a box is shorter than ``side``."""
+    """Return whether both sides of each box are at least ``side`` long."""
     return ((boxes[..., 2] - boxes[..., 0]) >= side) & ((boxes[..., 3] - boxes[..., 1]) >= side)
 
 
 def scale(
     boxes: Float[Tensor, "*batch N 4"], factors: Float[Tensor, "*batch 2"]
 ) -> Float[Tensor, "*batch N 4"]:
-    """Return the boxes after their image was scaled by (vertical, horizontal) ``factors``."""
+    """Return the boxes of images that are scaled by (vertical, horizontal) ``factors``."""
     return boxes * factors.flip(-1).repeat(*(1,) * (factors.ndim - 1), 2)[..., None, :]
 
 
 def flip(boxes: Float[Tensor, "*n 4"], width: float | int) -> Float[Tensor, "*n 4"]:
-    """Return the boxes after their image, ``width`` pixels wide, was mirrored left to right."""
+    """Return the boxes of an image, ``width`` pixels wide, that is mirrored left to right."""
     x1, y1, x2, y2 = boxes.unbind(-1)
     return torch.stack([width - x2, y1, width - x1, y2], dim=-1)
 
@@ -91,14 +91,14 @@ def first_on_grid(
     """Return which boxes are the first of those that round to the same cells of a feature map.
 
     Args:
-        boxes: in pixels, none of them negative.
-        wanted: the others neither count nor are first.
+        boxes: boxes in pixels, without negative coordinates.
+        wanted: boxes that take part; the others are never first and hide no other.
         stride: pixels per cell.
     """
     cells = (boxes / stride).round().long()
-    place = 1 << 15  # more cells than a side of any feature map has
+    base = 1 << 15  # more cells than a side of any feature map has
     x1, y1, x2, y2 = cells.unbind(-1)
-    keys = torch.where(wanted, ((x1 * place + y1) * place + x2) * place + y2, -1)
+    keys = torch.where(wanted, ((x1 * base + y1) * base + x2) * base + y2, -1)
     ordered = keys.sort(dim=1, stable=True)
     new = torch.ones_like(wanted)
     new[:, 1:] = ordered.values[:, 1:] != ordered.values[:, :-1]
@@ -106,9 +106,9 @@ def first_on_grid(
 
 
 def in_full(tensor: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-    """Return ``tensor`` in float32, or float64 if it is.
+    """Return a tensor in float32, or unchanged if it is float64.
 
-    Under mixed precision the network's outputs have 8 or 11 bits: too few for a coordinate of a
-    thousand pixels, or for a sum of many terms.
+    Under mixed precision the outputs of the network have 8 or 11 significant bits: too few for a
+    coordinate of a thousand pixels, or for a sum of many terms.
     """
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

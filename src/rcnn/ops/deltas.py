@@ -1,4 +1,4 @@
-"""Box regression: the four numbers that turn one box into another.
+"""Box deltas: the four numbers that turn one box into another.
 
 ``tx = (x - xa) / wa``, ``ty = (y - ya) / ha``, ``tw = log(w / wa)``, ``th = log(h / ha)`` on
 centres (R-CNN, appendix C; Faster R-CNN, equation 2).
@@ -13,15 +13,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 LARGEST_LOG_RATIO = math.log(1000 / 16)
-"""Decoding stops here: 16 pixels grow to at most 1000, and an untrained net stays finite."""
+"""Largest tw and th that are decoded: 16 pixels grow to at most 1000, so that the boxes of an
+untrained network stay finite."""
 
 
 def encode(
     anchors: Float[Tensor, "*#n 4"], boxes: Float[Tensor, "*#n 4"]
 ) -> Float[Tensor, "*#n 4"]:
-    """Return the deltas that lead from ``anchors`` to ``boxes``; zero where either has no area.
+    """Return the deltas that lead from ``anchors`` to ``boxes``.
 
-    Zero instead of infinity keeps unused places harmless: their loss is masked, and 0 x inf is not.
+    They are zero where either box has no area. The loss of such unused slots is masked by a factor
+    of 0, and 0 times infinity would not be 0.
     """
     sizes, centres = _sizes_and_centres(anchors)
     target_sizes, target_centres = _sizes_and_centres(boxes)

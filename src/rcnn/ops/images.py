@@ -1,4 +1,4 @@
-"""Images on their way into a detector: size, padding, normalisation.
+"""Images on their way into a detector: size, padding and normalisation.
 
 Letters: B images, (h, w) of one image, (H, W) of the padded batch.
 """
@@ -14,10 +14,16 @@ from torch import Tensor
 
 
 def resized_size(size: tuple[int, int], shorter_side: int, longer_side: int) -> tuple[int, int]:
-    """Return the (height, width) at which an image of ``size`` enters the network.
+    """Return the (height, width) at which an image enters the network.
 
-    The shorter side becomes ``shorter_side`` unless the longer one would then pass ``longer_side``
-    (Fast R-CNN, section 5.1: 600 and 1000). Rounded down, as torchvision does it.
+    The shorter side becomes ``shorter_side``, unless the longer one would then exceed
+    ``longer_side`` (Fast R-CNN, section 5.1: 600 and 1000). Sides are rounded down, as torchvision
+    does it.
+
+    Args:
+        size: (height, width) of the image, in pixels.
+        shorter_side: length of the shorter side after resizing, in pixels.
+        longer_side: largest length of the longer side, in pixels.
     """
     height, width = size
     factor = min(shorter_side / min(size), longer_side / max(size))
@@ -27,16 +33,16 @@ def resized_size(size: tuple[int, int], shorter_side: int, longer_side: int) -> 
 def resize(
     image: Shaped[Tensor, "3 h w"], size: tuple[int, int], antialias: bool = True
 ) -> Shaped[Tensor, "3 h2 w2"]:
-    """Resize bilinearly to ``size`` (height, width), keeping the dtype.
+    """Return an image resized bilinearly, in its own dtype.
 
     Args:
         image: ``uint8`` or floating point.
-        size: what it becomes.
-        antialias: low-pass filter before shrinking; torchvision's detectors do not.
+        size: new (height, width), in pixels.
+        antialias: apply a low-pass filter before shrinking; torchvision's detectors do not.
     """
     if tuple(image.shape[-2:]) == size:
         return image
-    # Only the filter on a CPU reads bytes.
+    # interpolate reads bytes only on a CPU and with the filter.
     readable = image.is_floating_point() or (antialias and image.device.type == "cpu")
     source = image if readable else image.float()
     resized = F.interpolate(source[None], size=size, mode="bilinear", antialias=antialias)[0]
@@ -48,16 +54,20 @@ def resize(
 def pad(
     images: Sequence[Shaped[Tensor, "3 _ _"]], multiple: int
 ) -> tuple[Shaped[Tensor, "B 3 H W"], Int[Tensor, "B 2"]]:
-    """Stack images at the top left of one batch whose sides are multiples of ``multiple``.
+    """Return images stacked at the top left of one batch, and their sizes.
+
+    Args:
+        images: images of one dtype.
+        multiple: number of pixels that divides both sides of the batch.
 
     Returns:
-        The pixels, zero outside the images, and the (height, width) of each image.
+        The pixels, zero outside of the images, and the (height, width) of each image.
     """
     sizes = torch.tensor([tuple(image.shape[-2:]) for image in images])
     height, width = (-(-side // multiple) * multiple for side in sizes.amax(0).tolist())
     pixels = images[0].new_zeros(len(images), 3, height, width)
-    for place, image in zip(pixels, images, strict=True):
-        place[:, : image.shape[-2], : image.shape[-1]] = image
+    for padded, image in zip(pixels, images, strict=True):
+        padded[:, : image.shape[-2], : image.shape[-1]] = image
     return pixels, sizes
 
 
@@ -68,15 +78,15 @@ def normalise(
     std: Float[Tensor, " 3"],
     bgr: bool = False,
 ) -> Float[Tensor, "B 3 H W"]:
-    """Return (pixels - mean) / std, with zeros in the padding.
+    """Return ``(pixels - mean) / std``, with zeros in the padding.
 
     Args:
         pixels: RGB, ``uint8`` in 0..255 or floating point in 0..1.
         sizes: (height, width) of each image inside the padding.
-        mean: of each channel, on the scale 0..1 and **in the order of the network's channels**.
-        std: likewise.
+        mean: per-channel mean on the 0..1 scale, **in the order of the network's channels**.
+        std: per-channel standard deviation on the 0..1 scale, in the same order.
         bgr: whether the network reads blue, green, red (weights from Caffe). The channels are
-            swapped before the mean is taken off, so that the two orders cannot be mixed up.
+            swapped before the mean is subtracted, so that the two orders cannot be mixed up.
     """
     values = pixels if pixels.is_floating_point() else pixels.float() / 255
     if bgr:
@@ -88,7 +98,7 @@ def normalise(
 def inside_padding(
     sizes: Int[Tensor, "B 2"], padded: tuple[int, int]
 ) -> Shaped[Tensor, "B 1 {padded[0]} {padded[1]}"]:
-    """Return True where a pixel belongs to the image and False where it is padding."""
+    """Return whether each pixel of the padded batch belongs to its image."""
     rows = torch.arange(padded[0], device=sizes.device) < sizes[:, 0, None]
     columns = torch.arange(padded[1], device=sizes.device) < sizes[:, 1, None]
     return rows[:, None, :, None] & columns[:, None, None, :]

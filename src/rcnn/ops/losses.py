@@ -1,7 +1,8 @@
-"""The losses of boxes, and that of objectness.
+"""Losses of boxes, classes and objectness.
 
-Letters: B images, S sampled anchors of an image, K classes, D sets of deltas, ``*n`` any number of
-boxes. A loss never samples; unused places carry the label -1.
+Letters: B images, S sampled anchors of an image, K classes, D sets of deltas (K + 1, or 1 if
+class-agnostic); ``*n`` are any leading dimensions. A loss never samples; unused slots carry the
+label -1.
 """
 
 from __future__ import annotations
@@ -17,22 +18,25 @@ from torch import Tensor
 from rcnn.ops.boxes import area, intersection
 
 Overlap = Literal["iou", "giou", "diou", "ciou"]
-"""Of two boxes: intersection over union, and its variants that know how far apart they are."""
+"""Intersection over union of two boxes, and its variants that depend on their distance, too."""
 
-SPECK = 1e-3
-"""Pixels: a shorter side counts as this long, so that every ratio of sides is a number."""
+Classifier = Literal["softmax", "one_vs_rest"]
+"""One choice among background and K classes, or K independent yes-or-no questions."""
 
-TINY = 1e-7
-"""Square pixels, or a share: what nothing is divided by less than."""
+MIN_SIDE = 1e-3
+"""Pixels; a shorter side counts as this long, so that every aspect ratio is defined."""
+
+MIN_DIVISOR = 1e-7
+"""Square pixels, or a share; smaller divisors are replaced by this."""
 
 
 def smooth_l1(
     predicted: Float[Tensor, "*n 4"], target: Float[Tensor, "*n 4"], beta: float
 ) -> Float[Tensor, "*n"]:
-    """Return the robust box loss of each box, summed over its four numbers.
+    """Return the smooth-L1 loss of each box, summed over its four numbers.
 
-    ``0.5 x^2 / beta`` below ``beta`` and ``|x| - beta / 2`` above (Fast R-CNN, equation 3, has
-    beta 1; Caffe's sigma is ``beta = 1 / sigma^2``).
+    It is ``0.5 x^2 / beta`` below ``beta`` and ``|x| - beta / 2`` above. In Fast R-CNN, equation 3,
+    beta is 1; with Caffe's sigma it is ``1 / sigma^2``; 0 is plain L1.
     """
     return F.smooth_l1_loss(predicted, target, reduction="none", beta=beta).sum(dim=-1)
 
@@ -42,31 +46,35 @@ def overlap_loss(
 ) -> Float[Tensor, "*n"]:
     """Return one minus the overlap of each predicted box with its target.
 
-    ``iou``: intersection over union (Yu et al. 2016, who take its logarithm); ``giou``: less the
-    share of the smallest box around both that neither fills (Rezatofighi et al. 2019); ``diou``:
-    less the squared distance of the centres in diagonals of that box; ``ciou``: less the difference
-    of the aspect ratios, too (both Zheng et al. 2020).
+    Args:
+        predicted: predicted boxes, in pixels.
+        target: ground-truth box of each, in pixels.
+        kind: measure of overlap. ``iou``: intersection over union (Yu et al. 2016, who take its
+            logarithm). ``giou``: minus the share of the smallest enclosing box that neither box
+            fills (Rezatofighi et al. 2019). ``diou``: minus the squared distance of the centres, in
+            diagonals of the enclosing box. ``ciou``: minus the difference of the aspect ratios, too
+            (both Zheng et al. 2020).
     """
-    predicted, target = _visible(predicted), _visible(target)
-    # (*n, 4) -> (*n, 1, 4): each with its own one
+    predicted, target = _with_min_side(predicted), _with_min_side(target)
+    # (*n, 4) -> (*n, 1, 4): each box with its own target
     shared = intersection(predicted[..., None, :], target[..., None, :])[..., 0, 0]
-    union = (area(predicted) + area(target) - shared).clamp(min=TINY)
+    union = (area(predicted) + area(target) - shared).clamp(min=MIN_DIVISOR)
     overlap = shared / union
     if kind == "iou":
         return 1 - overlap
-    # The smallest box around both
+    # The smallest box that encloses both
     first = torch.minimum(predicted[..., :2], target[..., :2])
     around = torch.maximum(predicted[..., 2:], target[..., 2:]) - first
     if kind == "giou":
-        return 1 - overlap + 1 - union / around.prod(dim=-1).clamp(min=TINY)
+        return 1 - overlap + 1 - union / around.prod(dim=-1).clamp(min=MIN_DIVISOR)
     shift = (predicted[..., :2] + predicted[..., 2:] - target[..., :2] - target[..., 2:]) / 2
-    diagonal = around.square().sum(dim=-1).clamp(min=TINY)
+    diagonal = around.square().sum(dim=-1).clamp(min=MIN_DIVISOR)
     loss = 1 - overlap + shift.square().sum(dim=-1) / diagonal
     if kind == "diou":
         return loss
     ratios = ((_aspect(target) - _aspect(predicted)) * 2 / math.pi).square()
-    with torch.no_grad():  # a weight, which is not learned from
-        weight = ratios / (1 - overlap + ratios).clamp(min=TINY)
+    with torch.no_grad():  # the paper has no gradient through this weight
+        weight = ratios / (1 - overlap + ratios).clamp(min=MIN_DIVISOR)
     return loss + weight * ratios
 
 
@@ -76,19 +84,19 @@ def _aspect(boxes: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n"]:
     return torch.atan2(width, height)
 
 
-def _visible(boxes: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
-    """Return the boxes with sides of at least a speck; those of no area have no aspect ratio."""
+def _with_min_side(boxes: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
+    """Return the boxes with no side shorter than :data:`MIN_SIDE`."""
     first = boxes[..., :2]
-    return torch.cat([first, torch.maximum(boxes[..., 2:], first + SPECK)], dim=-1)
+    return torch.cat([first, torch.maximum(boxes[..., 2:], first + MIN_SIDE)], dim=-1)
 
 
 def objectness_loss(logits: Float[Tensor, "B S"], labels: Int[Tensor, "B S"]) -> Float[Tensor, ""]:
-    """Return the cross-entropy object / not object, averaged over the sampled anchors.
+    """Return the binary cross-entropy of "object", averaged over the sampled anchors.
 
     Args:
         logits: log-odds of "object". A two-way softmax over (background, object) is the same
             function of the difference of its two logits.
-        labels: 1, 0, or -1 for unused places.
+        labels: 1 for objects, 0 for background, -1 for unused slots.
     """
     terms = F.binary_cross_entropy_with_logits(
         logits, labels.clamp(min=0).to(logits.dtype), reduction="none"
@@ -100,30 +108,24 @@ def objectness_loss(logits: Float[Tensor, "B S"], labels: Int[Tensor, "B S"]) ->
 def deltas_of_class(
     deltas: Float[Tensor, "*n D 4"], labels: Int[Tensor, "*n"]
 ) -> Float[Tensor, "*n 4"]:
-    """Return each RoI's deltas for its own class (D = K + 1), or the only ones (D = 1)."""
+    """Return the deltas of each RoI for its own class, or its only ones if class-agnostic."""
     if deltas.shape[-2] == 1:
         return deltas.squeeze(-2)
     index = labels.clamp(min=0)[..., None, None].expand(*labels.shape, 1, 4)
     return deltas.gather(-2, index).squeeze(-2)
 
 
-Classifier = Literal["softmax", "one_vs_rest"]
-"""One choice among background and K classes, or K independent questions."""
-
-
 def classification_terms(
     logits: Float[Tensor, "*n K1"], labels: Int[Tensor, "*n"], classifier: Classifier
 ) -> Float[Tensor, "*n"]:
-    """Return the loss of each RoI, 0 where it is not used.
-
-    ``softmax``: the cross-entropy over background and K classes. ``one_vs_rest``: the binary
-    cross-entropies of the K classes, summed; background is "none of them", and the logit of
-    background is not used.
+    """Return the class loss of each RoI, 0 in unused slots.
 
     Args:
-        logits: background first.
-        labels: 0..K, or -1 for unused places.
-        classifier: what the logits mean.
+        logits: class logits, background first.
+        labels: 0 for background, 1..K, or -1 for unused slots.
+        classifier: kind of classifier that the logits belong to. ``softmax``: cross-entropy over
+            background and the K classes. ``one_vs_rest``: sum of the binary cross-entropies of the
+            K classes; the logit of background has no effect.
     """
     if classifier == "softmax":
         terms = F.cross_entropy(
@@ -137,7 +139,7 @@ def classification_terms(
 
 
 def class_scores(logits: Float[Tensor, "*n K1"], classifier: Classifier) -> Float[Tensor, "*n K"]:
-    """Return the probability of each class but background."""
+    """Return the probability of each class except background."""
     if classifier == "softmax":
         return logits.softmax(dim=-1)[..., 1:]
     return logits[..., 1:].sigmoid()

@@ -1,6 +1,6 @@
-"""Non-maximum suppression, exact and greedy, for a whole minibatch.
+"""Non-maximum suppression, hard and soft, for a whole minibatch.
 
-Letters: B images, N boxes of an image, P places for those that are kept, M of one image.
+Letters: B images, N boxes of an image, P slots for kept boxes, M kept boxes of all images.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from torchvision.ops import nms
 from rcnn.kernels.nms_cpu import Candidates, nms_topk
 from rcnn.ops.boxes import iou
 
+SoftRule = Literal["linear", "gaussian"]
+"""How the score of an overlapping box decays, see :func:`soft_nms`."""
+
 
 def suppress(
     boxes: Float[Tensor, "B N 4"],
@@ -24,35 +27,35 @@ def suppress(
     iou_threshold: float,
     limit: int,
 ) -> tuple[Int[Tensor, "B P"], Bool[Tensor, "B P"]]:
-    """Keep the best boxes of each image, none overlapping a better one of its group.
+    """Return the boxes of each image that exact, greedy non-maximum suppression keeps.
 
     Args:
         boxes: candidates.
-        scores: the higher, the better.
-        groups: boxes suppress only others of the same image and group (level or class).
+        scores: score of each candidate, the higher the better.
+        groups: level or class of each candidate; boxes suppress only others of their group.
         valid: candidates that take part.
-        iou_threshold: a box goes if its IoU with a better kept one is above this.
-        limit: P, the most that an image keeps.
+        iou_threshold: largest IoU of a kept box with a better kept one of its group.
+        limit: largest number of kept boxes per image; P is this, or N if that is less.
 
     Returns:
-        Positions among the N, best first, and which of the P places are in use.
+        Indices of the kept boxes, best first, and which of the P slots are in use.
     """
     batch, count = scores.shape
     boxes, scores = boxes.detach(), scores.detach()
-    apart = offset_by_group(boxes, groups)
-    # A GPU waits less for one call on all images than for several; a processor that compares pairs
-    # one by one is better off where it may stop early. A thread for each image was no faster: the
-    # operators are so short that threads wait for Python's lock.
+    offset_boxes = offset_by_group(boxes, groups)
+    # A GPU takes less time for one call on all images than for several. A CPU compares pairs one by
+    # one and gains by stopping early in each image. A thread for each image was no faster: the
+    # operators are so short that the threads wait for Python's lock.
     if boxes.device.type == "cpu":
         order = scores.argsort(dim=1, descending=True, stable=True)
-        images = zip(boxes, groups, apart, order, valid.gather(1, order), strict=True)
+        images = zip(boxes, groups, offset_boxes, order, valid.gather(1, order), strict=True)
         per_image = [
             nms_topk(Candidates(*image), best.masked_select(taking_part), iou_threshold, limit)
             for *image, best, taking_part in images
         ]
         kept = torch.cat([one + i * count for i, one in enumerate(per_image)])
     else:
-        flat = apart.flatten(0, 1)
+        flat = offset_boxes.flatten(0, 1)
         candidates = valid.flatten().nonzero().squeeze(1)
         survivors = nms(flat[candidates], scores.flatten()[candidates].to(flat), iou_threshold)
         kept = candidates[survivors]
@@ -62,7 +65,7 @@ def suppress(
 def topk(
     scores: Float[Tensor, "B N"], valid: Bool[Tensor, "B N"], limit: int
 ) -> tuple[Int[Tensor, "B P"], Bool[Tensor, "B P"]]:
-    """Return the ``limit`` best of each image, as :func:`suppress` does, without suppression."""
+    """Return the best valid boxes of each image: as :func:`suppress`, without suppression."""
     order = scores.masked_fill(~valid, -torch.inf).argsort(dim=1, descending=True, stable=True)
     kept = order[:, :limit]
     return kept, valid.gather(1, kept)
@@ -71,38 +74,42 @@ def topk(
 def offset_by_group(
     boxes: Float[Tensor, "B N 4"], groups: Int[Tensor, "B N"]
 ) -> Float[Tensor, "B N 4"]:
-    """Move the boxes of each image and group to a place of their own, where they meet no others.
+    """Return the boxes, each image and group moved so far that they overlap no others.
 
-    This costs digits: float32 has too few for the classes of a large batch, so that an image's
-    result would depend on its neighbours.
+    The offsets cost digits. Float32 has too few for the classes of a large batch, and the result of
+    an image would depend on its neighbours; so the boxes are in double precision (but on MPS, which
+    has none).
     """
     if boxes.numel() == 0:
         return boxes
     precise = boxes if boxes.device.type == "mps" else boxes.double()
     image = torch.arange(len(boxes), device=boxes.device)[:, None]
-    place = groups + image * (groups.max() + 1)
+    number = groups + image * (groups.max() + 1)
     low, high = precise.amin(), precise.amax()
-    return precise - low + (place * (high - low + 1))[:, :, None]
+    return precise - low + (number * (high - low + 1))[:, :, None]
 
 
 def _pack(
-    kept: Int[Tensor, " M"], batch: int, count: int, places: int
+    kept: Int[Tensor, " M"], batch: int, count: int, slots: int
 ) -> tuple[Int[Tensor, "B P"], Bool[Tensor, "B P"]]:
-    """Sort flat positions, best first, into ``places`` places of each image."""
+    """Return flat indices, best first, as indices in the slots of each image, and used slots.
+
+    Args:
+        kept: indices into all boxes of all images.
+        batch: B.
+        count: N.
+        slots: P.
+    """
     image = kept // max(count, 1)
     member = image[:, None] == torch.arange(batch, device=kept.device)
     rank = (member.cumsum(dim=0) - 1).gather(1, image[:, None]).squeeze(1)  # within its image
-    # What has no place lands in one column too many, which is cut off.
-    column = rank.clamp(max=places)
-    indices = kept.new_zeros(batch, places + 1)
-    used = torch.zeros(batch, places + 1, dtype=torch.bool, device=kept.device)
+    # What exceeds the slots goes to an extra column, which is cut off.
+    column = rank.clamp(max=slots)
+    indices = kept.new_zeros(batch, slots + 1)
+    used = torch.zeros(batch, slots + 1, dtype=torch.bool, device=kept.device)
     indices[image, column] = kept % max(count, 1)
     used[image, column] = True
-    return indices[:, :places], used[:, :places]
-
-
-SoftRule = Literal["linear", "gaussian"]
-"""How much score an overlap costs."""
+    return indices[:, :slots], used[:, :slots]
 
 
 def soft_nms(
@@ -114,29 +121,29 @@ def soft_nms(
     score: float,
     limit: int,
 ) -> Float[Tensor, "*n N"]:
-    """Return the scores after soft suppression, group by group (Bodla et al., figure 2).
+    """Return the scores after soft non-maximum suppression (Bodla et al. 2017, figure 2).
 
     The best box of a group is chosen, the scores of the others decay by their IoU with it, and so
-    on. Scores only fall, so that boxes are chosen best first: what has not been chosen when a group
-    has its ``limit``, or when nothing above ``score`` is left, does not matter and returns as 0.
+    on. Scores only fall, so that boxes are chosen best first. A box that is not chosen when its
+    group has reached ``limit``, or when no score above ``score`` is left, returns with score 0.
 
     Args:
-        boxes: of each group.
-        scores: 0 for a box that takes no part, positive for the others.
-        rule: ``linear``: times ``1 - IoU`` (equation 2); ``gaussian``: times
+        boxes: N boxes of each group.
+        scores: score of each box, positive, or 0 for a box that takes no part.
+        rule: ``linear``: the score is multiplied by ``1 - IoU`` (equation 2); ``gaussian``: by
             ``exp(-IoU^2 / sigma)`` (equation 3).
-        iou_threshold: ``linear`` costs only a box whose IoU is at least this.
-        sigma: of ``gaussian``.
-        score: scores up to this are of no interest.
-        limit: the most boxes of a group that are of interest.
+        iou_threshold: smallest IoU at which ``linear`` changes a score.
+        sigma: width of ``gaussian``.
+        score: score that a box must exceed to be chosen.
+        limit: largest number of chosen boxes of a group.
     """
     chosen = torch.zeros_like(scores, dtype=torch.bool)
     for _ in range(min(limit, scores.shape[-1])):
-        best, place = torch.where(chosen, -1.0, scores).max(dim=-1, keepdim=True)
+        best, index = torch.where(chosen, -1.0, scores).max(dim=-1, keepdim=True)
         if not (best > score).any():
             break
-        chosen = chosen.scatter(-1, place, True)
-        box = boxes.gather(-2, place[..., None].expand(*place.shape, 4))
+        chosen = chosen.scatter(-1, index, True)
+        box = boxes.gather(-2, index[..., None].expand(*index.shape, 4))
         overlap = iou(box, boxes).squeeze(-2)  # (*n, 1, N) -> (*n, N)
         if rule == "linear":
             decay = torch.where(overlap >= iou_threshold, 1 - overlap, 1.0)

@@ -1,4 +1,4 @@
-"""Features of every RoI on a fixed grid: RoIPool, RoIAlign, crop pooling, warped image regions.
+"""Pooling of every RoI into a fixed grid: RoIPool, RoIAlign, crop pooling, warped image regions.
 
 Letters: B images, N RoIs, C channels, (h, w) cells of a level, S side of the output.
 """
@@ -24,11 +24,11 @@ def roi_pool(
     size: int,
     stride: float,
 ) -> Float[Tensor, "N C S S"]:
-    """Take the maximum of each of S x S bins with whole-cell borders (Fast R-CNN, section 2.1).
+    """Return the maximum of each of S x S bins with whole-cell borders (Fast R-CNN, section 2.1).
 
     Args:
-        features: one level.
-        rois: boxes in pixels.
+        features: feature map of one level.
+        rois: boxes, in pixels.
         images: index of the image of each RoI.
         size: S.
         stride: pixels per cell of the level.
@@ -48,18 +48,21 @@ def roi_align(
     sampling_ratio: int,
     aligned: bool,
 ) -> Float[Tensor, "N C S S"]:
-    """Average bilinear samples in each of S x S bins, without rounding (Mask R-CNN, section 3).
+    """Return the mean of bilinear samples in each of S x S bins (Mask R-CNN, section 3).
 
-    Differentiable in the features and, with a fixed number of samples, in the RoIs.
+    It is differentiable in the features and, with a fixed number of samples, in the RoIs.
 
     Args:
-        features: one level.
-        rois: boxes in pixels.
+        features: feature map of one level.
+        rois: boxes, in pixels; they are not rounded.
         images: index of the image of each RoI.
         size: S.
         stride: pixels per cell of the level.
         sampling_ratio: samples per bin and axis; 0: as many as the bin has cells.
-        aligned: the value of a cell lies at its middle instead of at its first corner.
+        aligned: whether the value of a cell lies at its middle instead of its first corner.
+
+    Raises:
+        ValueError: the RoIs require gradients and ``sampling_ratio`` is 0.
     """
     precise = _promoted(features, rois)
     precise_rois = rois.to(precise.dtype)
@@ -74,17 +77,17 @@ def crop(
     size: int,
     pool_max: bool = False,
 ) -> Float[Tensor, "N C S S"]:
-    """Sample every RoI bilinearly on a grid from its first to its last corner.
+    """Return bilinear samples of every RoI on a grid from its first to its last corner.
 
-    Differentiable in the features and in the RoIs. The images lie side by side in one wide map, so
-    that one call samples the RoIs of all of them.
+    It is differentiable in the features and in the RoIs. The images lie side by side in one wide
+    map, so that one call samples the RoIs of all of them.
 
     Args:
-        features: one level.
-        rois: boxes in cells of the level; the value of cell (i, j) lies at x = j, y = i.
+        features: feature map of one level.
+        rois: boxes, in cells of the level; the value of cell (i, j) lies at x = j, y = i.
         images: index of the image of each RoI.
         size: S.
-        pool_max: sample 2S x 2S points and take the maximum of each 2 x 2.
+        pool_max: whether 2S x 2S points are sampled and the maximum of each 2 x 2 is taken.
     """
     precise = _promoted(features, rois)
     batch, channels, height, width = precise.shape
@@ -115,14 +118,14 @@ def warp_regions(
     size: int,
     context: int,
 ) -> Float[Tensor, "N 3 S S"]:
-    """Cut regions out of images with some context, and warp them to S x S (R-CNN, appendix A).
+    """Return regions of images with some context, warped to S x S pixels (R-CNN, appendix A).
 
     Every pixel of the result is the mean over its share of the region, so that a large region is
     filtered before it shrinks. Outside of the image the result is zero, the mean colour.
 
     Args:
         pixels: normalised images, zero in the padding.
-        rois: regions in pixels.
+        rois: regions, in pixels.
         images: index of the image of each region.
         size: S.
         context: pixels of the result, on each side, that show the surroundings of the region.
@@ -139,7 +142,7 @@ def warp_regions(
 
 
 def with_context(rois: Float[Tensor, "N 4"], size: int, context: int) -> Float[Tensor, "N 4"]:
-    """Enlarge regions so that each fills S x S less ``context`` on each side, once warped."""
+    """Return regions enlarged so that, warped to S x S, ``context`` pixels surround each."""
     factor = size / (size - 2 * context)
     centres = (rois[:, :2] + rois[:, 2:]) / 2
     halves = (rois[:, 2:] - rois[:, :2]) / 2 * factor
@@ -154,14 +157,17 @@ def assign_levels(
 ) -> Int[Tensor, " N"]:
     """Return the level of each RoI, ``floor(k0 + log2(sqrt(area) / canonical_size))``.
 
-    Feature Pyramid Networks, equation 1, limited to the levels that exist. The small addend keeps
-    a RoI of exactly the canonical size from falling a level by rounding.
+    This is equation 1 of Feature Pyramid Networks, limited to the levels that exist. The small
+    addend keeps a RoI of exactly the canonical size from falling a level by rounding.
 
     Args:
-        rois: boxes in pixels.
+        rois: boxes, in pixels.
         strides: pixels per cell of each level, powers of two, finest first.
-        canonical_size: side of a RoI, in pixels, that belongs ...
-        canonical_level: ... to the level of stride ``2 ** canonical_level``.
+        canonical_size: side of a RoI that belongs to the canonical level, in pixels.
+        canonical_level: k0, binary logarithm of the stride of the canonical level.
+
+    Returns:
+        Index into ``strides`` of each RoI.
     """
     side = area(rois.detach()).clamp(min=0).sqrt()
     exponent = canonical_level + torch.log2(side / canonical_size) + 1e-6
@@ -170,5 +176,8 @@ def assign_levels(
 
 
 def _promoted(features: Float[Tensor, "B C h w"], rois: Tensor) -> Float[Tensor, "B C h w"]:
-    """Half precision features are pooled in full: half precision RoIs would be off by pixels."""
+    """Return the features in at least the precision of the RoIs.
+
+    In half precision the coordinates of RoIs would be off by pixels.
+    """
     return features.to(torch.promote_types(features.dtype, rois.dtype))

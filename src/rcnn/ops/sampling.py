@@ -1,7 +1,10 @@
-"""Drawing a balanced minibatch of anchors or RoIs, for all images at once and without loops.
+"""Samples of anchors and RoIs: balanced at random, or the hardest.
 
-Each candidate gets a random key; taking those with the largest keys is taking a random subset
-without replacement. Letters: B images, N candidates, S places (R places of RoIs).
+Letters: B images, N candidates per image, S slots of a sample, R slots of a sample of RoIs, T
+shuffled candidates.
+
+All images are sampled at once, without a loop: each candidate gets a random key, and those with the
+largest keys are a random subset without replacement.
 """
 
 from __future__ import annotations
@@ -15,14 +18,17 @@ from torch import Tensor
 from rcnn.ops.nms import suppress
 from rcnn.structures import RoISamples
 
+CO_LOCATED_IOU = 0.7
+"""IoU above which two RoIs count as one (Shrivastava et al. 2016, section 4.2)."""
+
 
 class Sample(NamedTuple):
-    """What was drawn: positives first, then negatives, then unused places.
+    """A sample of each image: positives first, then negatives, then unused slots.
 
     Attributes:
-        indices: of the candidates; 0 at unused places.
-        positive: places that hold a positive.
-        negative: places that hold a negative.
+        indices: indices of the sampled candidates; 0 in unused slots.
+        positive: slots that hold a positive.
+        negative: slots that hold a negative.
     """
 
     indices: Int[Tensor, "B S"]
@@ -33,46 +39,46 @@ class Sample(NamedTuple):
 def sample_balanced(
     positive: Bool[Tensor, "B N"],
     negative: Bool[Tensor, "B N"],
-    places: int,
+    slots: int,
     positive_fraction: float,
     repeat: bool = False,
     generator: torch.Generator | None = None,
 ) -> Sample:
-    """Draw at most ``places`` candidates per image, at most a fraction of them positive.
+    """Return a random sample of each image, at most a fraction of it positive.
 
     Negatives fill what the positives leave (Fast R-CNN, section 2.3; Faster R-CNN, section 3.1.3).
 
     Args:
         positive: candidates that may be drawn as positives.
         negative: candidates that may be drawn as negatives.
-        places: S.
-        positive_fraction: the largest share of positives.
-        repeat: where negatives are too few, draw them again until the places are full (positives,
-            where an image has no negative at all), instead of leaving places unused.
-        generator: the source of randomness.
+        slots: S.
+        positive_fraction: largest share of positives, 0..1.
+        repeat: draw negatives again until all slots are full if there are too few (positives, if an
+            image has no negative at all), instead of leaving slots unused.
+        generator: source of randomness.
     """
     batch, count = positive.shape
     device = positive.device
-    limit = int(places * positive_fraction)
-    place = torch.arange(places, device=device).expand(batch, places)
+    limit = int(slots * positive_fraction)
+    slot = torch.arange(slots, device=device).expand(batch, slots)
     if count == 0:
-        nothing = torch.zeros_like(place)
+        nothing = torch.zeros_like(slot)
         return Sample(nothing, nothing.bool(), nothing.bool())
 
     positives, positive_total = _shuffle(positive, min(limit, count), generator)
-    negatives, negative_total = _shuffle(negative, min(places, count), generator)
+    negatives, negative_total = _shuffle(negative, min(slots, count), generator)
     positive_total = positive_total.clamp(max=limit)
-    rest = place - positive_total  # position among the negatives
+    rest = slot - positive_total  # index among the shuffled negatives
     if repeat:
         only_positives = (negative_total == 0) & (positive_total > 0)
-        is_positive = (place < positive_total) | only_positives
+        is_positive = (slot < positive_total) | only_positives
         is_negative = ~is_positive & (negative_total > 0)
         rest = rest % negative_total.clamp(min=1, max=negatives.shape[1])
-        first = place % positive_total.clamp(min=1)
+        first = slot % positive_total.clamp(min=1)
     else:
-        is_positive = place < positive_total
+        is_positive = slot < positive_total
         is_negative = ~is_positive & (rest < negative_total)
-        first = place
+        first = slot
     # (B, limit), (B, S) -> (B, S)
     chosen_positive = positives.gather(1, first.clamp(0, max(positives.shape[1] - 1, 0)))
     chosen_negative = negatives.gather(1, rest.clamp(0, negatives.shape[1] - 1))
@@ -83,18 +89,18 @@ def sample_balanced(
 def take_rois(
     candidates: RoISamples, indices: Int[Tensor, "B R"], used: Bool[Tensor, "B R"]
 ) -> RoISamples:
-    """Return those of the candidates that were drawn, with the label -1 at unused places.
+    """Return the sampled RoIs, with the label -1 in unused slots.
 
-    An unused place holds a copy of a drawn RoI: it has no loss, but batch norms in the box head count
-    what goes through them.
+    An unused slot holds a copy of a sampled RoI: it has no loss, but batch norms in the box head
+    count all that passes through them.
 
     Args:
-        candidates: all of them.
-        indices: which were drawn; the used places stand before the others.
-        used: which places are in use.
+        candidates: labelled RoIs.
+        indices: indices of the sampled candidates, the used slots first.
+        used: which slots are in use.
     """
-    place = torch.arange(used.shape[1], device=used.device)
-    filled = indices.gather(1, place % used.sum(dim=1, keepdim=True).clamp(min=1))
+    slot = torch.arange(used.shape[1], device=used.device)
+    filled = indices.gather(1, slot % used.sum(dim=1, keepdim=True).clamp(min=1))
     four = filled[:, :, None].expand(-1, -1, 4)
     return RoISamples(
         boxes=candidates.boxes.gather(1, four),
@@ -104,32 +110,28 @@ def take_rois(
     )
 
 
-def _shuffle(
-    candidates: Bool[Tensor, "B N"], places: int, generator: torch.Generator | None
-) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B 1"]]:
-    """Return up to ``places`` random candidates, real ones first, and how many are real."""
-    places = max(places, 1)
-    keys = torch.rand(candidates.shape, device=candidates.device, generator=generator)
-    order = keys.masked_fill(~candidates, -1.0).topk(places, dim=1).indices
-    return order, candidates.sum(dim=1, keepdim=True)
+def hard_rois(candidates: RoISamples, losses: Float[Tensor, "B N"], limit: int) -> RoISamples:
+    """Return the candidates of each image with the largest loss (Shrivastava et al. 2016).
 
-
-CO_LOCATED_IOU = 0.7
-"""RoIs that overlap more are taken for the same one (section 4.2)."""
-
-
-def hard_rois(candidates: RoISamples, losses: Float[Tensor, "B N"], places: int) -> RoISamples:
-    """Keep the candidates of each image with the largest loss, none beside a harder one.
-
-    RoIs that lie on each other have almost the same loss and would be counted twice; so losses are
-    suppressed as scores are.
+    RoIs that lie on each other have almost the same loss and would be counted twice; so
+    non-maximum suppression drops those that overlap a harder one.
 
     Args:
-        candidates: labelled; -1 takes no part.
-        losses: of each candidate.
-        places: R, or N if that is less.
+        candidates: labelled RoIs; those with the label -1 take no part.
+        losses: loss of each candidate.
+        limit: largest number of RoIs per image; R is this, or N if that is less.
     """
     group = torch.zeros_like(candidates.labels)
     used = candidates.labels >= 0
-    indices, kept = suppress(candidates.boxes, losses, group, used, CO_LOCATED_IOU, places)
+    indices, kept = suppress(candidates.boxes, losses, group, used, CO_LOCATED_IOU, limit)
     return take_rois(candidates, indices, kept)
+
+
+def _shuffle(
+    candidates: Bool[Tensor, "B N"], most: int, generator: torch.Generator | None
+) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B 1"]]:
+    """Return up to ``most`` indices in random order, candidates first, and their number."""
+    most = max(most, 1)
+    keys = torch.rand(candidates.shape, device=candidates.device, generator=generator)
+    order = keys.masked_fill(~candidates, -1.0).topk(most, dim=1).indices
+    return order, candidates.sum(dim=1, keepdim=True)
