@@ -47,21 +47,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--pictures", type=int, default=200, help="to draw (%(default)s)")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2, 4])
-    parser.add_argument("--cache-gib", type=float, default=1.0, help="of the rows with cache")
     parser.add_argument("--epochs", type=int, default=3, help="that are timed (%(default)s)")
     parser.add_argument("--coco-images", type=int, default=120_000, help="0: leave this row out")
     parser.add_argument("--coco-objects", type=int, default=860_000)
 
 
 def measure(arguments: argparse.Namespace) -> list[Row]:
-    """Return a row for each number of workers with and without cache, decoder, and one for COCO."""
+    """Return a row for each number of workers and each decoder, and one for COCO."""
     with tempfile.TemporaryDirectory() as scratch:
         root = arguments.root or draw(Path(scratch, "voc"), arguments.pictures)
-        rows = [
-            loading(root, workers, cache, arguments.epochs)
-            for workers in arguments.workers
-            for cache in (0.0, arguments.cache_gib)
-        ]
+        rows = [loading(root, workers, arguments.epochs) for workers in arguments.workers]
         rows += decoding(sorted((root / "JPEGImages").glob("*.jpg")), arguments.epochs)
         if arguments.coco_images:
             file = write_coco(Path(scratch), arguments.coco_images, arguments.coco_objects)
@@ -72,12 +67,12 @@ def measure(arguments: argparse.Namespace) -> list[Row]:
     return rows
 
 
-def loading(root: Path, workers: int, cache_gib: float, epochs: int) -> Row:
+def loading(root: Path, workers: int, epochs: int) -> Row:
     """Time some epochs of one loader."""
     torch.manual_seed(SEED)
     data = DetectionDataModule(
         VOCSource(root, train="all", val=None, on_error="skip"),
-        LoaderSettings(workers=workers, cache_gib=cache_gib),
+        LoaderSettings(workers=workers),
         images=ImageSettings(),
     )
     with warnings.catch_warnings(action="ignore"):  # of torch: more workers than processors
@@ -93,7 +88,6 @@ def loading(root: Path, workers: int, cache_gib: float, epochs: int) -> Row:
     return {
         "what": "loading",
         "workers": workers,
-        "cache GiB": cache_gib,
         "images/s": round(count / wall, 1),
         "training processor ms/image": round(1e3 * own / count, 2),
         "workers processor ms/image": round(1e3 * (_seconds_of(pids) - theirs) / count, 2),

@@ -2,30 +2,35 @@
 
 from rcnn.data.augment import (
     EvaluationTransform,
-    Pick,
     TrainingTransform,
     Transform,
-    TransformedDataset,
     flip,
     resized,
 )
-from rcnn.data.batching import AspectGroupedBatchSampler, EvaluationBatchSampler, collate
-from rcnn.data.cache import PictureCache
-from rcnn.data.cache_budget import CacheBudget
+from rcnn.data.batching import (
+    AspectGroupedBatchSampler,
+    DetectionBatch,
+    EvaluationBatchSampler,
+    SampleIndex,
+    TransformedDataset,
+    collate,
+)
 from rcnn.data.check import DataReport, check
 from rcnn.data.coco import COCODataset
-from rcnn.data.dataset import (
-    DetectionBatch,
-    DetectionDataset,
-    IndexedDataset,
-    JoinedDataset,
-    Sample,
-)
+from rcnn.data.dataset import DetectionDataset, IndexedDataset, JoinedDataset, Sample
 from rcnn.data.errors import DataError, DataWarning, OnError, Problems
 from rcnn.data.images import Picture, as_images, read_image
 from rcnn.data.index import AnnotationIndex, IndexBuilder
 from rcnn.data.shapes import ShapesDataset
-from rcnn.data.splits import COCOSource, DataSource, PascalSource, ShapesSource, VOCSource
+from rcnn.data.splits import (
+    COCOSource,
+    DataSource,
+    PascalSource,
+    ShapesSource,
+    Split,
+    TrainingSource,
+    VOCSource,
+)
 from rcnn.data.voc import PASCAL_CLASSES, VOCDataset, pascal_voc
 
 __all__ = [
@@ -34,7 +39,6 @@ __all__ = [
     "AspectGroupedBatchSampler",
     "COCODataset",
     "COCOSource",
-    "CacheBudget",
     "DataError",
     "DataReport",
     "DataSource",
@@ -48,13 +52,14 @@ __all__ = [
     "JoinedDataset",
     "OnError",
     "PascalSource",
-    "Pick",
     "Picture",
-    "PictureCache",
     "Problems",
     "Sample",
+    "SampleIndex",
     "ShapesDataset",
     "ShapesSource",
+    "Split",
+    "TrainingSource",
     "TrainingTransform",
     "Transform",
     "TransformedDataset",

@@ -1,4 +1,4 @@
-"""A thorough look at a whole data set, every image decoded."""
+"""The report on a whole data set, every image decoded."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ class DataReport:
     """What :func:`check` found.
 
     Attributes:
-        images: how many.
-        images_without_objects: how many of them have none.
-        objects: how many of each class, those of classes without any object too.
-        difficult: how many objects are marked so.
-        crowd: how many regions are marked so.
+        images: number of images.
+        images_without_objects: number of those without objects.
+        objects: number of objects of each class, those of classes without any object too.
+        difficult: number of objects marked so.
+        crowd: number of regions marked so.
         box_sizes: square roots of box areas in pixels, at :data:`QUANTILES`.
-        box_shapes: height over width, at :data:`QUANTILES`.
-        objects_per_image: at :data:`QUANTILES`.
-        left_out: what the reader left out, in words.
-        unreadable: images that turned out broken when they were decoded, in words.
+        box_shapes: heights over widths, at :data:`QUANTILES`.
+        objects_per_image: numbers of objects, at :data:`QUANTILES`.
+        left_out: faults that the reader left out, in words.
+        unreadable: faults of images that turned out broken when they were decoded, in words.
     """
 
     images: int
@@ -68,31 +68,35 @@ class DataReport:
         )
 
 
+def _row(values: tuple[float, ...]) -> str:
+    return ", ".join(f"{value:.3g}" for value in values) or "there are no boxes"
+
+
 def check(dataset: DetectionDataset, threads: int = 4) -> DataReport:
     """Decode every image and count what there is.
 
     Args:
-        dataset: opened with ``on_error=skip`` if all its faults are wanted and not only the first.
-        threads: that decode at the same time.
+        dataset: a data set; opened with ``on_error=skip``, all its faults are reported and not
+            only the first.
+        threads: number of threads that decode.
     """
-    ground_truths = [dataset.ground_truth(index) for index in range(len(dataset))]
+    every = [dataset.ground_truth(index) for index in range(len(dataset))]
     with ThreadPoolExecutor(threads) as pool:
         faults = pool.map(lambda index: _fault(dataset, index), range(len(dataset)))
         unreadable = tuple(fault for fault in faults if fault is not None)
-    labels = Counter(torch.cat([ground_truth.labels for ground_truth in ground_truths]).tolist())
-    every_box = torch.cat([ground_truth.boxes for ground_truth in ground_truths])
-    sides = every_box[:, 2:] - every_box[:, :2]
+    corners = torch.cat([ground_truth.boxes for ground_truth in every])
+    labels = Counter(torch.cat([ground_truth.labels for ground_truth in every]).tolist())
+    counts = torch.tensor([float(len(ground_truth)) for ground_truth in every])
+    sides = corners[:, 2:] - corners[:, :2]
     return DataReport(
         images=len(dataset),
-        images_without_objects=sum(len(ground_truth) == 0 for ground_truth in ground_truths),
+        images_without_objects=int((counts == 0).sum()),
         objects={name: labels[k] for k, name in enumerate(dataset.class_names, start=1)},
-        difficult=sum(int(ground_truth.difficult.sum()) for ground_truth in ground_truths),
-        crowd=sum(int(ground_truth.crowd.sum()) for ground_truth in ground_truths),
-        box_sizes=_quantiles(boxes.area(every_box).sqrt()),
+        difficult=sum(int(ground_truth.difficult.sum()) for ground_truth in every),
+        crowd=sum(int(ground_truth.crowd.sum()) for ground_truth in every),
+        box_sizes=_quantiles(boxes.area(corners).sqrt()),
         box_shapes=_quantiles(sides[:, 1] / sides[:, 0]),
-        objects_per_image=_quantiles(
-            torch.tensor([float(len(ground_truth)) for ground_truth in ground_truths])
-        ),
+        objects_per_image=_quantiles(counts),
         left_out=tuple(dataset.problems.messages),
         unreadable=unreadable,
     )
@@ -110,9 +114,5 @@ def _quantiles(values: Float[Tensor, " N"]) -> tuple[float, ...]:
     if len(values) == 0:
         return ()
     # Not torch.quantile, which refuses more than 16 million values.
-    ranks = [round(share * (len(values) - 1)) for share in QUANTILES]
+    ranks = [round(fraction * (len(values) - 1)) for fraction in QUANTILES]
     return tuple(values.sort().values[ranks].tolist())
-
-
-def _row(values: tuple[float, ...]) -> str:
-    return ", ".join(f"{value:.3g}" for value in values) or "there are no boxes"

@@ -1,6 +1,6 @@
-"""One image with its objects, and a minibatch of them.
+"""A decoded image with its objects, and data sets of them.
 
-Letters: B images, N objects and P proposals of an image, (h, w) of its pixels.
+Letters: I images, P proposals of an image, (h, w) of its pixels. Sizes are (height, width).
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32, Int32, UInt8
@@ -20,26 +19,24 @@ from torch.utils.data import Dataset
 from rcnn.data.errors import DataError, Problems
 from rcnn.data.images import read_image
 from rcnn.data.index import AnnotationIndex, PackedStrings
-from rcnn.data.transport import light
-from rcnn.structures import GroundTruth, ImageBatch, Targets, TensorFields
+from rcnn.structures import GroundTruth
 
 
 @dataclass(frozen=True)
 class Sample:
     """One decoded image and what is known of it.
 
-    All coordinates are in pixels of ``original_size``, also after ``image`` was resized: a resized
-    image is the same picture sampled anew, and the ground_truth stays exactly what the annotation says.
-    :func:`rcnn.data.collate` brings boxes into the pixels of the batch. As long as nothing has
-    resized the image, the two are the same pixels.
+    All coordinates are in pixels of ``original_size``, also after ``image`` was resized: the
+    objects stay exactly what the annotation says, and :func:`rcnn.data.collate` brings boxes into
+    the pixels of the minibatch.
 
     Attributes:
-        image: RGB.
-        ground_truth: its objects.
-        image_id: unique in its data set.
-        original_size: (height, width) of the picture in its file.
+        image: pixels, RGB.
+        ground_truth: the objects.
+        image_id: name, unique in its data set.
+        original_size: size of the picture in its file.
         proposals: regions for a detector that makes none itself, best first.
-        original: the picture before it was resized, for a detector that looks at several scales.
+        original: pixels before the picture was resized, for a detector with several test scales.
     """
 
     image: UInt8[Tensor, "3 h w"]
@@ -50,36 +47,11 @@ class Sample:
     original: UInt8[Tensor, "3 _ _"] | None = None
 
 
-@dataclass(frozen=True)
-class DetectionBatch(TensorFields):
-    """A minibatch on its way into a detector.
-
-    Attributes:
-        images: padded pixels, with proposals where the samples carry some.
-        targets: the objects, in pixels of the resized images.
-        ground_truths: the objects of each image in original pixels, for scoring; they stay on the CPU
-            when the batch moves to a device.
-        image_ids: of each image.
-    """
-
-    images: ImageBatch
-    targets: Targets
-    ground_truths: tuple[GroundTruth, ...]
-    image_ids: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.image_ids)
-
-    def __reduce__(self) -> tuple[type[DetectionBatch], tuple[Any, ...]]:
-        fields = dataclasses.fields(self)
-        return type(self), tuple(light(getattr(self, field.name)) for field in fields)
-
-
 class DetectionDataset(Dataset[Sample], ABC):
     """Images with boxes; everything but the pixels is known without decoding.
 
     Attributes:
-        class_names: the names of the labels 1..K, in that order.
+        class_names: names of the labels 1..K, in that order.
         image_ids: unique names of the images.
         aspect_ratios: width over height of each image.
         problems: what was left out when the data set was opened, and why.
@@ -96,7 +68,7 @@ class DetectionDataset(Dataset[Sample], ABC):
     @property
     @abstractmethod
     def sizes(self) -> Int32[np.ndarray, "I 2"]:
-        """The size of every image, known without decoding it."""
+        """The size of every image."""
 
     @abstractmethod
     def ground_truth(self, index: int) -> GroundTruth:
@@ -110,29 +82,16 @@ class DetectionDataset(Dataset[Sample], ABC):
             DataError: if its file cannot be decoded.
         """
 
-    def sample(self, index: int, image: UInt8[Tensor, "3 h w"]) -> Sample:
-        """Return an image whose pixels are there already with all that is known of it.
-
-        A data set whose samples carry more than its images, sizes and objects extends this, for
-        :class:`rcnn.data.PictureCache` keeps nothing but pixels.
-
-        Args:
-            index: of the image.
-            image: its pixels, decoded earlier and perhaps resized.
-        """
-        height, width = self.sizes[index].tolist()
-        return Sample(image, self.ground_truth(index), self.image_ids[index], (height, width))
-
 
 class IndexedDataset(DetectionDataset):
     """Image files in a folder, with an :class:`AnnotationIndex`.
 
     Args:
-        class_names: the names of the labels 1..K.
+        class_names: names of the labels 1..K.
         index: images and objects.
-        image_folder: where ``index.files`` lie.
+        image_folder: folder that ``index.files`` are relative to.
         problems: what was left out of ``index``.
-        where: the name of the whole in messages.
+        where: name of the data set in messages.
 
     Raises:
         DataError: if there is no image at all.
@@ -160,7 +119,7 @@ class IndexedDataset(DetectionDataset):
 
     @property
     def sizes(self) -> Int32[np.ndarray, "I 2"]:
-        """The size of every image, known without decoding it."""
+        """The size of every image."""
         return self.index.sizes
 
     def ground_truth(self, index: int) -> GroundTruth:
@@ -173,17 +132,18 @@ class IndexedDataset(DetectionDataset):
         Raises:
             DataError: if its file cannot be decoded, or has changed its size.
         """
-        place = range(len(self))[index]
-        file = self.image_folder / self.index.files[place]
-        return self.sample(place, read_image(file, self.index.size(place)))
+        index = range(len(self))[index]
+        size = self.index.size(index)
+        image = read_image(self.image_folder / self.index.files[index], size)
+        return Sample(image, self.ground_truth(index), self.image_ids[index], size)
 
 
 class JoinedDataset(DetectionDataset):
     """Data sets of the same classes, one after the other.
 
     Args:
-        parts: by name; the name goes before the image ids (``VOC2007/000005``), so that they stay
-            unique.
+        parts: data sets by name; the name is put before their image ids (``VOC2007/000005``), so
+            that these stay unique.
 
     Raises:
         DataError: if there is no part, or the parts have different classes.
@@ -215,26 +175,21 @@ class JoinedDataset(DetectionDataset):
 
     @property
     def sizes(self) -> Int32[np.ndarray, "I 2"]:
-        """The size of every image, known without decoding it."""
+        """The size of every image."""
         return self._sizes
 
     def ground_truth(self, index: int) -> GroundTruth:
         """Return the objects of an image, without decoding it."""
-        part, place = self._find(index)
-        return self._parts[part].ground_truth(place)
+        part, position = self._find(index)
+        return part.ground_truth(position)
 
     def __getitem__(self, index: int) -> Sample:
         """Decode an image of one of the parts."""
-        part, place = self._find(index)
-        return dataclasses.replace(self._parts[part][place], image_id=self.image_ids[index])
+        part, position = self._find(index)
+        return dataclasses.replace(part[position], image_id=self.image_ids[index])
 
-    def sample(self, index: int, image: UInt8[Tensor, "3 h w"]) -> Sample:
-        """Return an image whose pixels are there already with all that is known of it."""
-        part, place = self._find(index)
-        sample = self._parts[part].sample(place, image)
-        return dataclasses.replace(sample, image_id=self.image_ids[index])
-
-    def _find(self, index: int) -> tuple[int, int]:
-        place = range(len(self))[index]
-        part = int(np.searchsorted(self._ends, place, side="right"))
-        return part, place - (int(self._ends[part - 1]) if part else 0)
+    def _find(self, index: int) -> tuple[DetectionDataset, int]:
+        index = range(len(self))[index]
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        part = self._parts[number]
+        return part, index - int(self._ends[number]) + len(part)

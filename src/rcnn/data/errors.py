@@ -10,31 +10,30 @@ from rcnn.settings import require
 
 OnError = Literal["raise", "skip"]
 
-# How many faults a warning quotes; the log keeps them all.
-QUOTED = 3
+QUOTED = 3  # faults that a warning quotes; the log keeps all
 
 
 class DataError(ValueError):
-    """A fault of a data set, told with file, place, value and what is allowed.
+    """A fault of a data set, with file, object, value and what is allowed.
 
     Attributes:
         reason: the kind of fault, in the few words under which it is counted.
     """
 
     def __init__(self, message: str, reason: str = "unusable data") -> None:
-        # One positional argument is enough, because a DataLoader rebuilds the exceptions of its
-        # workers from the message alone.
+        # The reason has a default because a DataLoader rebuilds the exceptions of its workers
+        # from the message alone.
         super().__init__(message)
         self.reason = reason
 
     @classmethod
     def about(cls, reason: str, *, where: str, found: str, allowed: str) -> DataError:
-        """Say in one form what is wrong.
+        """Return an error in the common form.
 
         Args:
-            reason: the kind of fault.
+            reason: kind of fault.
             where: file, and object or line inside it.
-            found: the offending value.
+            found: offending value.
             allowed: what would be right, a sentence without full stop.
         """
         stop = "" if found.endswith(("?", ".")) else "."
@@ -46,12 +45,12 @@ class DataWarning(UserWarning):
 
 
 class Problems:
-    """The faults found while a data set is opened.
+    """The log of faults found while a data set is opened.
 
     Attributes:
         on_error: ``raise`` stops at the first fault, ``skip`` counts it and leaves it out.
-        counts: how many of each reason were left out.
-        messages: every one of them in words.
+        counts: number of faults of each reason that were left out.
+        messages: the same faults in words.
     """
 
     def __init__(self, on_error: OnError = "raise") -> None:
@@ -75,7 +74,7 @@ class Problems:
         self.messages.append(str(error))
 
     def warn(self, where: str) -> None:
-        """Sum up in one :class:`DataWarning` what was left out of ``where``, if anything was."""
+        """Issue one :class:`DataWarning` about all that was left out of ``where``, if any was."""
         if not self.messages:
             return
         counts = ", ".join(f"{count} x {reason}" for reason, count in self.counts.most_common())
@@ -88,6 +87,6 @@ class Problems:
         )
 
     def include(self, other: Problems) -> None:
-        """Take over what another log has counted."""
+        """Add what another log has counted."""
         self.counts.update(other.counts)
         self.messages.extend(other.messages)

@@ -1,8 +1,13 @@
-"""Image files into pixels: ``uint8``, RGB, ``3 H W``.
+"""Pictures into pixels: ``uint8``, RGB, ``3 H W``.
 
-Pillow reads everything, and decodes a JPEG as fast as torchvision, whose decoders are deprecated
-since torchvision 0.29. As its pixels have to be copied out of it, reading and resizing take an
-eighth longer than with torchvision (``python -m benchmarks loading``).
+A picture gives the same pixels as a file, a PIL image, an array and a tensor:
+
+- the EXIF orientation of files and PIL images is applied, as a viewer does;
+- grey values are repeated, palettes and CMYK become RGB, transparency is dropped;
+- of 16 unsigned bits the upper byte is kept, whatever range the picture uses;
+- floating-point values lie in 0..1 and are rounded to bytes.
+
+Everything else is refused, because its brightness would be a guess.
 """
 
 from __future__ import annotations
@@ -21,91 +26,29 @@ from torch import Tensor
 
 from rcnn.data.errors import DataError
 
-ORIENTATION = 0x0112  # EXIF tag: how the stored picture is turned
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB\x60\x82"}
-
-# JPEG: marker, kind and length of a segment; in a frame header precision, height and width follow.
-FRAME = struct.Struct(">BBHBHH")
-FRAMES = (0xC0, 0xC1, 0xC2)
-SKIPPED = {0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)} - {0xE1}  # tables, comments; no EXIF
-HEAD = 4096  # bytes in which a size is looked for without Pillow
-
 # What Pillow's parsers let through when a file is broken.
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, struct.error)
 
 
-@dataclass(frozen=True)
-class ImageHeader:
-    """What a file says of its picture before it is decoded.
-
-    Attributes:
-        size: stored (height, width).
-        turned_size: (height, width) after the EXIF orientation is applied.
-        has_end: whether the file ends with its format's end marker; True for formats without one.
-    """
-
-    size: tuple[int, int]
-    turned_size: tuple[int, int]
-    has_end: bool
-
-
-def read_header(file: Path) -> ImageHeader:
-    """Look at the two ends of an image file, without decoding it.
-
-    Raises:
-        DataError: if there is no such file, or it is no image.
-    """
-    try:
-        with file.open("rb") as stream:
-            if (size := _plain_jpeg_size(stream.peek(HEAD))) is not None:
-                stream.seek(-2, os.SEEK_END)
-                return ImageHeader(size, size, stream.read() == END_MARKERS["JPEG"])
-            image = Image.open(stream)
-            width, height = image.size
-            turned = (width, height) if _orientation(image) >= 5 else (height, width)
-            marker = END_MARKERS.get(image.format or "", b"")
-            stream.seek(0, os.SEEK_END)
-            stream.seek(max(stream.tell() - len(marker), 0))
-            return ImageHeader((height, width), turned, stream.read() == marker or not marker)
-    except BROKEN as error:
-        raise _unreadable(file, error) from error
-
-
 def read_image(file: Path, size: tuple[int, int] | None = None) -> UInt8[Tensor, "3 H W"]:
-    """Decode an image file.
-
-    Grey, palette and CMYK pictures become RGB, transparency is dropped, and 16 bits keep their
-    upper half.
+    """Return the pixels of an image file.
 
     Args:
-        file: in any format that Pillow reads.
-        size: the (height, width) that its annotation states. It decides whether the picture is
-            turned as its EXIF orientation says: not if ``size`` is the stored size, else yes.
-            Without it the picture comes as a viewer shows it, turned.
+        file: path of an image in any format that Pillow reads.
+        size: (height, width) that the annotation states. A picture of this stored size is not
+            turned, even if its EXIF orientation says so: its boxes were drawn without the turn.
 
     Raises:
-        DataError: if the file is missing, broken or cut off, or has neither way round ``size``.
+        DataError: if the file is missing, broken or cut off, if its brightness has no agreed
+            range, or if neither its stored nor its turned size is ``size``.
     """
     try:
         with Image.open(file) as image:
-            image.load()
-            pixels = _rgb(image, file)
-            turn = TURNS.get(_orientation(image))
-            if turn is not None and size != (image.height, image.width):
-                pixels = np.array(Image.fromarray(pixels).transpose(turn))
+            pixels = _decode(image, str(file), size)
     except DataError:
         raise
     except BROKEN as error:
-        raise _unreadable(file, error) from error
+        raise _unreadable(str(file), error) from error
     if size not in (None, pixels.shape[:2]):
         raise wrong_size(str(file), size, (pixels.shape[:2],))
     return torch.from_numpy(pixels).permute(2, 0, 1)
@@ -124,22 +67,38 @@ def wrong_size(
     )
 
 
-def _plain_jpeg_size(head: bytes) -> tuple[int, int] | None:
-    """Return the (height, width) of a JPEG, or None where Pillow has to look.
+def _unreadable(where: str, error: Exception) -> DataError:
+    missing = isinstance(error, FileNotFoundError)
+    return DataError.about(
+        "missing image" if missing else "unreadable image",
+        where=where,
+        found="there is no such file" if missing else f"{type(error).__name__}: {error}",
+        allowed="It has to be a complete image file, for example JPEG or PNG",
+    )
 
-    Pillow reads all tables of a header, which takes most of the time in which a large data set is
-    opened. Here the segments are skipped up to the one with the size. EXIF data and whatever is
-    unusual are left to Pillow.
-    """
-    place = 2
-    while head[:2] == b"\xff\xd8" and len(head) >= place + 9:
-        marker, kind, length, precision, height, width = FRAME.unpack_from(head, place)
-        if marker == 0xFF and kind in FRAMES and precision == 8 and height > 0 < width:
-            return height, width
-        if marker != 0xFF or kind not in SKIPPED:
-            return None
-        place += 2 + length
-    return None
+
+ORIENTATION = 0x0112  # EXIF tag
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _decode(
+    image: Image.Image, where: str, untouched: tuple[int, int] | None = None
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Return the pixels of a PIL image, turned unless its stored size is ``untouched``."""
+    image.load()
+    turn = TURNS.get(_orientation(image))
+    pixels = _rgb(image, where)
+    if turn is None or untouched == (image.height, image.width):
+        return pixels
+    return np.array(Image.fromarray(pixels).transpose(turn))
 
 
 def _orientation(image: Image.Image) -> int:
@@ -149,66 +108,165 @@ def _orientation(image: Image.Image) -> int:
         return 1  # broken EXIF data: viewers show the picture as it is stored
 
 
-def _rgb(image: Image.Image, file: Path) -> UInt8[np.ndarray, "H W 3"]:
-    sixteen_bits = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
-    if sixteen_bits:
-        grey = (np.asarray(image) >> 8).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=-1)
+def _rgb(image: Image.Image, where: str) -> UInt8[np.ndarray, "H W 3"]:
+    # Older versions of Pillow open a 16-bit PNG in mode I.
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        upper = (np.asarray(image) >> 8).astype(np.uint8)
+        return np.repeat(upper[..., None], 3, axis=-1)
     if image.mode in ("I", "F"):
         raise DataError.about(
             "unreadable image",
-            where=str(file),
+            where=where,
             found=f"pixels of mode {image.mode!r}, whose brightness has no agreed range",
-            allowed="Store the picture with 8 or 16 unsigned bits a channel",
+            allowed="Scale them to 0..255 and give 8 unsigned bits a channel (or 16: 0..65535)",
         )
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # Pillow warns of the direct way
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def _unreadable(file: Path, error: Exception) -> DataError:
-    missing = isinstance(error, FileNotFoundError)
-    return DataError.about(
-        "missing image" if missing else "unreadable image",
-        where=str(file),
-        found="there is no such file" if missing else f"{type(error).__name__}: {error}",
-        allowed="It has to be a complete image file, for example JPEG or PNG",
-    )
+HEAD = 4096  # bytes in which a size is looked for without Pillow
+END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB\x60\x82"}
+
+# JPEG: marker, kind and length of a segment; in a frame header precision, height and width follow.
+FRAME = struct.Struct(">BBHBHH")
+FRAMES = (0xC0, 0xC1, 0xC2)
+SKIPPED = {0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)} - {0xE1}  # tables, comments; no EXIF
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """What a file says of its picture before it is decoded.
+
+    Attributes:
+        size: stored (height, width).
+        turned_size: (height, width) after the EXIF orientation is applied.
+        has_end: whether the file ends with its format's end marker; True for formats without one.
+    """
+
+    size: tuple[int, int]
+    turned_size: tuple[int, int]
+    has_end: bool
+
+
+def read_header(file: Path) -> ImageHeader:
+    """Return size and completeness of an image file from its two ends, without decoding it.
+
+    Raises:
+        DataError: if there is no such file, or it is no image.
+    """
+    try:
+        with file.open("rb") as stream:
+            if (size := _plain_jpeg_size(stream.peek(HEAD))) is not None:
+                stream.seek(-2, os.SEEK_END)
+                return ImageHeader(size, size, stream.read() == END_MARKERS["JPEG"])
+            image = Image.open(stream)
+            width, height = image.size
+            turned = (width, height) if _orientation(image) >= 5 else (height, width)
+            marker = END_MARKERS.get(image.format or "", b"")
+            stream.seek(0, os.SEEK_END)
+            stream.seek(max(stream.tell() - len(marker), 0))
+            return ImageHeader((height, width), turned, stream.read() == marker or not marker)
+    except BROKEN as error:
+        raise _unreadable(str(file), error) from error
+
+
+def _plain_jpeg_size(head: bytes) -> tuple[int, int] | None:
+    """Return the (height, width) of a JPEG, or None where Pillow has to look.
+
+    Pillow reads all tables of a header, which takes most of the time in which a large data set is
+    opened. Here the segments are skipped up to the one with the size. EXIF data and whatever is
+    unusual are left to Pillow.
+    """
+    offset = 2
+    while head[:2] == b"\xff\xd8" and len(head) >= offset + 9:
+        marker, kind, length, precision, height, width = FRAME.unpack_from(head, offset)
+        if marker == 0xFF and kind in FRAMES and precision == 8 and height > 0 < width:
+            return height, width
+        if marker != 0xFF or kind not in SKIPPED:
+            return None
+        offset += 2 + length
+    return None
 
 
 Picture = str | Path | Image.Image | np.ndarray | Tensor
-"""A file, a PIL image, a ``uint8`` array ``(h, w, 3)`` or ``(h, w)``, or a tensor ``(3, h, w)``."""
+"""A file; a PIL image; an array ``(h, w)`` or ``(h, w, channels)``; a tensor ``(h, w)`` or
+``(channels, h, w)``. One channel is grey, two are grey and opacity, three RGB, four RGB and
+opacity. Values are ``uint8``, ``uint16`` (0..65535, as in a 16-bit file) or floating point in 0..1.
+"""
 
 
-def as_images(pictures: Sequence[Picture]) -> list[Shaped[Tensor, "3 _ _"]]:
-    """Return each picture as an RGB tensor; files and PIL images as their viewer would show them.
+def as_images(pictures: Sequence[Picture]) -> list[UInt8[Tensor, "3 _ _"]]:
+    """Return the pixels of each picture, on the CPU.
 
     Raises:
-        ValueError: a picture has a shape or type that cannot be an image; its position is named.
-        DataError: a path leads to no file, or to one that is no picture.
+        DataError: (a ValueError) if a file cannot be read, or a picture in memory has a type,
+            shape, mode or range of values that leaves its brightness open; its number is named.
     """
-    return [_as_image(picture, position) for position, picture in enumerate(pictures)]
+    return [_as_image(picture, f"picture {number}") for number, picture in enumerate(pictures)]
 
 
-def _as_image(picture: Picture, position: int) -> Tensor:
-    if isinstance(picture, Tensor):
-        if picture.ndim != 3 or picture.shape[0] != 3:
-            raise ValueError(
-                f"Picture {position} is a tensor of shape {tuple(picture.shape)}, not (3, h, w)."
-            )
-        return picture
+def _as_image(picture: Picture, where: str) -> UInt8[Tensor, "3 h w"]:
     if isinstance(picture, str | Path):
         return read_image(Path(picture))
     if isinstance(picture, Image.Image):
-        picture = np.asarray(picture.convert("RGB"))
-    if not isinstance(picture, np.ndarray):
-        raise ValueError(f"Picture {position} is a {type(picture).__name__}, not a picture.")
-    if picture.ndim == 2:
-        picture = np.repeat(picture[:, :, None], 3, axis=2)
-    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
-        raise ValueError(
-            f"Picture {position} is an array {picture.shape} of {picture.dtype}, "
-            "not (h, w, 3) or (h, w) of uint8."
+        try:
+            pixels = _decode(picture, where)
+        except DataError:
+            raise
+        except BROKEN as error:
+            raise _unreadable(where, error) from error
+    else:
+        pixels = _from_memory(picture, where)
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def _from_memory(picture: object, where: str) -> UInt8[np.ndarray, "h w 3"]:
+    """Return the pixels of an array or a tensor."""
+    name = f"a {type(picture).__name__}"
+    values: np.ndarray = np.zeros(0)
+    if isinstance(picture, Tensor):
+        name = f"a tensor of shape {tuple(picture.shape)} and type {picture.dtype}"
+        # NumPy has no bfloat16.
+        tensor = picture.detach().double() if picture.is_floating_point() else picture
+        values = tensor.cpu().numpy()
+        values = values.transpose(1, 2, 0) if values.ndim == 3 else values
+    elif isinstance(picture, np.ndarray):
+        name = f"an array of shape {picture.shape} and type {picture.dtype}"
+        values = picture
+    if values.ndim == 2:
+        values = values[..., None]
+    if values.ndim != 3 or values.size == 0 or not 1 <= values.shape[2] <= 4:
+        raise DataError.about(
+            "unusable picture",
+            where=where,
+            found=f"it is {name}",
+            allowed="Give a path, a PIL image, an array (h, w) or (h, w, channels), or a tensor "
+            "(h, w) or (channels, h, w), with 1 to 4 channels; several pictures as a list",
         )
-    # (h, w, 3) -> (3, h, w)
-    return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))
+    colours = values[..., :3] if values.shape[2] >= 3 else values[..., :1]
+    pixels = _to_bytes(colours, where, name)
+    return pixels if pixels.shape[2] == 3 else np.repeat(pixels, 3, axis=2)
+
+
+def _to_bytes(
+    values: Shaped[np.ndarray, "h w c"], where: str, name: str
+) -> UInt8[np.ndarray, "h w c"]:
+    """Return a copy in 8 bits of values with 8 or 16 unsigned bits, or floating point in 0..1."""
+    kind, width = values.dtype.kind, values.dtype.itemsize
+    if kind == "u" and width <= 2:
+        return np.array(values >> 8 * (width - 1), dtype=np.uint8)
+    found = f"it is {name}"
+    if kind in "iuf":
+        lowest, highest = values.min(), values.max()
+        half = 0.5 / 255  # of a grey level: resampled values may pass 0 and 1 by rounding
+        if kind == "f" and lowest >= -half and highest <= 1 + half:
+            return np.asarray(np.rint(values.astype(np.float64).clip(0, 1) * 255), dtype=np.uint8)
+        found += f" with values in {lowest:g}..{highest:g}"
+    raise DataError.about(
+        "unusable picture",
+        where=where,
+        found=found,
+        allowed="Values are uint8 in 0..255, uint16 in 0..65535 or floating point in 0..1: scale "
+        "them, or convert values in 0..255 to uint8",
+    )

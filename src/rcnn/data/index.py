@@ -1,4 +1,10 @@
-"""Many strings in two arrays."""
+"""Images and objects of a data set in flat arrays, and the checks that they pass on the way in.
+
+DataLoader workers share arrays with the process that forked them. Lists and dictionaries they
+copy page by page, because looking at a Python object writes its reference count.
+
+Letters: I images, N boxes of all images. Sizes are (height, width).
+"""
 
 from __future__ import annotations
 
@@ -16,13 +22,12 @@ from rcnn.data.errors import DataError, Problems
 from rcnn.data.images import read_header, read_image, wrong_size
 from rcnn.structures import GroundTruth
 
+Corners = tuple[float, float, float, float]
+"""x1, y1, x2, y2."""
+
 
 class PackedStrings(Sequence[str]):
-    """An immutable sequence of strings that holds no Python object per string.
-
-    A list of strings would be copied page by page into every DataLoader worker, because merely
-    looking at an object writes its reference count.
-    """
+    """An immutable sequence of strings that holds no Python object per string."""
 
     def __init__(self, strings: Iterable[str]) -> None:
         encoded = [string.encode() for string in strings]
@@ -37,40 +42,37 @@ class PackedStrings(Sequence[str]):
     @overload
     def __getitem__(self, index: slice) -> PackedStrings: ...
     def __getitem__(self, index: int | slice) -> str | PackedStrings:
-        places = range(len(self))[index]
-        if isinstance(places, range):
-            return PackedStrings(self[place] for place in places)
-        return self._bytes[self._ends[places] : self._ends[places + 1]].tobytes().decode()
+        chosen = range(len(self))[index]
+        if isinstance(chosen, range):
+            return PackedStrings(self[position] for position in chosen)
+        return self._bytes[self._ends[chosen] : self._ends[chosen + 1]].tobytes().decode()
 
 
 @dataclass(frozen=True)
 class AnnotationIndex:
-    """Every image and object of a data set, without a Python object for any of them.
-
-    DataLoader workers share arrays with their parent, but copy whatever lists and dictionaries
-    they look at, because looking at an object writes its reference count.
+    """Every image and object of a data set.
 
     Attributes:
         image_ids: unique names.
         files: image files, relative to the data set's image folder.
-        sizes: as annotated, which is as decoded.
-        ends: the objects of image i are ``ends[i]`` up to ``ends[i + 1]``.
-        boxes: continuous pixels.
-        labels: 1..K.
-        difficult: see :class:`rcnn.structures.GroundTruth`.
-        crowd: likewise.
-        areas: likewise.
+        sizes: sizes as annotated, which is as decoded.
+        ends: positions in the arrays of objects; image i has ``ends[i]`` up to ``ends[i + 1]``.
+        boxes: continuous corners in pixels.
+        labels: classes 1..K.
+        difficult: flags of objects that are neither true nor false positives when detected.
+        crowd: flags of regions that hold many objects.
+        areas: areas in square pixels.
     """
 
     image_ids: PackedStrings
     files: PackedStrings
     sizes: Int32[np.ndarray, "I 2"]
     ends: Int64[np.ndarray, " I+1"]
-    boxes: Float32[np.ndarray, "T 4"]
-    labels: Int16[np.ndarray, " T"]
-    difficult: Bool[np.ndarray, " T"]
-    crowd: Bool[np.ndarray, " T"]
-    areas: Float32[np.ndarray, " T"]
+    boxes: Float32[np.ndarray, "N 4"]
+    labels: Int16[np.ndarray, " N"]
+    difficult: Bool[np.ndarray, " N"]
+    crowd: Bool[np.ndarray, " N"]
+    areas: Float32[np.ndarray, " N"]
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -97,17 +99,14 @@ class AnnotationIndex:
         )
 
 
-Corners = tuple[float, float, float, float]
-
-
 class IndexBuilder:
     """Collects images and objects, then checks all boxes at once.
 
     Args:
-        class_names: of the labels 1..K.
-        problems: where faults are reported.
-        noun: what an object is called in messages, with ``number`` behind it.
-        show: a box as the annotation writes it, for messages.
+        class_names: names of the labels 1..K.
+        problems: log of the faults.
+        noun: word for an object in messages; its number follows.
+        show: function that writes corners as the annotation has them, for messages.
         shift: added to the written corners to get continuous 0-based boxes.
     """
 
@@ -127,7 +126,7 @@ class IndexBuilder:
         self._shift = np.array(shift, dtype=np.float64)
         self._ids: list[str] = []
         self._files: list[str] = []
-        self._places: list[str] = []
+        self._sources: list[str] = []
         self._sizes = array("i")
         self._images = array("q")
         self._numbers = array("q")
@@ -137,19 +136,19 @@ class IndexBuilder:
         self._crowd = array("b")
         self._areas = array("f")
 
-    def add_image(self, image_id: str, file: str, size: tuple[int, int], where: str) -> int:
-        """Take in an image and return its position.
+    def add_image(self, image_id: str, file: str, size: tuple[int, int], source: str) -> int:
+        """Add an image and return its position.
 
         Args:
-            image_id: unique.
-            file: relative to the image folder.
+            image_id: unique name.
+            file: image file, relative to the image folder.
             size: (height, width).
-            where: the annotation file, for messages.
+            source: annotation file, for messages.
         """
         self._ids.append(image_id)
         self._files.append(file)
         self._sizes.extend(size)
-        self._places.append(where)
+        self._sources.append(source)
         return len(self._ids) - 1
 
     def add_object(
@@ -163,16 +162,16 @@ class IndexBuilder:
         crowd: bool = False,
         area: float = float("nan"),
     ) -> None:
-        """Take in an object of image number ``image``; the images may come in any order.
+        """Add an object; those of one image need not follow each other.
 
         Args:
-            image: what :meth:`add_image` returned.
-            number: by which a person finds the object in the annotation.
+            image: position of its image.
+            number: number or id by which a person finds the object in the annotation.
             corners: x1, y1, x2, y2 as written.
-            label: 1..K.
-            difficult: neither hit nor miss.
-            crowd: a region of many objects.
-            area: square pixels; the box's, if it is not a number.
+            label: class, 1..K.
+            difficult: whether a detection of it is neither true nor false positive.
+            crowd: whether it is a region of many objects.
+            area: area in square pixels; NaN for that of the box.
         """
         self._images.append(image)
         self._numbers.append(number)
@@ -193,8 +192,8 @@ class IndexBuilder:
         sizes = np.array(self._sizes, dtype=np.int32).reshape(-1, 2)
         order = np.argsort(images, kind="stable")
         faults = box_faults(corners, self._shift, sizes[images])
-        for place in order[faults[order] > 0].tolist():
-            self._problems.add(self._error(place, BOX_FAULTS[faults[place]]))
+        for position in order[faults[order] > 0].tolist():
+            self._problems.add(self._error(position, BOX_FAULTS[faults[position]]))
         kept = order[faults[order] == 0]
         boxes = clipped(corners[kept] + self._shift, sizes[images[kept]])
         areas = np.array(self._areas, dtype=np.float32)[kept]
@@ -212,25 +211,23 @@ class IndexBuilder:
             areas=np.where(np.isnan(areas), sides.prod(1), areas),
         )
 
-    def _error(self, place: int, reason: str) -> DataError:
-        image = self._images[place]
-        x1, y1, x2, y2 = self._corners[4 * place : 4 * place + 4]
-        name = self._class_names[self._labels[place] - 1]
+    def _error(self, position: int, reason: str) -> DataError:
+        image = self._images[position]
+        x1, y1, x2, y2 = self._corners[4 * position : 4 * position + 4]
+        name = self._class_names[self._labels[position] - 1]
         height, width = self._sizes[2 * image : 2 * image + 2]
         return DataError.about(
             reason,
-            where=f"{self._places[image]}, {self._noun} {self._numbers[place]} ({name})",
+            where=f"{self._sources[image]}, {self._noun} {self._numbers[position]} ({name})",
             found=self._show((x1, y1, x2, y2)),
             allowed=box_rule((height, width)),
         )
 
 
-BORDER = 1.0
+BORDER = 1.0  # pixels by which a box may pass the border of its image: rounding, not a fault
+WRAPPED = 65534.0  # -2 in an unsigned 16-bit number; the classic fault of VOC files read as uint16
 
-# -1 stored in an unsigned 16-bit number, and -2; the classic fault of VOC files read as uint16.
-WRAPPED = 65534.0
-
-# The reasons by which a box is refused; the position is its code.
+# The reasons by which a box is refused; the position is the code in box_faults.
 BOX_FAULTS = (
     "sound box",
     "coordinate that is no finite number",
@@ -241,51 +238,19 @@ BOX_FAULTS = (
 )
 
 
-def checked_size(file: Path, annotated: tuple[int, int] | None, where: str) -> tuple[int, int]:
-    """Check an image file from the outside and return the (height, width) that it is read with.
-
-    Only the two ends of the file are looked at. A JPEG or PNG that does not end as it should is
-    decoded to tell a cut-off file from one with something harmless behind its end.
-
-    Args:
-        file: the image.
-        annotated: the size that its annotation states, if it states one.
-        where: the annotation, for the message.
-
-    Raises:
-        DataError: if the file is missing, broken, cut off, or not of the annotated size.
-    """
-    header = read_header(file)
-    if not header.has_end:
-        read_image(file)
-    if annotated is None:
-        return header.size
-    if annotated not in (header.size, header.turned_size):
-        raise wrong_size(f"{where}, {file}", annotated, (header.size, header.turned_size))
-    return annotated
-
-
-def clipped(
-    boxes: Float64[np.ndarray, "T 4"], sizes: Int[np.ndarray, "T 2"]
-) -> Float32[np.ndarray, "T 4"]:
-    """Return the part of each box that lies inside its image."""
-    limits = sizes[:, [1, 0, 1, 0]]
-    return np.asarray(np.clip(boxes, 0, limits), dtype=np.float32)
-
-
 def box_faults(
-    corners: Float64[np.ndarray, "T 4"],
+    corners: Float64[np.ndarray, "N 4"],
     shift: Float64[np.ndarray, " 4"],
-    sizes: Int[np.ndarray, "T 2"],
-) -> Int8[np.ndarray, " T"]:
+    sizes: Int[np.ndarray, "N 2"],
+) -> Int8[np.ndarray, " N"]:
     """Return the first fault of each box as a position in :data:`BOX_FAULTS`, 0 for none.
 
     Args:
-        corners: ``x1, y1, x2, y2`` as they stand in the annotation. Order and area are judged on
-            these: in a 1-based inclusive file equal corners would become a box of one pixel, but
-            they are the mark of a click that was not dragged.
-        shift: what is added to ``corners`` to get continuous 0-based boxes.
-        sizes: (height, width) of each box's image.
+        corners: x1, y1, x2, y2 as written in the annotation. Order and area are judged on these:
+            in a 1-based inclusive file equal corners would become a box of one pixel, but they
+            are the mark of a click that was not dragged.
+        shift: added to ``corners`` to get continuous 0-based boxes.
+        sizes: size of each box's image.
     """
     boxes = corners + shift
     sides = corners[:, 2:] - corners[:, :2]
@@ -301,9 +266,41 @@ def box_faults(
     return np.select(faults, np.arange(1, len(BOX_FAULTS)), default=0).astype(np.int8)
 
 
+def clipped(
+    boxes: Float64[np.ndarray, "N 4"], sizes: Int[np.ndarray, "N 2"]
+) -> Float32[np.ndarray, "N 4"]:
+    """Return the part of each box that lies inside its image."""
+    limits = sizes[:, [1, 0, 1, 0]]
+    return np.asarray(np.clip(boxes, 0, limits), dtype=np.float32)
+
+
 def box_rule(size: tuple[int, int]) -> str:
-    """Say in words what a box in an image of ``size`` has to be."""
+    """Return the sentence about what a box in an image of ``size`` has to be."""
     return (
         "A box needs finite corners, left before right and top before bottom, "
         f"inside its image of {size[1]} x {size[0]} pixels"
     )
+
+
+def checked_size(file: Path, annotated: tuple[int, int] | None, where: str) -> tuple[int, int]:
+    """Return the (height, width) with which an image file is read, after a check of its two ends.
+
+    A JPEG or PNG without its end marker is decoded, to know a cut-off file from one with
+    something harmless behind its end.
+
+    Args:
+        file: the image.
+        annotated: size that its annotation states, if it states one.
+        where: annotation, for the message.
+
+    Raises:
+        DataError: if the file is missing, broken, cut off, or not of the annotated size.
+    """
+    header = read_header(file)
+    if not header.has_end:
+        read_image(file)
+    if annotated is None:
+        return header.size
+    if annotated not in (header.size, header.turned_size):
+        raise wrong_size(f"{where}, {file}", annotated, (header.size, header.turned_size))
+    return annotated

@@ -1,87 +1,71 @@
-"""The data of a run as a LightningDataModule: two-image minibatches, resized for the detector."""
+"""The data of a run as a LightningDataModule."""
 
 from __future__ import annotations
 
-import math
 import multiprocessing
 import os
 import threading
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import pytorch_lightning as pl
 import torch
+from pydantic import Field, NonNegativeInt, PositiveInt
 from torch.utils.data import DataLoader
 
 from rcnn.data import (
     AspectGroupedBatchSampler,
-    CacheBudget,
+    DataSource,
     DetectionDataset,
     EvaluationBatchSampler,
     EvaluationTransform,
-    PictureCache,
     Sample,
+    Split,
     TrainingTransform,
     TransformedDataset,
     collate,
 )
-from rcnn.data.splits import DataSource, Split
-from rcnn.data.stored import ProposalFiles
+from rcnn.data.proposals import ProposalFiles
 from rcnn.model.transform import ImageSettings
-from rcnn.settings import require
-from rcnn.training.module import batches_done
+from rcnn.settings import Fraction, settings
+from rcnn.training.progress import batches_done
 
 
-@dataclass(frozen=True)
+@settings
 class LoaderSettings:
     """How minibatches are made.
 
     Attributes:
-        batch_size: images of a minibatch, per device (2 in Fast R-CNN, section 2.3).
-        eval_batch_size: likewise for validation, test and prediction.
+        batch_size: images of a training minibatch, per device (2 in Fast R-CNN, section 2.3).
+        eval_batch_size: images of a minibatch of validation, test and prediction, per device.
         workers: processes that decode and resize, per device; 0 does it in the main process.
         flip: probability of mirroring a training image.
-        shorter_sides: training draws the shorter side of each image from these; null keeps to the
-            detector's own.
-        group_by_aspect: put upright images with upright and lying with lying ones, which saves
-            padding.
-        seed: of the order and of the augmentation.
-        cache_gib: memory in GiB, per device, in which decoded training and validation images are
-            kept for all workers, so that each is decoded once; those for which it is too small
-            are decoded each time. Only time changes, no sample does.
+        shorter_sides: lengths of the shorter side in pixels, one of which is drawn for each
+            training image; null for the detector's own.
+        group_by_aspect: whether images wider than high and images higher than wide fill separate
+            minibatches, which saves padding.
+        seed: seed of the order and of the augmentation.
     """
 
-    batch_size: int = 2
-    eval_batch_size: int = 2
-    workers: int = 2
-    flip: float = 0.5
-    shorter_sides: tuple[int, ...] | None = None
+    batch_size: PositiveInt = 2
+    eval_batch_size: PositiveInt = 2
+    workers: NonNegativeInt = 2
+    flip: Fraction = 0.5
+    shorter_sides: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] | None = None
     group_by_aspect: bool = True
-    seed: int = 0
-    cache_gib: float = 0.0
-
-    def __post_init__(self) -> None:
-        for key in ("batch_size", "eval_batch_size"):
-            require(getattr(self, key) >= 1, key, getattr(self, key), "it is 1 or more")
-        require(self.workers >= 0, "workers", self.workers, "it is 0 or more")
-        require(0 <= self.cache_gib < math.inf, "cache_gib", self.cache_gib, "it is 0 or more")
-        require(0 <= self.flip <= 1, "flip", self.flip, "it lies in 0..1")
-        sides = self.shorter_sides
-        usable = sides is None or (len(sides) > 0 and min(sides) >= 1)
-        require(usable, "shorter_sides", sides, "it lists one or more sizes in pixels, or is null")
+    seed: NonNegativeInt = 0
 
 
 class DetectionDataModule(pl.LightningDataModule):
-    """Minibatches of the splits of a data source.
+    """Minibatches of the splits of a data source, resized for the detector.
 
-    How large images have to be is the detector's business: unless given, the image settings are
-    those of the module that the trainer runs.
+    With ``overfit_batches`` of the trainer, every epoch has the first minibatches of the first
+    one, with the same augmentation.
 
     Args:
-        source: gives the training, validation and test split.
+        source: source of the training, validation and test split.
         loader: how minibatches are made.
-        images: sizes and padding; by default those of the trainer's module.
+        images: sizes and padding; by default those of the module that the trainer runs.
         proposals: the stored proposals of each split, for a detector that makes none itself.
     """
 
@@ -98,7 +82,6 @@ class DetectionDataModule(pl.LightningDataModule):
         self.images = images
         self.proposals = proposals
         self._datasets: dict[Split, DetectionDataset] = {}
-        self._budget = CacheBudget(int(self.loader.cache_gib * 2**30))
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -115,11 +98,14 @@ class DetectionDataModule(pl.LightningDataModule):
         self.source.prepare()
 
     def setup(self, stage: str) -> None:
-        """Open the splits that ``stage`` needs, and check their classes against the module's."""
+        """Open the splits that ``stage`` needs.
+
+        Raises:
+            ValueError: if the data has other classes than the module that the trainer runs.
+        """
         stages: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",)}
         splits = [split for split in stages.get(stage, ("test",)) if self.source.has(split)]
-        module = self.trainer.lightning_module if self.trainer else None
-        expected = getattr(module, "class_names", None)
+        expected = getattr(self._module(), "class_names", None)
         for split in splits:
             found = self.dataset(split).class_names
             if expected is not None and found != expected:
@@ -134,34 +120,34 @@ class DetectionDataModule(pl.LightningDataModule):
         if split not in self._datasets:
             dataset = self.source.dataset(split)
             if self.proposals is not None:
-                dataset = self.proposals.attach(dataset, split)
+                dataset = self.proposals.with_proposals(dataset, split)
             self._datasets[split] = dataset
         return self._datasets[split]
 
     def train_dataloader(self) -> DataLoader[Sample]:
-        """Return shuffled, augmented minibatches; each process its own share."""
-        images, loader = self._image_settings(), self.loader
+        """Return shuffled, augmented minibatches, of which each process has its own."""
+        images, loader, trainer = self._image_settings(), self.loader, self.trainer
         dataset = self.dataset("train")
         rank, world_size = self._process()
         sampler = AspectGroupedBatchSampler(
             dataset.aspect_ratios,
-            batch_size=loader.batch_size,
+            loader.batch_size,
             seed=loader.seed,
             rank=rank,
             world_size=world_size,
             group=loader.group_by_aspect,
-            batches_done=partial(batches_done, self.trainer) if self.trainer else None,
+            batches_done=partial(batches_done, trainer) if trainer else None,
+            # Set by the trainer, but declared nowhere.
+            repeated=getattr(trainer, "overfit_batches", 0),
         )
-        sides = loader.shorter_sides or (images.shorter_side,)
         transform = TrainingTransform(
             flip_probability=loader.flip,
-            shorter_sides=sides,
+            shorter_sides=loader.shorter_sides or (images.shorter_side,),
             longer_side=images.longer_side,
             antialias=images.antialias,
         )
         skip = dataset.problems.on_error == "skip"
-        cache = self._cache("train", sides, images)
-        return self._loader(TransformedDataset(dataset, transform, skip, cache), sampler, images)
+        return self._loader(TransformedDataset(dataset, transform, skip), sampler, images)
 
     def val_dataloader(self) -> DataLoader[Sample] | list[DataLoader[Sample]]:
         """Return the validation split, every image once over all processes; [] without one."""
@@ -185,25 +171,15 @@ class DetectionDataModule(pl.LightningDataModule):
                 "process needs one. Use fewer devices or more images."
             )
         sampler = EvaluationBatchSampler(
-            dataset.aspect_ratios,
-            self.loader.eval_batch_size,
-            rank=rank,
-            world_size=world_size,
+            dataset.aspect_ratios, self.loader.eval_batch_size, rank=rank, world_size=world_size
         )
-        several = images.test_scales is not None
         transform = EvaluationTransform(
-            images.shorter_side, images.longer_side, images.antialias, keep_original=several
+            images.shorter_side,
+            images.longer_side,
+            images.antialias,
+            keep_original=images.test_scales is not None,
         )
-        sides = () if several else (images.shorter_side,)
-        # A test sees its images once.
-        cache = self._cache(split, sides, images) if split == "val" else None
-        return self._loader(TransformedDataset(dataset, transform, cache=cache), sampler, images)
-
-    def _cache(
-        self, split: Split, sides: tuple[int, ...], images: ImageSettings
-    ) -> PictureCache | None:
-        sizes = self.dataset(split).sizes
-        return self._budget.cache(split, sizes, sides, images.longer_side, images.antialias)
+        return self._loader(TransformedDataset(dataset, transform), sampler, images)
 
     def _loader(
         self, dataset: TransformedDataset, sampler: Any, images: ImageSettings
@@ -221,11 +197,14 @@ class DetectionDataModule(pl.LightningDataModule):
     def _image_settings(self) -> ImageSettings:
         if self.images is not None:
             return self.images
-        module = self.trainer.lightning_module if self.trainer else None
-        settings = getattr(module, "settings", None)
+        settings = getattr(self._module(), "settings", None)
         return settings.images if settings is not None else ImageSettings()
 
+    def _module(self) -> pl.LightningModule | None:
+        return self.trainer.lightning_module if self.trainer else None
+
     def _process(self) -> tuple[int, int]:
+        """Return the number of this process, and how many there are."""
         trainer = self.trainer
         return (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
 
@@ -233,7 +212,7 @@ class DetectionDataModule(pl.LightningDataModule):
 def _end_with_reader(_: int) -> None:
     """Let a worker end when the process that reads from it is killed, however it was started.
 
-    PyTorch's workers look whether their parent is there, which may be the server that forked them.
+    PyTorch's workers watch their parent process, which may be the server that forked them.
     """
 
     def wait() -> None:
