@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from rcnn.data import Sample
+from rcnn.data import DetectionDataset, Problems, Sample
+from rcnn.data.proposal_writer import ProposalWriter
 from rcnn.structures import GroundTruth
 
 
@@ -113,3 +114,65 @@ def make_sample() -> Callable[..., Sample]:
         )
 
     return make
+
+
+class BlankDataset(DetectionDataset):
+    """Black images of given (height, width) without objects."""
+
+    def __init__(self, sizes: Mapping[str, tuple[int, int]], class_names: Sequence[str]) -> None:
+        self.class_names = tuple(class_names)
+        self.image_ids = list(sizes)
+        self.aspect_ratios = np.array([w / h for h, w in sizes.values()], dtype=np.float32)
+        self.problems = Problems()
+        self._sizes = list(sizes.values())
+
+    @property
+    def sizes(self) -> np.ndarray:
+        return np.array(self._sizes, dtype=np.int32).reshape(-1, 2)
+
+    def ground_truth(self, index: int) -> GroundTruth:  # noqa: ARG002
+        none = torch.zeros(0, dtype=torch.bool)
+        labels = torch.zeros(0, dtype=torch.int64)
+        return GroundTruth(torch.zeros(0, 4), labels, none, none, torch.zeros(0))
+
+    def __getitem__(self, index: int) -> Sample:
+        image = torch.zeros(3, *self._sizes[index], dtype=torch.uint8)
+        return Sample(image, self.ground_truth(index), self.image_ids[index], self._sizes[index])
+
+
+@pytest.fixture
+def make_blank() -> Callable[..., DetectionDataset]:
+    """A data set of black images: by default b of 40 x 60, a of 30 x 30, c of 50 x 20."""
+
+    def make(
+        sizes: Mapping[str, tuple[int, int]] | None = None,
+        class_names: Sequence[str] = ("cat", "dog"),
+    ) -> DetectionDataset:
+        return BlankDataset(sizes or {"b": (40, 60), "a": (30, 30), "c": (50, 20)}, class_names)
+
+    return make
+
+
+@pytest.fixture
+def blank(make_blank: Callable[..., DetectionDataset]) -> DetectionDataset:
+    """Images b of 40 x 60, a of 30 x 30 and c of 50 x 20 (height x width)."""
+    return make_blank()
+
+
+@pytest.fixture
+def boxes() -> dict[str, torch.Tensor]:
+    """Three proposals in b, one in a, none in c."""
+    return {
+        "b": torch.tensor([[0.0, 0, 60, 40], [10, 5, 20, 25], [45, 30, 55, 39]]),
+        "a": torch.tensor([[1.0, 2, 3, 4.5]]),
+        "c": torch.zeros(0, 4),
+    }
+
+
+@pytest.fixture
+def stored_file(tmp_path: Path, blank: DetectionDataset, boxes: dict[str, torch.Tensor]) -> Path:
+    """The file of these proposals."""
+    with ProposalWriter(tmp_path / "some.safetensors", blank, "by hand") as writer:
+        for image_id, corners in boxes.items():
+            writer.add(image_id, corners)
+        return writer.finish()

@@ -1,4 +1,4 @@
-"""``rcnn propose``: a stored-proposal file for a data set."""
+"""``rcnn propose``: a file of stored proposals for a data set."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from rich.console import Console
 
 from rcnn.cli.layouts import layouts, open_dataset, split_name
 from rcnn.data import DetectionDataset
-from rcnn.data.selective_search import SelectiveSearchSettings, opencv
-from rcnn.data.stored import StoredProposals, import_json, import_mat, propose_by_search
+from rcnn.data.proposal_writer import import_json, import_mat
+from rcnn.data.proposals import SUFFIX, StoredProposals, shard_folder
+from rcnn.data.selective_search import SelectiveSearchSettings, opencv, propose_by_search
 from rcnn.metrics import ProposalRecall
 from rcnn.training import DetectionModule
 from rcnn.training.propose import propose_with
 
-ENDING = ".proposals"
 INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
 
 Maker = Callable[[DetectionDataset, Path], Path]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Say what the command takes."""
+    """Add the arguments of the command."""
     methods = parser.add_subparsers(dest="method", required=True, metavar="method")
     search = methods.add_parser("selective-search", help="segment and group; needs OpenCV")
     rpn = methods.add_parser("rpn", help="the proposal network of a checkpoint")
@@ -55,17 +55,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Make the file, or go on with one that was interrupted; then measure it in one line."""
     make = _maker(arguments)
-    dataset = open_dataset(arguments)
     path = _file(arguments)
-    partial = path.with_name(f"{path.name}.partial")
-    resumed = partial.exists()
+    dataset = open_dataset(arguments)
+    shards = shard_folder(path)
+    resumed = shards.exists()
     start = time.perf_counter()
     try:
         make(dataset, path)
     except KeyboardInterrupt:
         left = (
-            f"{partial} holds what is finished; the same command goes on with it."
-            if partial.exists()
+            f"{shards} holds what is finished; the same command goes on with it."
+            if shards.exists()
             else "nothing was written."
         )
         Console(stderr=True).print(f"Interrupted: {left}", markup=False, soft_wrap=True)
@@ -90,19 +90,23 @@ def _add_out(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         default="proposals",
-        help=f"the file, NAME{ENDING}, or a folder, where it is named after the split (proposals). "
-        f"A training with proposals.folder=FOLDER reads train{ENDING}, val{ENDING} and "
-        f"test{ENDING} there, whatever its splits are called in the data set",
+        help=f"the file, NAME{SUFFIX}, or a folder, where it is named after the split (proposals). "
+        f"A training with proposals.folder=FOLDER reads train{SUFFIX}, val{SUFFIX} and "
+        f"test{SUFFIX} there, whatever its splits are called in the data set",
     )
 
 
 def _file(arguments: argparse.Namespace) -> Path:
     out = Path(arguments.out)
-    return out if out.suffix == ENDING else out / f"{split_name(arguments)}{ENDING}"
+    if out.suffix == ".proposals":
+        raise ValueError(
+            f"--out {out}: files of proposals end with {SUFFIX}; write {out.with_suffix(SUFFIX)}"
+        )
+    return out if out.suffix == SUFFIX else out / f"{split_name(arguments)}{SUFFIX}"
 
 
 def _maker(arguments: argparse.Namespace) -> Maker:
-    """Return what makes the file; what is missing for it is told before any data is read."""
+    """Return what makes the file; a missing package or checkpoint is an error here already."""
     match arguments.method:
         case "selective-search":
             opencv()
@@ -129,9 +133,8 @@ def _maker(arguments: argparse.Namespace) -> Maker:
 
 
 def _summary(dataset: DetectionDataset, stored: StoredProposals, seconds: float | None) -> str:
-    """Say how many proposals there are, what they cover, and what an image took."""
-    counts = [len(stored.boxes(image_id)) for image_id in dataset.image_ids]
-    limit = max(1, *counts)
+    """Return the number of proposals, their recall, and the seconds that an image took."""
+    limit = max(1, int(stored.counts.max()))
     recall = ProposalRecall((limit,))
     for index, image_id in enumerate(dataset.image_ids):
         ground_truth = dataset.ground_truth(index)
@@ -145,9 +148,11 @@ def _summary(dataset: DetectionDataset, stored: StoredProposals, seconds: float 
     covered = recall.compute()[f"recall_{limit}_50"]
     parts = [
         f"{len(dataset)} images",
-        f"{sum(counts) / len(counts):.1f} proposals per image",
+        f"{stored.counts.mean():.1f} proposals per image",
         "no objects" if torch.isnan(covered) else f"recall {covered:.4f} at IoU 0.5",
     ]
+    if stored.failed:
+        parts.append(f"{len(stored.failed)} images could not be decoded and have no proposals")
     if seconds is not None:
         parts.append(f"{seconds:.3f} seconds per image")
     return ", ".join(parts)

@@ -24,12 +24,11 @@ from rcnn.data import (
     DetectionDataset,
     EvaluationBatchSampler,
     EvaluationTransform,
-    Pick,
     Sample,
+    SampleIndex,
     collate,
 )
-from rcnn.data.stored import ProposalWriter
-from rcnn.data.stored.decode import decode, leave_out
+from rcnn.data.proposal_writer import ProposalWriter, decode
 from rcnn.model.faster_rcnn import FasterRCNN
 from rcnn.model.proposal_network import ProposalNetwork
 from rcnn.model.proposals import ProposalSettings, propose
@@ -39,7 +38,7 @@ from rcnn.settings import require, to_plain
 from rcnn.training.module import DetectionModule
 
 Found = tuple[Float[Tensor, "P 4"], Float[Tensor, " P"]]
-NOTHING: Found = (torch.zeros(0, 4), torch.zeros(0))
+Item = tuple[str, Sample | DataError]
 
 
 def propose_with(
@@ -52,31 +51,32 @@ def propose_with(
     batch_size: int = 2,
     workers: int = 2,
 ) -> Path:
-    """Make a stored-proposal file with an RPN, or go on with one that was interrupted.
+    """Make a file of proposals with an RPN, or go on with one that was interrupted.
 
-    The images pass through as in an evaluation of the module, on its device, and with its
-    settings but for the two numbers below. On one machine the file has the same bytes however
+    The images pass through the network as in an evaluation of the module, on its device, and with
+    its settings but for the two numbers below. On one machine the file has the same bytes however
     often it was interrupted. One process only may do this at a time.
 
     Args:
-        module: a system with an RPN.
+        module: system with an RPN.
         dataset: the images, of any classes. Under ``on_error=skip`` a broken one gets no
             proposals.
-        path: of the file to be made.
-        limit: how many proposals of an image leave suppression (Fast R-CNN, section 2: about
+        path: file to be made.
+        limit: number of proposals of an image after suppression (Fast R-CNN, section 2: about
             2000), where a Faster R-CNN that detects needs 300 only.
-        before_nms: how many of each level enter it; by default the module's ``before_nms_test``.
-        batch_size: images that go through the network at once; it moves boxes near the border
-            a little, because the images of a batch are padded to one size.
-        workers: processes that decode and resize; 0 does it in this one.
+        before_nms: number of proposals of each level before suppression; by default the module's
+            ``before_nms_test``.
+        batch_size: number of images that go through the network at once; it moves boxes near the
+            border a little, because the images of a batch are padded to one size.
+        workers: number of processes that decode and resize; 0 does it in this one.
 
     Returns:
         ``path``.
 
     Raises:
-        ValueError: if the module has no RPN.
-        DataError: if the file exists, its folder was begun for something else, or an image cannot
-            be decoded.
+        ValueError: the module has no RPN.
+        DataError: the file exists, its shards are of something else, or an image cannot be
+            decoded.
     """
     network = _network(module.detector)
     require(limit >= 1, "limit", limit, "it is 1 or more")
@@ -85,69 +85,67 @@ def propose_with(
         limits = dataclasses.replace(limits, before_nms_test=before_nms)
     images = module.settings.images
     transform = EvaluationTransform(images.shorter_side, images.longer_side, images.antialias)
-    with ProposalWriter(path, dataset, _source(module, limits)) as writer, eval_mode(network):
+    with ProposalWriter(path, dataset, _origin(module, limits)) as writer, eval_mode(network):
         missing = set(writer.missing())
-        # Whole batches, as without an interruption: an image's padding hangs on its neighbours.
-        batches = EvaluationBatchSampler(dataset.aspect_ratios, batch_size)
-        wanted = [batch for batch in batches if not missing.isdisjoint(_ids(dataset, batch))]
+        # Whole batches, as without an interruption: an image's padding depends on its neighbours.
+        batches = [
+            batch
+            for batch in EvaluationBatchSampler(dataset.aspect_ratios, batch_size)
+            if any(dataset.image_ids[index.image] in missing for index in batch)
+        ]
         loader = DataLoader(
-            _Pictures(dataset, transform),
-            batch_sampler=wanted,
+            _DecodedDataset(dataset, transform),
+            batch_sampler=batches,
             num_workers=workers,
             collate_fn=partial(_collate, multiple=images.multiple),
             pin_memory=module.device.type == "cuda",
         )
         results = iter(loader)  # starts the workers; the bar's thread must not be forked
         with Progress() as progress:
-            task = progress.add_task("rpn", total=len(wanted))
-            for picks, (batch, faults) in zip(wanted, results, strict=True):
-                for fault in faults:
-                    leave_out(fault, dataset)
-                found = _found(network, batch, limits, module.device)
-                for image_id in _ids(dataset, picks):
+            task = progress.add_task("rpn", total=len(batches))
+            for batch, errors in results:
+                found = _propose(network, batch, limits, module.device) if batch is not None else {}
+                for image_id, values in found.items():
                     if image_id in missing:
-                        writer.add(image_id, *found.get(image_id, NOTHING))
+                        writer.add(image_id, *values)
+                for image_id, error in errors.items():
+                    if image_id in missing:
+                        writer.add_failed(image_id, error)
                 progress.advance(task)
         return writer.finish()
 
 
-class _Pictures(Dataset[Sample | DataError]):
-    """Each image as the detector sees it, or the fault of its file."""
+class _DecodedDataset(Dataset[Item]):
+    """The id of each image with what the detector sees of it, or with the fault of its file."""
 
     def __init__(self, dataset: DetectionDataset, transform: EvaluationTransform) -> None:
         self.dataset = dataset
         self.transform = transform
 
-    def __getitem__(self, pick: Pick) -> Sample | DataError:
-        sample = decode(self.dataset, pick.image)
-        if isinstance(sample, DataError):
-            return sample
-        return self.transform(sample, torch.Generator().manual_seed(pick.seed))
-
-
-def _ids(dataset: DetectionDataset, batch: Sequence[Pick]) -> list[str]:
-    return [dataset.image_ids[pick.image] for pick in batch]
+    def __getitem__(self, index: SampleIndex) -> Item:
+        sample = decode(self.dataset, index.image)
+        if isinstance(sample, Sample):
+            sample = self.transform(sample, torch.Generator().manual_seed(index.seed))
+        return self.dataset.image_ids[index.image], sample
 
 
 def _collate(
-    items: Sequence[Sample | DataError], multiple: int
-) -> tuple[DetectionBatch | None, list[DataError]]:
+    items: Sequence[Item], multiple: int
+) -> tuple[DetectionBatch | None, dict[str, DataError]]:
     """Return a minibatch of what could be decoded, if anything, and the faults of the rest."""
-    samples = [item for item in items if isinstance(item, Sample)]
-    faults = [item for item in items if isinstance(item, DataError)]
-    return (collate(samples, multiple) if samples else None), faults
+    samples = [sample for _, sample in items if isinstance(sample, Sample)]
+    errors = {image_id: error for image_id, error in items if isinstance(error, DataError)}
+    return (collate(samples, multiple) if samples else None), errors
 
 
 @torch.no_grad()
-def _found(
+def _propose(
     network: ProposalNetwork | FasterRCNN,
-    batch: DetectionBatch | None,
+    batch: DetectionBatch,
     limits: ProposalSettings,
     device: torch.device,
 ) -> dict[str, Found]:
     """Return the proposals of each image, in original pixels, and their scores."""
-    if batch is None:
-        return {}
     images = batch.images.to(device, non_blocking=True)
     output = network.rpn(network.extract_features(images), images)
     proposals = propose(output.anchors, output.logits, output.deltas, images, limits, train=False)
@@ -169,8 +167,8 @@ def _network(detector: nn.Module) -> ProposalNetwork | FasterRCNN:
     )
 
 
-def _source(module: DetectionModule, limits: ProposalSettings) -> str:
-    """Say what makes the proposals, with all that changes them."""
+def _origin(module: DetectionModule, limits: ProposalSettings) -> str:
+    """Return what makes the proposals, in words, with everything that changes them."""
     content = hashlib.sha256(json.dumps(to_plain(module.settings)).encode())
     for name, tensor in module.detector.state_dict().items():
         values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)

@@ -1,4 +1,4 @@
-"""By what the box targets of a training set are normalised (Fast R-CNN, section 2.3).
+"""Measured normalisation of a training set's box targets (Fast R-CNN, section 2.3).
 
 Letters: K classes, N foreground proposals of an image.
 """
@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
-from rcnn.data.stored import ProposedDataset
+from rcnn.data.proposals import ProposedDataset
 from rcnn.model.settings import DeltaSettings, DetectorSettings, Means
 from rcnn.ops.boxes import at_least
 from rcnn.ops.deltas import encode
@@ -18,7 +18,8 @@ from rcnn.ops.matching import best_match, masked_iou
 from rcnn.structures import Targets
 
 SMALLEST_STD = 1e-6
-"""Below it proposals do not differ: there are none, one, or only copies of the ground truth."""
+"""Standard deviation of deltas below which the proposals of a class are none, one, or copies of
+the ground truth."""
 
 
 def measure_deltas(
@@ -27,7 +28,7 @@ def measure_deltas(
     """Return mean and standard deviation of the box targets, so that they get 0 and 1.
 
     They are those of py-faster-rcnn's ``add_bbox_regression_targets``: of every proposal that
-    overlaps a learned object by ``roi_sampling.foreground_iou`` or more, whether a sampler would
+    overlaps a target object by ``roi_sampling.foreground_iou`` or more, whether a sampler would
     draw it or not, the ground-truth boxes among them (with targets of 0) if they are appended to
     the proposals, as its roidb has them. Means do not change when an image is resized, so
     everything is measured in original pixels, and no picture is decoded.
@@ -37,10 +38,10 @@ def measure_deltas(
 
     Args:
         dataset: the training images with their proposals.
-        settings: of the detector: which proposals it learns from, the class names, and the fixed
-            normalisation for classes that have too few proposals to tell.
-        flip: probability of mirroring a training image, which turns the sign of tx: at 0.5 its
-            mean is 0, as if every image was there in both orientations.
+        settings: detector settings: the choice of the proposals that it learns from, the class
+            names, and the fixed normalisation for classes that have too few proposals.
+        flip: probability of mirroring a training image, which changes the sign of tx: at 0.5 its
+            mean is 0, as if every image existed in both orientations.
 
     Returns:
         One row for each class, or the same for all if the head is class-agnostic.
