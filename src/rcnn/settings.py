@@ -183,8 +183,8 @@ def _class_at(cls: type, path: Sequence[int | str]) -> type:
 
 
 def _alternatives(kind: Any) -> Iterator[Any]:
-    """Yield an annotation and what it is made of: members of a union, elements of a tuple."""
+    """Yield an annotation and its parts: members of a union, elements of a tuple or dict."""
     yield kind
-    if isinstance(kind, types.UnionType) or typing.get_origin(kind) in (typing.Union, tuple):
+    if isinstance(kind, types.UnionType) or typing.get_origin(kind) in (typing.Union, tuple, dict):
         for part in typing.get_args(kind):
             yield from _alternatives(part)

@@ -18,20 +18,20 @@ def make(folder: Path, weight: int) -> Path:
     return folder
 
 
-def test_the_report_is_printed_and_lies_in_the_sweeps_folder(
+def test_the_report_is_printed_and_written_to_the_sweeps_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make(tmp_path / "0", 1)
     make(tmp_path / "1", 10)
     assert main(["report", str(tmp_path)]) == 0
-    told = capsys.readouterr().out
-    assert "weight" in told
-    assert "50.0" in told
+    printed = capsys.readouterr().out
+    assert "weight" in printed
+    assert "50.0" in printed
     assert (tmp_path / "report.txt").is_file()
     assert (tmp_path / "report.csv").is_file()
 
 
-def test_of_several_folders_the_report_lies_where_it_is_told_to(
+def test_of_several_folders_the_report_goes_to_the_given_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folders = [str(make(tmp_path / name, n)) for n, name in enumerate("ab")]
@@ -39,10 +39,10 @@ def test_of_several_folders_the_report_lies_where_it_is_told_to(
     assert "Not written" in capsys.readouterr().out
     assert not list(tmp_path.rglob("report.*"))
     assert main(["report", *folders, "--out", str(tmp_path / "both"), "--metric", "seconds"]) == 0
-    assert "seconds (s)" in (tmp_path / "both" / "report.txt").read_text()
+    assert "seconds" in (tmp_path / "both" / "report.csv").read_text()
 
 
-def test_a_folder_that_is_no_sweep_is_told_in_one_line(
+def test_a_folder_that_is_no_sweep_is_an_error_of_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["report", str(tmp_path)]) == 2

@@ -14,6 +14,7 @@ Job = Callable[..., Path]
 NODE: dict[str, Any] = {
     "title": "Weights",
     "source": "A paper, table 1",
+    "data": "VOC 2007",
     "columns": {
         "mAP": {"tag": "test/map_50"},
         "training": {"tag": "seconds", "unit": "h"},
@@ -23,14 +24,13 @@ NODE: dict[str, Any] = {
         {"label": "medium", "where": {"loss.weight": 10}, "paper": {"mAP": 70.0, "training": 9.5}},
         {"label": "heavy", "where": {"loss.weight": 100}},
     ],
-    "claims": [{"says": "medium is best", "more": "medium", "less": ["light"]}],
 }
-"""What a sweep of three rows is to show."""
+"""The definition of a table of three rows."""
 
 
 @pytest.fixture
 def node() -> dict[str, Any]:
-    """The node ``sweep`` of the config of every job."""
+    """The key ``sweep`` of the config of every job."""
     return copy.deepcopy(NODE)
 
 
@@ -61,6 +61,7 @@ def job(sweep: Path) -> Job:
         config = {"name": "shapes", "run_dir": str(folder), "seed": seed, **more}
         config |= {"backbone": {"name": "resnet18"}, "loss": {"weight": weight}}
         config |= {"logger": {"save_dir": f"{folder}/logs"}, "loader": {"seed": seed}}
+        config.setdefault("data", {"_target_": "rcnn.data.ShapesSource"})
         if node is not None:
             config["sweep"] = node
         (folder / "config.yaml").write_text(yaml.safe_dump(config))

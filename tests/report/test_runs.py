@@ -1,11 +1,14 @@
-"""Which runs a folder holds, and what they have left behind."""
+"""The runs of folders, and the definition of a table that they carry."""
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from rcnn.report.runs import ReportError, find_runs
+from rcnn.report import ReportError, find_runs, read_plan
+from rcnn.report.runs import Row
+from rcnn.settings import SettingsError
 
 Job = Callable[..., Path]
 
@@ -19,11 +22,8 @@ def test_jobs_are_found_in_the_order_of_their_numbers(sweep: Path, job: Job) -> 
 def test_an_unfinished_job_says_what_is_in_its_folder(sweep: Path, job: Job) -> None:
     (job(1, None) / "checkpoints").mkdir()
     (run,) = find_runs([sweep])
-    assert run.results is None
-    assert run.value("test/map_50") is None
-    assert run.tags == ()
-    wanted = "no metrics.json; its folder holds checkpoints/, config.yaml, train.log"
-    assert run.fault == wanted
+    assert (run.results, run.value("test/map_50"), run.tags) == (None, None, ())
+    assert run.fault.endswith("holds checkpoints/, config.yaml, train.log")
 
 
 def test_a_job_that_failed_before_it_wrote_anything_is_found(sweep: Path, job: Job) -> None:
@@ -40,28 +40,25 @@ def test_a_job_that_failed_before_it_wrote_anything_is_found(sweep: Path, job: J
     }
 
 
-def test_a_broken_file_is_told_and_not_skipped(sweep: Path, job: Job) -> None:
+def test_a_broken_file_is_named_and_not_skipped(sweep: Path, job: Job) -> None:
     (job(1, 0.5) / "metrics.json").write_text('{"metrics": {')
     (run,) = find_runs([sweep])
     assert run.results is None
     assert run.fault.startswith("cannot be read: ")
 
 
-def test_single_runs_are_named_by_their_folders_and_counted_once(sweep: Path, job: Job) -> None:
+def test_runs_have_the_shortest_names_that_distinguish_them(
+    sweep: Path, job: Job, tmp_path: Path
+) -> None:
     first, second = job(1, 0.5), job(10, 0.6)
     assert [run.name for run in find_runs([first, second, first])] == ["0", "1"]
-
-
-def test_the_runs_of_several_sweeps_are_told_apart(sweep: Path, job: Job, tmp_path: Path) -> None:
-    job(1, 0.5)
     other = tmp_path / "others"
     other.mkdir()
-    (sweep / "0").rename(other / "0")
-    job(1, 0.6)
-    assert [run.name for run in find_runs([sweep, other])] == ["weights/0", "others/0"]
+    second.rename(other / "1")
+    assert [run.name for run in find_runs([sweep, other])] == ["weights/0", "others/1"]
 
 
-def test_what_a_run_holds_is_not_looked_into(sweep: Path, job: Job) -> None:
+def test_what_a_run_holds_is_not_searched(sweep: Path, job: Job) -> None:
     inner = job(1, 0.5) / "stages" / "1_rpn"
     inner.mkdir(parents=True)
     (inner / "config.yaml").write_text("{}")
@@ -69,10 +66,85 @@ def test_what_a_run_holds_is_not_looked_into(sweep: Path, job: Job) -> None:
 
 
 def test_a_folder_without_runs_is_an_error_that_says_what_one_holds(tmp_path: Path) -> None:
-    with pytest.raises(ReportError, match=r"holds no runs. A sweep folder holds multirun.yaml"):
+    with pytest.raises(ReportError, match=r"multirun\.yaml .* config\.yaml .* metrics\.json"):
         find_runs([tmp_path])
-    with pytest.raises(ReportError, match="there is no such folder"):
+    with pytest.raises(ReportError, match=r"none: there is no such folder"):
         find_runs([tmp_path / "none"])
     (tmp_path / "config.yaml").write_text("- a list\n")
-    with pytest.raises(ReportError, match="is not one of a run"):
+    with pytest.raises(ReportError, match=r"config\.yaml .* is not one of a run"):
         find_runs([tmp_path])
+
+
+def test_configs_are_compared_without_nulls_and_their_own_folder(sweep: Path, job: Job) -> None:
+    folder = job(1.0, 0.5, scales=[8, 16.0], flag=True, note=None, lr=1e-05)
+    (run,) = find_runs([folder])
+    flat = run.flat_config()
+    assert flat["logger.save_dir"] == "/logs"
+    assert (flat["loss.weight"], flat["scales"], flat["flag"]) == ("1", "[8,16]", "true")
+    assert flat["lr"] == "1e-05"
+    assert not {"note", "run_dir", "sweep.title"} & set(flat)
+
+
+@pytest.mark.parametrize(
+    ("config", "matches"),
+    [
+        ({"loss": {"weight": 1.0}, "scales": [8.0, 16.0]}, True),
+        ({"loss": {"weight": 1, "other": 2}, "scales": [8, 16], "more": None}, True),
+        ({"loss": {"weight": 10}, "scales": [8, 16]}, False),
+        ({"loss": {"weight": 1}, "scales": [16, 8]}, False),
+        ({"loss": {"weight": 1}}, False),
+        ({"loss": {"weight": True}, "scales": [8, 16]}, False),
+        ({"loss": 1, "scales": [8, 16]}, False),
+        ({}, False),
+    ],
+)
+def test_a_job_belongs_to_the_row_with_its_values(config: dict[str, Any], matches: bool) -> None:
+    row = Row(label="light", where={"loss.weight": 1, "scales": [8, 16]})
+    assert row.matches(config) is matches
+
+
+def test_of_several_rows_the_first_that_matches_counts(node: dict[str, Any]) -> None:
+    node["rows"][1]["where"] = {"loss.weight": 1}
+    plan = read_plan(node)
+    row = plan.row_of({"loss": {"weight": 1}})
+    assert row is not None
+    assert (row.label, row.paper) == ("light", {"mAP": 60.0})
+    assert plan.row_of({"loss": {"weight": 3}}) is None
+    assert [column.unit for column in plan.columns.values()] == ["%", "h"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda n: n.pop("source"), ["sweep.source"]),
+        (lambda n: n.pop("data"), ["sweep.data"]),
+        (lambda n: n.update(colums={}), ["sweep.colums", "'columns'"]),
+        (lambda n: n.update(columns={}), ["sweep.columns={}"]),
+        (lambda n: n.update(rows="all"), ["sweep.rows='all'"]),
+        (lambda n: n.update(title=3), ["sweep.title=3"]),
+        (lambda n: n["columns"]["mAP"].update(unit="days"), ["sweep.columns.mAP.unit='days'"]),
+        (lambda n: n["columns"]["mAP"].pop("tag"), ["sweep.columns.mAP.tag"]),
+        (lambda n: n["columns"]["mAP"].update(untt="%"), ["sweep.columns.mAP.untt", "'unit'"]),
+        (lambda n: n["rows"][1].update(label="light"), ["sweep.rows=", "light"]),
+        (lambda n: n["rows"][0].update(lable="light"), ["sweep.rows[0].lable", "'label'"]),
+        (lambda n: n["rows"][0].update(where={}), ["sweep.rows[0].where={}"]),
+        (lambda n: n["rows"][0].update(paper={"mAp": 1}), ["sweep.rows[0].paper", "'mAP'"]),
+        (lambda n: n["rows"][0].update(paper={"mAP": "60"}), ["sweep.rows[0].paper.mAP='60'"]),
+    ],
+)
+def test_an_unsound_definition_is_an_error_with_key_and_value(
+    spoil: Callable[[dict[str, Any]], object], words: list[str], node: dict[str, Any]
+) -> None:
+    spoil(node)
+    with pytest.raises(SettingsError) as caught:
+        read_plan(node)
+    assert all(word in str(caught.value) for word in words), caught.value
+
+
+def test_an_unsound_definition_in_a_run_is_an_error_that_names_the_file(
+    job: Job, node: dict[str, Any]
+) -> None:
+    del node["rows"]
+    (run,) = find_runs([job(1, 0.4, node=node)])
+    with pytest.raises(ReportError, match=r"0.config\.yaml: sweep\.rows"):
+        run.plan()

@@ -1,4 +1,4 @@
-"""``rcnn report``: the table of a sweep, a paper's figures beside ours."""
+"""``rcnn report``: the table of a sweep, a paper's figures beside ours; or a comparison of runs."""
 
 from __future__ import annotations
 
@@ -7,26 +7,28 @@ from pathlib import Path
 
 from rich.console import Console
 
-from rcnn.report import compare, find_runs
-from rcnn.report.files import write_report
-from rcnn.report.picture import can_draw
-from rcnn.report.text import WIDTH, rendered
+from rcnn.report.plots import can_plot, plot_report
+from rcnn.report.runs import find_runs
+from rcnn.report.tables import WIDTH, compare, rendered, write_report
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Say what the command takes."""
+    """Declare the arguments of the command."""
     parser.add_argument(
-        "folders", nargs="+", type=Path, metavar="folder", help="of a sweep, or of a single run"
+        "folders", nargs="+", type=Path, metavar="folder", help="folder of a sweep or of a run"
     )
     parser.add_argument(
         "--metric",
         action="append",
         default=[],
         metavar="TAG",
-        help="of metrics.json, such as test/map_50; may be given several times (the table's own)",
+        help="key of metrics.json, such as test/map_50; may be repeated (default: the table's own)",
     )
     parser.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="for report.txt, .csv and .png (the sweep's)"
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="folder for report.txt, .csv and .png (default: the sweep's)",
     )
 
 
@@ -36,10 +38,11 @@ def run(arguments: argparse.Namespace) -> int:
     console = Console(highlight=False, width=WIDTH)
     console.print(rendered(report))
     if arguments.out is None and len(arguments.folders) > 1:
-        console.print("Not written: of several folders none is the report's. Give --out FOLDER.")
+        console.print("Not written, for the folders are several: give --out FOLDER.")
         return 0
-    for path in write_report(report, arguments.out or arguments.folders[0]):
-        console.print(f"Written: {path}", soft_wrap=True)
-    if not can_draw():
+    picture = plot_report(report) if can_plot() else None
+    for path in write_report(report, arguments.out or arguments.folders[0], picture):
+        console.print(f"Written: {path}", soft_wrap=True, markup=False)
+    if picture is None:
         console.print("No picture without matplotlib: pip install 'rcnn[plots]'", markup=False)
     return 0

@@ -1,8 +1,9 @@
-"""Tables over many runs: a paper's figures beside ours, and whether ours show the same pattern."""
+"""Tables over many runs: a paper's figures beside ours.
 
-from rcnn.report.comparison import Line, Report, compare
-from rcnn.report.node import read_plan
-from rcnn.report.plan import Plan
-from rcnn.report.runs import ReportError, Run, find_runs
+The definition of a table (:mod:`rcnn.report.runs`) is read without pandas, which a training does
+not need; the tables and pictures are in :mod:`rcnn.report.tables` and :mod:`rcnn.report.plots`.
+"""
 
-__all__ = ["Line", "Plan", "Report", "ReportError", "Run", "compare", "find_runs", "read_plan"]
+from rcnn.report.runs import Plan, ReportError, Run, find_runs, read_plan
+
+__all__ = ["Plan", "ReportError", "Run", "find_runs", "read_plan"]
