@@ -1,4 +1,4 @@
-"""Reading checkpoints without trust."""
+"""Reading checkpoints without trusting them."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from typing import Any
 import torch
 
 CHECKPOINT_KEY = "rcnn"
-"""Where a checkpoint holds what rebuilds the detector."""
+"""Entry of a checkpoint with what rebuilds the detector: settings, system, origin of weights."""
 
-CHECKPOINT_FORMAT = 2
+CHECKPOINT_FORMAT = 3
+"""Format of the checkpoints that this version writes and reads."""
 
 
 class CheckpointError(RuntimeError):
-    """A file that is no checkpoint of this package."""
+    """A file that is no checkpoint of this package, or of another version of it."""
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint without executing anything in it.
+    """Return the content of a checkpoint; nothing in the file is executed.
 
     Raises:
-        CheckpointError: the file is missing, damaged, or none of this package's.
+        CheckpointError: the file is missing, damaged, of another kind or of another format.
     """
     if not Path(path).is_file():
         raise CheckpointError(f"{path}: there is no such checkpoint.")
@@ -31,14 +32,23 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path}: cannot be read as a checkpoint ({type(error).__name__}: {error})."
         ) from error
-    if not isinstance(checkpoint, dict) or CHECKPOINT_KEY not in checkpoint:
+    record = checkpoint.get(CHECKPOINT_KEY) if isinstance(checkpoint, dict) else None
+    if not isinstance(record, dict):
         raise CheckpointError(
             f"{path}: is not a checkpoint of rcnn. A torchvision detector is read by "
             "rcnn.interop.load_torchvision."
         )
-    found = checkpoint[CHECKPOINT_KEY]["format"]
+    found = record.get("format")
     if found != CHECKPOINT_FORMAT:
-        raise CheckpointError(
-            f"{path}: has format {found}; this version of rcnn reads format {CHECKPOINT_FORMAT}."
+        raise CheckpointError(f"{path}: has format {found}; {_remedy(found)}")
+    return dict(checkpoint)
+
+
+def _remedy(found: object) -> str:
+    """Return what to do with a file of another format."""
+    if isinstance(found, int) and found < CHECKPOINT_FORMAT:
+        return (
+            f"this version of rcnn reads format {CHECKPOINT_FORMAT} alone, and no checkpoint of "
+            "rcnn 0.1: train again, or use rcnn 0.1."
         )
-    return checkpoint
+    return f"this version of rcnn reads format {CHECKPOINT_FORMAT}: install a newer rcnn."

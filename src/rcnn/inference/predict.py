@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from jaxtyping import Float
 from torch import Tensor
@@ -10,47 +12,92 @@ from torch import Tensor
 from rcnn.data.images import Picture, as_images
 from rcnn.model.build import Detector
 from rcnn.model.fast_rcnn import FastRCNN
+from rcnn.model.proposal_network import ProposalNetwork
 from rcnn.model.roi_heads import eval_mode
+from rcnn.settings import require
 from rcnn.structures import Detections
 
 
 def predict(
     detector: Detector,
     pictures: Picture | Sequence[Picture],
-    batch_size: int,
-    proposals: Sequence[Float[Tensor, "_ 4"]] | None,
+    *,
+    score: float | None = None,
+    nms_iou: float | None = None,
+    batch_size: int = 2,
+    proposals: Sequence[Float[Tensor, "_ 4"]] | None = None,
 ) -> Detections | list[Detections]:
-    """Return what is in one picture, or in each of a list; see ``DetectionModule.predict``.
+    """Return the detections of one picture, or of each of a list.
+
+    Args:
+        detector: any system; its mode and its thresholds are afterwards as they were.
+        pictures: paths, PIL images, ``uint8`` arrays ``(h, w, 3)``, tensors ``(3, h, w)``, or a
+            list of them.
+        score: lowest probability of a detection in this call, 0..1; by default the detector's own.
+        nms_iou: IoU above which a better box suppresses another one of its class in this call,
+            0..1; by default the detector's own.
+        batch_size: pictures that go through the network at once.
+        proposals: boxes of each picture in its pixels, best first, for a system that makes none.
+
+    Returns:
+        Detections on the CPU, in pixels of each picture; one for one, a list for a list.
 
     Raises:
-        ValueError: if the detector needs proposals and there is not one set for each picture, or
-            it makes its own.
+        SettingsError: a threshold or the batch size is out of range.
+        ValueError: the detector needs proposals and there is not one set for each picture, or it
+            makes its own.
     """
+    require(batch_size >= 1, "batch_size", batch_size, "it should be 1 or more")
     single = isinstance(pictures, Picture)
     images = as_images([pictures] if isinstance(pictures, Picture) else pictures)
-    _check(detector, len(images), proposals)
+    _check_proposals(detector, len(images), proposals)
     found: list[Detections] = []
-    with eval_mode(detector):
+    with eval_mode(detector), _thresholds(detector, score, nms_iou):
         for first in range(0, len(images), batch_size):
             some = slice(first, first + batch_size)
-            found += _detect(detector, images[some], None if proposals is None else proposals[some])
+            if isinstance(detector, FastRCNN):
+                found += detector.detect(images[some], (proposals or [])[some])
+            else:
+                found += detector.detect(images[some])
     on_cpu = [detections.to("cpu") for detections in found]
     return on_cpu[0] if single else on_cpu
 
 
-def _detect(
-    detector: Detector,
-    images: Sequence[Tensor],
-    proposals: Sequence[Float[Tensor, "_ 4"]] | None,
-) -> list[Detections]:
-    if isinstance(detector, FastRCNN):
-        return detector.detect(images, proposals or [])
-    return detector.detect(images)
+@contextmanager
+def _thresholds(detector: Detector, score: float | None, nms_iou: float | None) -> Iterator[None]:
+    """Give a detector other thresholds, and its own ones back afterwards.
+
+    The detections of a proposal network are its proposals, which have thresholds of the same names.
+    """
+    if isinstance(detector, ProposalNetwork):
+        rpn, limits = detector.rpn, detector.rpn.proposal_settings
+        try:
+            rpn.proposal_settings = dataclasses.replace(
+                limits,
+                score=limits.score if score is None else score,
+                nms_iou=limits.nms_iou if nms_iou is None else nms_iou,
+            )
+            yield
+        finally:
+            rpn.proposal_settings = limits
+        return
+    heads, settings = detector.roi_heads, detector.roi_heads.settings
+    try:
+        detections = dataclasses.replace(
+            settings.detections,
+            score=settings.detections.score if score is None else score,
+            nms_iou=settings.detections.nms_iou if nms_iou is None else nms_iou,
+        )
+        heads.settings = dataclasses.replace(settings, detections=detections)
+        yield
+    finally:
+        heads.settings = settings
 
 
-def _check(
+def _check_proposals(
     detector: Detector, pictures: int, proposals: Sequence[Float[Tensor, "_ 4"]] | None
 ) -> None:
+    """Refuse proposals that are missing, or that nothing would read."""
     name = type(detector).__name__
     if not isinstance(detector, FastRCNN):
         if proposals is not None:

@@ -12,9 +12,9 @@ import pytorch_lightning as pl
 
 from rcnn.data import DetectionDataset
 from rcnn.data.splits import Split
-from rcnn.training.callbacks.progress import Progress
 from rcnn.training.datamodule import DetectionDataModule, LoaderSettings
 from rcnn.training.module import DetectionModule
+from rcnn.training.progress import Progress
 
 
 @dataclass(frozen=True)

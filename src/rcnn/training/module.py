@@ -1,4 +1,4 @@
-"""How far a training has come."""
+"""The detectors as one LightningModule: training, validation, prediction, checkpoints."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast, overload
+from typing import Any, Literal, overload
 
 import pytorch_lightning as pl
 import torch
 from jaxtyping import Float
-from pytorch_lightning.loops.progress import _ProcessedTracker
 from torch import Tensor
 
 from rcnn.data import DetectionBatch
@@ -21,26 +20,23 @@ from rcnn.inference.checkpoint import CHECKPOINT_FORMAT, CHECKPOINT_KEY, read_ch
 from rcnn.inference.predict import predict
 from rcnn.interop import load_torchvision
 from rcnn.metrics.suite import Scores
-from rcnn.model.build import build_detector
+from rcnn.model.build import Detector, build_detector
+from rcnn.model.faster_rcnn import FasterRCNN
 from rcnn.model.proposal_network import ProposalNetwork
 from rcnn.model.settings import DeltaSettings, DetectorSettings
 from rcnn.model.speed import SpeedSettings, align_state, prepare
-from rcnn.settings import from_plain, to_plain
+from rcnn.settings import SettingsError, from_plain, require, to_plain
 from rcnn.structures import Detections, Losses
-from rcnn.training.losses_of import Scheme, check_scheme, losses_of
 from rcnn.training.optim import AdamWCosine, Recipe
+from rcnn.training.progress import batches_done, reopen_loader
 
+Scheme = Literal["joint", "exact"]
+"""How the RPN and the RoI heads learn in one training (Faster R-CNN, section 3.2).
 
-def batches_done(trainer: pl.Trainer) -> int:
-    """Return how many minibatches each process of a training has behind it, resumed ones included.
-
-    All that is random about a step hangs on this number. Lightning's epochs do not serve: it opens
-    the loader before it names the epoch, and a run of ``max_steps`` that is resumed from the end of
-    an epoch counts that epoch twice (seen with Lightning 2.6.6).
-    """
-    # Typed as its base class, which does not count what is processed.
-    total = cast(_ProcessedTracker, trainer.fit_loop.epoch_loop.batch_progress.total)
-    return total.processed
+``joint`` is approximate joint training: all losses at once, with proposals as constants. ``exact``
+is non-approximate joint training: the losses of the RoI heads also move the proposals, by a
+gradient through the coordinates of the RoIs, in the pooled features and in the box targets.
+"""
 
 
 class DetectionModule(pl.LightningModule):
@@ -51,15 +47,18 @@ class DetectionModule(pl.LightningModule):
     file and executes nothing from the file.
 
     Args:
-        settings: of the detector, or their plain form.
-        system: which detector, see :mod:`rcnn.model.build`.
-        recipe: makes the optimiser; by default AdamW with a cosine schedule.
-        scheme: how the stages learn together, see :mod:`rcnn.training.schemes`.
-        seed: of the samplers. What a step draws depends on this, the number of the minibatch and
-            the process only, so that a resumed run draws the same.
-        plus_one: VOC's metric counts pixels inclusively.
-        weights: where the backbone's weights came from, for the record.
+        settings: settings of the detector, or their plain form.
+        system: name of the detector's kind, see :mod:`rcnn.model.build`.
+        recipe: factory of the optimiser and its schedule; by default AdamW with a cosine.
+        scheme: how the stages learn together, see :data:`Scheme`.
+        seed: seed of the samplers. What a step draws depends on the seed, the number of the
+            minibatch and the process only, so that a resumed run draws the same.
+        plus_one: whether VOC's metric counts pixels inclusively; no checkpoint holds it.
+        weights: origin of the backbone's weights, for the record.
         speed: how the detector is run; no checkpoint holds it.
+
+    Raises:
+        SettingsError: the settings do not fit each other, the system or the scheme.
     """
 
     def __init__(
@@ -86,8 +85,8 @@ class DetectionModule(pl.LightningModule):
         self.speed = speed or SpeedSettings()
         self.detector = build_detector(system, settings)
         prepare(self.detector, self.speed)
-        self.scheme = scheme
-        check_scheme(scheme, self.detector)
+        self.scheme: Scheme = scheme
+        _check_scheme(scheme, self.detector)
         self.val_scores = Scores(settings.class_names, plus_one=plus_one)
         self.test_scores = Scores(settings.class_names, plus_one=plus_one)
         self.per_class: dict[str, dict[str, dict[str, float]]] = {}
@@ -103,17 +102,13 @@ class DetectionModule(pl.LightningModule):
     def training_step(self, batch: DetectionBatch, batch_idx: int) -> dict[str, Any]:  # noqa: ARG002
         """Return the total loss, and its terms for callbacks."""
         generator = self._generator(batches_done(self.trainer))
-        losses = losses_of(self.scheme, self.detector, batch.images, batch.targets, generator)
+        losses = self._losses(batch, generator)
         self._log_losses("train", losses, len(batch), on_step=True)
         return {"loss": losses.total, "losses": {k: v.detach() for k, v in losses.named.items()}}
 
     def on_train_start(self) -> None:
-        """Open the loader of a resumed training where that training is."""
-        # The optimiser asks for the number of steps, and Lightning opens the loader to count them,
-        # before it restores how far the training has come.
-        fetcher = self.trainer.fit_loop._data_fetcher
-        if batches_done(self.trainer) and fetcher is not None:
-            iter(fetcher)
+        """Open the loader of a resumed training at its next minibatch."""
+        reopen_loader(self.trainer)
 
     def configure_optimizers(self) -> Any:
         """Return what the recipe makes for a run of the trainer's length."""
@@ -176,11 +171,14 @@ class DetectionModule(pl.LightningModule):
         """Return the detections of a minibatch, for ``Trainer.predict``."""
         return self.detector.detect_batch(batch.images)[0]
 
-    # A path is a text, and a text a sequence: mypy takes the two for one.
+    # A path is a string, and a string a sequence: mypy finds that the overloads overlap.
     @overload
     def predict(  # type: ignore[overload-overlap]
         self,
-        images: Picture,
+        pictures: Picture,
+        *,
+        score: float | None = ...,
+        nms_iou: float | None = ...,
         batch_size: int = ...,
         proposals: Sequence[Float[Tensor, "_ 4"]] | None = ...,
     ) -> Detections: ...
@@ -188,30 +186,35 @@ class DetectionModule(pl.LightningModule):
     @overload
     def predict(
         self,
-        images: Sequence[Picture],
+        pictures: Sequence[Picture],
+        *,
+        score: float | None = ...,
+        nms_iou: float | None = ...,
         batch_size: int = ...,
         proposals: Sequence[Float[Tensor, "_ 4"]] | None = ...,
     ) -> list[Detections]: ...
 
     def predict(
         self,
-        images: Picture | Sequence[Picture],
+        pictures: Picture | Sequence[Picture],
+        *,
+        score: float | None = None,
+        nms_iou: float | None = None,
         batch_size: int = 2,
         proposals: Sequence[Float[Tensor, "_ 4"]] | None = None,
     ) -> Detections | list[Detections]:
-        """Return what is in one picture, or in each of a list.
+        """Return the detections of one picture, or of each of a list.
 
-        Args:
-            images: paths, PIL images, ``uint8`` arrays ``(h, w, 3)``, tensors ``(3, h, w)``, or a
-                list of them.
-            batch_size: how many go through the network at once.
-            proposals: for a system that makes none: boxes of each picture in its pixels, best
-                first.
-
-        Returns:
-            Detections on the CPU, in pixels of each picture; one for one, a list for a list.
+        See :func:`rcnn.inference.predict.predict` for the arguments, the result and the errors.
         """
-        return predict(self.detector, images, batch_size, proposals)
+        return predict(
+            self.detector,
+            pictures,
+            score=score,
+            nms_iou=nms_iou,
+            batch_size=batch_size,
+            proposals=proposals,
+        )
 
     # --- checkpoints ------------------------------------------------------------------------
 
@@ -239,9 +242,9 @@ class DetectionModule(pl.LightningModule):
         The file is read with ``weights_only=True``: nothing in it is executed.
 
         Args:
-            checkpoint_path: a file that a training run wrote.
-            map_location: the device of the module.
-            recipe: for training on; see the class.
+            checkpoint_path: file that a training run or :func:`save` wrote.
+            map_location: device of the module.
+            recipe: factory of the optimiser, for training on; see the class.
             speed: how the detector is run.
 
         Raises:
@@ -266,27 +269,25 @@ class DetectionModule(pl.LightningModule):
     ) -> DetectionModule:
         """Return a module for other classes that starts from this one's weights.
 
-        All layers are copied but the two outputs of the box head, which start anew.
+        All layers are copied but the two outputs of the RoI heads, which start at random, and the
+        normalisation of the box targets is the default one.
 
         Args:
-            class_names: of the new classes 1..K.
-            recipe: for training on; by default this module's.
+            class_names: names of the new classes 1..K.
+            recipe: factory of the optimiser, for training on; by default this module's.
         """
         settings = replace(
             self.settings,
             class_names=tuple(class_names),
             deltas=DeltaSettings(),  # what was measured was measured on the other classes
         )
-        module = self._without_weights(
-            settings, recipe=recipe, weights=f"detector of {', '.join(self.class_names)}"
-        )
         state = {
             name: tensor
             for name, tensor in self.state_dict().items()
             if not name.startswith("detector.roi_heads.box_predictor.")
         }
-        module.load_state_dict(state, strict=False)
-        return module
+        weights = f"detector of {', '.join(self.class_names)}"
+        return self.with_settings(settings, state=state, recipe=recipe, weights=weights)
 
     def with_settings(
         self,
@@ -307,10 +308,10 @@ class DetectionModule(pl.LightningModule):
 
         Args:
             settings: settings of the detector.
-            state: state dict of the copy, where ``settings`` change names or shapes of tensors; by
-                default the module's own.
+            state: state dict of the copy, where ``settings`` change names or shapes of tensors;
+                what it lacks starts at random. By default the module's own, which has to fit.
             recipe: factory of the optimiser.
-            scheme: training scheme.
+            scheme: how the stages learn together.
             seed: seed of the samplers.
             plus_one: whether VOC's metric counts pixels inclusively.
             weights: origin of the backbone's weights.
@@ -318,33 +319,9 @@ class DetectionModule(pl.LightningModule):
 
         Raises:
             SettingsError: the settings do not fit the system or the scheme.
-            RuntimeError: the state does not fit the settings.
+            RuntimeError: a tensor of the state does not fit the settings.
         """
-        module = self._without_weights(
-            settings,
-            recipe=recipe,
-            scheme=scheme,
-            seed=seed,
-            plus_one=plus_one,
-            weights=weights,
-            speed=speed,
-        )
-        module.load_state_dict(self.state_dict() if state is None else state)
-        return module
-
-    def _without_weights(
-        self,
-        settings: DetectorSettings | None = None,
-        *,
-        recipe: Recipe | None = None,
-        scheme: Scheme | None = None,
-        seed: int | None = None,
-        plus_one: bool | None = None,
-        weights: str | None = None,
-        speed: SpeedSettings | None = None,
-    ) -> DetectionModule:
-        """Return what :meth:`with_settings` returns, with random weights."""
-        module = type(self)(
+        copy = type(self)(
             settings or self.settings,
             system=self.system,
             recipe=recipe or self.recipe,
@@ -354,9 +331,22 @@ class DetectionModule(pl.LightningModule):
             weights=self.weights if weights is None else weights,
             speed=speed or self.speed,
         )
-        return module.to(self.device, self.dtype).train(self.training)
+        copy.to(self.device, self.dtype).train(self.training)
+        if state is None:
+            copy.load_state_dict(self.state_dict())
+        else:
+            # A tensor may lack, but none may be left over.
+            surplus = not state.keys() <= copy.state_dict().keys()
+            copy.load_state_dict(state, strict=surplus)
+        return copy
 
     # --- helpers of the loop ----------------------------------------------------------------
+
+    def _losses(self, batch: DetectionBatch, generator: torch.Generator) -> Losses:
+        """Return the losses of a training step under the scheme."""
+        if self.scheme == "exact" and isinstance(self.detector, FasterRCNN):
+            return self.detector.losses(batch.images, batch.targets, generator, exact=True)
+        return self.detector.losses(batch.images, batch.targets, generator)
 
     def _generator(self, number: int) -> torch.Generator:
         """Return the randomness of the minibatch of this number in one process."""
@@ -382,6 +372,31 @@ class DetectionModule(pl.LightningModule):
         self.log_dict({f"{split}/{name}": n.float() for name, n in counts.items()}, **how)
 
 
+def _check_scheme(scheme: Scheme, detector: Detector) -> None:
+    """Refuse a scheme that the detector cannot carry out.
+
+    Raises:
+        SettingsError: naming the setting to change.
+    """
+    if scheme != "exact":
+        return
+    if not isinstance(detector, FasterRCNN):
+        raise SettingsError(
+            f"scheme='exact' is not possible: {type(detector).__name__} does not find and classify "
+            "regions together. It needs model=faster_rcnn; other systems take scheme=joint."
+        )
+    pooling = detector.settings.pooling
+    allowed = "scheme=exact needs pooling=crop or pooling=roi_align, which move with the RoIs"
+    moves = pooling.kind in ("crop", "roi_align")
+    require(moves, "pooling.kind", pooling.kind, allowed)
+    if pooling.kind == "roi_align":
+        allowed = "scheme=exact needs a fixed number of samples, 1 or more"
+        ratio = pooling.sampling_ratio
+        require(ratio > 0, "pooling.sampling_ratio", ratio, allowed)
+        allowed = "scheme=exact on a feature pyramid needs pooling=crop"
+        require(detector.backbone.roi_levels == 1, "pooling.kind", pooling.kind, allowed)
+
+
 def load(
     path: str | Path,
     device: torch.device | str = "cpu",
@@ -392,12 +407,13 @@ def load(
     """Return a module in evaluation mode, ready to predict and to be trained on.
 
     Args:
-        path: a checkpoint of this package, or a state dict of a torchvision Faster R-CNN.
-        device: where the module shall be.
-        torchvision_builder: the torchvision function whose state dict the file is, such as
-            ``fasterrcnn_resnet50_fpn``; null for a checkpoint of this package.
-        class_names: of a torchvision state dict's classes, without background; null: COCO's.
-        norm_eps: of its batch norms, see :func:`rcnn.interop.load_torchvision`.
+        path: checkpoint of this package, or state dict of a torchvision Faster R-CNN.
+        device: device of the module.
+        torchvision_builder: name of the torchvision function that builds the detector of the state
+            dict, such as ``fasterrcnn_resnet50_fpn``; None for a checkpoint of this package.
+        class_names: names of the classes of a torchvision state dict, without background; by
+            default COCO's.
+        norm_eps: epsilon of its batch norms, see :func:`rcnn.interop.load_torchvision`.
 
     Raises:
         CheckpointError: the file is missing, damaged or of another kind.

@@ -1,27 +1,34 @@
-"""What a recipe is: from a model and the length of a run to an optimiser and its schedule."""
+"""Recipes: from a model and the length of a run to an optimiser and its schedule.
+
+``AdamWCosine`` and ``PaperSGD`` are the two of this package; ``OptimizerFactory`` takes any
+optimiser and scheduler of torch.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Annotated, NamedTuple, Protocol, runtime_checkable
 
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
-from rcnn.settings import SettingsError, require
-from rcnn.training.announcing import announce
+from rcnn.settings import Fraction, FractionBelowOne, SettingsError, settings
+from rcnn.training.progress import rank_zero_info
+
+BetweenZeroAndOne = Annotated[float, Field(gt=0, lt=1)]
+"""A number in 0..1, neither 0 nor 1."""
 
 
 class OptimizerAndSchedule(NamedTuple):
-    """What a recipe builds.
+    """The product of a recipe.
 
     Attributes:
-        optimizer: over the parameters that require gradients.
-        schedule: of the learning rates, stepped after every step of the optimiser.
+        optimizer: optimiser of the parameters that require gradients.
+        schedule: schedule of the learning rates, stepped after every step of the optimiser.
     """
 
     optimizer: Optimizer
@@ -30,7 +37,7 @@ class OptimizerAndSchedule(NamedTuple):
 
 @runtime_checkable
 class Recipe(Protocol):
-    """What the configuration group ``optimizer`` builds."""
+    """A factory of an optimiser, as the configuration group ``optimizer`` builds it."""
 
     def __call__(
         self, module: nn.Module, total_steps: int | float, images_per_step: int, fused: bool = True
@@ -38,7 +45,7 @@ class Recipe(Protocol):
         """Return the optimiser and the schedule for a run.
 
         Args:
-            module: whose parameters are learned.
+            module: model to train.
             total_steps: optimiser steps of the run; infinite or negative for a run without end.
             images_per_step: images that one optimiser step sees, over all devices and accumulated
                 minibatches.
@@ -47,43 +54,7 @@ class Recipe(Protocol):
         """
 
 
-def scaled_lr(lr: float, base_batch: int, batch: int) -> float:
-    """Return the rate for ``batch`` images per step if ``lr`` was chosen for ``base_batch``.
-
-    The linear scaling rule (Goyal et al. 2017, section 2.1).
-    """
-    return lr * batch / base_batch
-
-
-def announced_lr(lr: float, base_batch: int, batch: int, scale: bool) -> float:
-    """Return ``lr``, scaled to the batch if so switched, and say so."""
-    if not scale:
-        return lr
-    scaled = scaled_lr(lr, base_batch, batch)
-    announce(f"Learning rate {lr:g} x {batch}/{base_batch} images = {scaled:g}")
-    return scaled
-
-
-def require_rates(lr: float, weight_decay: float, warmup_steps: int, base_batch: int) -> None:
-    """Check what all recipes have in common.
-
-    Raises:
-        SettingsError: for a value out of range.
-    """
-    require(lr > 0, "optimizer.lr", lr, "it must be above 0")
-    require(weight_decay >= 0, "optimizer.weight_decay", weight_decay, "it must not be negative")
-    require(warmup_steps >= 0, "optimizer.warmup_steps", warmup_steps, "it must not be negative")
-    require(base_batch >= 1, "optimizer.base_batch", base_batch, "it must be at least 1 image")
-
-
-def require_fraction(key: str, value: float) -> None:
-    """Check that a setting lies in 0 to 1.
-
-    Raises:
-        SettingsError: if it does not.
-    """
-    require(0 <= value <= 1, f"optimizer.{key}", value, "it must lie between 0 and 1")
-
+# --- parameters -------------------------------------------------------------------------------
 
 NORMS = (
     nn.BatchNorm1d,
@@ -98,13 +69,13 @@ NORMS = (
 
 
 def parameter_groups(module: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """Sort the parameters that require gradients into ``weights``, ``biases`` and ``norms``.
+    """Return the parameters that require gradients, as ``weights``, ``biases`` and ``norms``.
 
     Scales and shifts of normalisation layers are ``norms``; a parameter whose name ends in ``bias``
     elsewhere is one of the ``biases``. Empty groups are left out; a shared parameter counts once.
 
     Raises:
-        ValueError: if every parameter is frozen.
+        ValueError: every parameter is frozen.
     """
     groups: dict[str, list[nn.Parameter]] = {"weights": [], "biases": [], "norms": []}
     seen: set[nn.Parameter] = set()
@@ -123,6 +94,39 @@ def parameter_groups(module: nn.Module) -> dict[str, list[nn.Parameter]]:
     return {name: parameters for name, parameters in groups.items() if parameters}
 
 
+def grouped_optimizer(
+    module: nn.Module,
+    optimizer: Callable[..., Optimizer],
+    *,
+    bias_lr_factor: float = 1.0,
+    decay_norms: bool = False,
+) -> Optimizer:
+    """Return an optimiser with a group each for weights, biases and norms.
+
+    Args:
+        module: model to train.
+        optimizer: optimiser's class with all arguments but the parameters filled in; its weight
+            decay is that of the weights. Biases do not decay.
+        bias_lr_factor: learning rate of the biases over that of the weights.
+        decay_norms: whether scales and shifts of normalisation layers decay.
+    """
+    decaying = ("weights", "norms") if decay_norms else ("weights",)
+    made = optimizer(
+        [
+            {
+                "name": name,
+                "params": parameters,
+                **({} if name in decaying else {"weight_decay": 0.0}),
+            }
+            for name, parameters in parameter_groups(module).items()
+        ]
+    )
+    for group in made.param_groups:
+        if group["name"] == "biases":
+            group["lr"] *= bias_lr_factor
+    return made
+
+
 def can_fuse(module: nn.Module) -> bool:
     """Return whether PyTorch's fused kernels can update what ``module`` learns.
 
@@ -130,6 +134,11 @@ def can_fuse(module: nn.Module) -> bool:
     """
     learned = [parameter for parameter in module.parameters() if parameter.requires_grad]
     return all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in learned)
+
+
+# --- schedules --------------------------------------------------------------------------------
+# Functions of the step alone: unlike torch's schedulers, which multiply the last rate, they are
+# exact at every step, and a resumed run that was made longer is spread over its new length.
 
 
 def constant(_: int) -> float:
@@ -163,11 +172,12 @@ def run_length(total_steps: int | float, key: str) -> int:
     """Return the run's number of steps, at least 1, for a schedule that is spread over it.
 
     Args:
-        total_steps: infinite or negative for a run without end, as Lightning estimates it.
-        key: of the setting that needs to know, for the message.
+        total_steps: optimiser steps; infinite or negative for a run without end, as Lightning
+            estimates it.
+        key: setting that needs the length, for the message.
 
     Raises:
-        SettingsError: if the run has no end.
+        SettingsError: the run has no end.
     """
     if math.isinf(total_steps) or total_steps < 0:
         raise SettingsError(
@@ -182,51 +192,61 @@ def shortened_warm_up(steps: int, total_steps: int | float) -> int:
     if total_steps < 0 or 2 * steps <= total_steps:
         return steps
     half = int(total_steps) // 2
-    announce(f"Warm-up of {steps} steps cut to {half}, half of the run")
+    rank_zero_info(f"Warm-up of {steps} steps cut to {half}, half of the run")
     return half
 
 
-@dataclass(frozen=True)
+def batch_lr(lr: float, base_batch: int, batch: int, scale: bool) -> float:
+    """Return ``lr``, or its value for ``batch`` images per step if it was chosen for another batch.
+
+    The linear scaling rule (Goyal et al. 2017, section 2.1).
+
+    Args:
+        lr: learning rate for ``base_batch`` images per step.
+        base_batch: images per step that ``lr`` was chosen for.
+        batch: images per step of the run.
+        scale: whether the rule is applied, and the result logged.
+    """
+    if not scale:
+        return lr
+    scaled = lr * batch / base_batch
+    rank_zero_info(f"Learning rate {lr:g} x {batch}/{base_batch} images = {scaled:g}")
+    return scaled
+
+
+# --- recipes ----------------------------------------------------------------------------------
+
+
+@settings
 class AdamWCosine:
     """AdamW (Loshchilov and Hutter 2019) with a short warm-up and half a cosine.
 
     Attributes:
-        lr: the highest learning rate.
-        weight_decay: of the weights; biases and normalisation layers do not decay.
+        lr: highest learning rate.
+        weight_decay: decay of the weights; biases and normalisation layers do not decay.
         warmup_steps: steps of linear warm-up; at most half of the run is used.
         warmup_factor: rate of the first step over ``lr``.
         final_lr_fraction: rate at the end of the run over ``lr``.
-        scale_lr_to_batch: multiply ``lr`` by images per step over ``base_batch``.
-        base_batch: images per step for which ``lr`` was chosen.
+        scale_lr_to_batch: whether ``lr`` is multiplied by images per step over ``base_batch``.
+        base_batch: images per step that ``lr`` was chosen for.
     """
 
-    lr: float = 4.5e-4
-    weight_decay: float = 0.05
-    warmup_steps: int = 50
-    warmup_factor: float = 0.01
-    final_lr_fraction: float = 0.0
+    lr: PositiveFloat = 4.5e-4
+    weight_decay: NonNegativeFloat = 0.05
+    warmup_steps: NonNegativeInt = 50
+    warmup_factor: Fraction = 0.01
+    final_lr_fraction: Fraction = 0.0
     scale_lr_to_batch: bool = False
-    base_batch: int = 2
-
-    def __post_init__(self) -> None:
-        require_rates(self.lr, self.weight_decay, self.warmup_steps, self.base_batch)
-        require_fraction("warmup_factor", self.warmup_factor)
-        require_fraction("final_lr_fraction", self.final_lr_fraction)
+    base_batch: PositiveInt = 2
 
     def __call__(
         self, module: nn.Module, total_steps: int | float, images_per_step: int, fused: bool = True
     ) -> OptimizerAndSchedule:
-        """See :class:`~rcnn.training.optim.Recipe`."""
-        lr = announced_lr(self.lr, self.base_batch, images_per_step, self.scale_lr_to_batch)
-        groups = [
-            {
-                "name": name,
-                "params": parameters,
-                "weight_decay": self.weight_decay if name == "weights" else 0.0,
-            }
-            for name, parameters in parameter_groups(module).items()
-        ]
-        optimizer = AdamW(groups, lr=lr, fused=fused and can_fuse(module))
+        """See :class:`Recipe`."""
+        lr = batch_lr(self.lr, self.base_batch, images_per_step, self.scale_lr_to_batch)
+        fused = fused and can_fuse(module)
+        adamw = partial(AdamW, lr=lr, weight_decay=self.weight_decay, fused=fused)
+        optimizer = grouped_optimizer(module, adamw)
         steps = run_length(total_steps, "AdamWCosine")
         factor = partial(
             cosine_decay,
@@ -238,7 +258,7 @@ class AdamWCosine:
         return OptimizerAndSchedule(optimizer, LambdaLR(optimizer, factor))
 
 
-@dataclass(frozen=True)
+@settings
 class PaperSGD:
     """SGD with momentum and a rate that drops late in the run.
 
@@ -250,92 +270,70 @@ class PaperSGD:
     Attributes:
         lr: learning rate of the weights.
         momentum: share of the velocity that is kept.
-        weight_decay: of the weights.
+        weight_decay: decay of the weights.
         bias_lr_factor: rate of the biases over ``lr``.
         decay_norms: whether scales and shifts of normalisation layers decay, too.
-        milestones: when the rate drops, as fractions of the run.
+        milestones: times at which the rate drops, as fractions of the run.
         decay: factor of each drop.
         warmup_steps: steps of linear warm-up; at most half of the run is used.
         warmup_factor: rate of the first step over ``lr``.
-        scale_lr_to_batch: multiply ``lr`` by images per step over ``base_batch``.
-        base_batch: images per step for which ``lr`` was chosen.
+        scale_lr_to_batch: whether ``lr`` is multiplied by images per step over ``base_batch``.
+        base_batch: images per step that ``lr`` was chosen for.
     """
 
-    lr: float = 0.001
-    momentum: float = 0.9
-    weight_decay: float = 0.0005
-    bias_lr_factor: float = 2.0
+    lr: PositiveFloat = 0.001
+    momentum: FractionBelowOne = 0.9
+    weight_decay: NonNegativeFloat = 0.0005
+    bias_lr_factor: PositiveFloat = 2.0
     decay_norms: bool = False
-    milestones: Sequence[float] = (0.75,)
-    decay: float = 0.1
-    warmup_steps: int = 0
-    warmup_factor: float = 0.001
+    milestones: tuple[BetweenZeroAndOne, ...] = (0.75,)
+    decay: Fraction = 0.1
+    warmup_steps: NonNegativeInt = 0
+    warmup_factor: Fraction = 0.001
     scale_lr_to_batch: bool = False
-    base_batch: int = 2
-
-    def __post_init__(self) -> None:
-        require_rates(self.lr, self.weight_decay, self.warmup_steps, self.base_batch)
-        require_fraction("decay", self.decay)
-        require_fraction("warmup_factor", self.warmup_factor)
-        require(0 <= self.momentum < 1, "optimizer.momentum", self.momentum, "it lies in [0, 1)")
-        factor = self.bias_lr_factor
-        require(factor > 0, "optimizer.bias_lr_factor", factor, "it must be above 0")
-        require(
-            all(0 < fraction < 1 for fraction in self.milestones),
-            "optimizer.milestones",
-            self.milestones,
-            "they are fractions of the run, each between 0 and 1",
-        )
+    base_batch: PositiveInt = 2
 
     def __call__(
         self, module: nn.Module, total_steps: int | float, images_per_step: int, fused: bool = True
     ) -> OptimizerAndSchedule:
-        """See :class:`~rcnn.training.optim.Recipe`."""
-        lr = announced_lr(self.lr, self.base_batch, images_per_step, self.scale_lr_to_batch)
-        norm_decay = self.weight_decay if self.decay_norms else 0.0
-        options = {
-            "weights": {"lr": lr, "weight_decay": self.weight_decay},
-            "biases": {"lr": lr * self.bias_lr_factor, "weight_decay": 0.0},
-            "norms": {"lr": lr, "weight_decay": norm_decay},
-        }
-        groups = [
-            {"name": name, "params": parameters, **options[name]}
-            for name, parameters in parameter_groups(module).items()
-        ]
-        optimizer = SGD(groups, lr=lr, momentum=self.momentum, fused=fused and can_fuse(module))
+        """See :class:`Recipe`."""
+        lr = batch_lr(self.lr, self.base_batch, images_per_step, self.scale_lr_to_batch)
+        fused, decay = fused and can_fuse(module), self.weight_decay
+        sgd = partial(SGD, lr=lr, momentum=self.momentum, weight_decay=decay, fused=fused)
+        optimizer = grouped_optimizer(
+            module, sgd, bias_lr_factor=self.bias_lr_factor, decay_norms=self.decay_norms
+        )
+        steps = run_length(total_steps, "optimizer.milestones") if self.milestones else 0
         factor = partial(
             step_decay,
-            drops=self._drops(total_steps),
+            drops=tuple(round(fraction * steps) for fraction in self.milestones),
             decay=self.decay,
             warmup_steps=shortened_warm_up(self.warmup_steps, total_steps),
             warmup_factor=self.warmup_factor,
         )
         return OptimizerAndSchedule(optimizer, LambdaLR(optimizer, factor))
 
-    def _drops(self, total_steps: int | float) -> tuple[int, ...]:
-        if not self.milestones:
-            return ()
-        steps = run_length(total_steps, "optimizer.milestones")
-        return tuple(round(fraction * steps) for fraction in self.milestones)
 
-
-@dataclass(frozen=True)
+@settings
 class OptimizerFactory:
-    """A recipe around a class of the user's choice, with all but the parameters filled in.
+    """A recipe from any optimiser and scheduler, with all but the parameters filled in.
 
-    In YAML both are ``_partial_: true`` nodes. The learned parameters form one group.
+    In YAML both are ``_partial_: true`` nodes.
 
     Attributes:
-        optimizer: called with the list of parameters.
-        scheduler: called with the optimiser; stepped after every optimiser step. Without one the
-            rate stays.
-        length_argument: the scheduler's argument that takes the run's number of steps, such as
+        optimizer: callable that takes the parameters.
+        scheduler: callable that takes the optimiser; its product is stepped after every optimiser
+            step. Without one the rate stays.
+        length_argument: scheduler's argument that takes the run's number of steps, such as
             ``T_max`` of ``CosineAnnealingLR`` or ``total_steps`` of ``OneCycleLR``.
+        paper_groups: biases learn at twice the rate and do not decay, nor do normalisation layers
+            (Fast R-CNN, section 2.3); otherwise all parameters form one group.
     """
 
     optimizer: Callable[..., Optimizer]
     scheduler: Callable[..., LRScheduler] | None = None
     length_argument: str | None = None
+    paper_groups: bool = False
 
     def __call__(
         self,
@@ -344,13 +342,16 @@ class OptimizerFactory:
         images_per_step: int,  # noqa: ARG002
         fused: bool = True,  # noqa: ARG002
     ) -> OptimizerAndSchedule:
-        """See :class:`~rcnn.training.optim.Recipe`; rate and kernels are as the user chose them.
+        """See :class:`Recipe`; rate and kernels are as the user chose them.
 
         Raises:
-            SettingsError: for a scheduler that needs a metric.
+            SettingsError: the scheduler needs a metric.
         """
-        groups = parameter_groups(module).values()
-        optimizer = self.optimizer([parameter for group in groups for parameter in group])
+        if self.paper_groups:
+            optimizer = grouped_optimizer(module, self.optimizer, bias_lr_factor=2.0)
+        else:
+            groups = parameter_groups(module).values()
+            optimizer = self.optimizer([parameter for group in groups for parameter in group])
         scheduler = self.scheduler
         if scheduler is None:
             return OptimizerAndSchedule(optimizer, LambdaLR(optimizer, constant))

@@ -1,13 +1,21 @@
-"""Alternating training: the four steps of Faster R-CNN, section 3.2, as a graph of stored stages.
+"""Trainings in steps: alternating, unshared and stage-wise.
+
+**Alternating** training is the four steps of Faster R-CNN, section 3.2, each stored as a stage:
 
 1. ``1_rpn``: a proposal network from the pretrained weights.
 2. ``2_fast_rcnn``: Fast R-CNN, also from the pretrained weights, on the proposals of 1. The two
    networks share nothing yet; used together they are the paper's "unshared" system.
 3. ``3_rpn``: a proposal network on the convolutions of 2, which stay as they are.
-4. ``4_fast_rcnn``: the region stage of 2 learns on the proposals of 3; the convolutions stay.
+4. ``4_fast_rcnn``: the RoI heads of 2 learn on the proposals of 3; the convolutions stay.
 
-The result is one Faster R-CNN: the convolutions of 2, the proposal network of 3, the region stage
-of 4.
+The result is one Faster R-CNN: the convolutions of 2, the RPN of 3, the RoI heads of 4.
+
+**Unshared** training is the first two of these steps: two networks.
+
+**Stage-wise** training (Fast R-CNN, section 5.1) learns the classes first, without boxes; then the
+box regression alone learns on top of what has been learned, all of which stays.
+
+Joint and exact training are single trainings, see :data:`rcnn.training.module.Scheme`.
 """
 
 from __future__ import annotations
@@ -23,29 +31,31 @@ from rcnn.settings import SettingsError
 from rcnn.training.module import DetectionModule
 from rcnn.training.stages import StageRunner, tensors
 
-BODY, RPN, REGIONS = "detector.backbone.", "detector.rpn.", "detector.roi_heads."
+BACKBONE, RPN, ROI_HEADS = "detector.backbone.", "detector.rpn.", "detector.roi_heads."
+BOX_REGRESSION = "detector.roi_heads.box_predictor.bbox_pred."
+"""Prefixes in the state dict of a module."""
 
 
 class AlternatingTraining:
-    """The steps, each of which is trained unless it is in the store.
+    """The steps of alternating training, each of which is trained unless it is in the store.
 
     Args:
-        runner: with numbers of optimiser steps for all four steps, or for the first two.
+        runner: runner with numbers of optimiser steps for all four steps, or for the first two.
     """
 
     def __init__(self, runner: StageRunner) -> None:
         self.runner = runner
-        source = runner.plan.weights.source
-        self.rpn1 = runner.step("1_rpn", 0, weights=source)
+        weights = {"weights": runner.plan.weights.source}
+        self.rpn1 = runner.step("1_rpn", 0, own=weights)
         self.proposals1 = runner.proposals("1_proposals", self.rpn1, ["train"])
-        self.fast2 = runner.step("2_fast_rcnn", 1, self.proposals1, weights=source)
+        self.fast2 = runner.step("2_fast_rcnn", 1, self.proposals1, own=weights)
 
     def run(self) -> DetectionModule:
         """Train all four steps and return the network that they end in."""
         runner = self.runner
         _, fast2 = self._two_networks()
         stage = runner.step("3_rpn", 2, self.fast2)
-        start = partial(self._on_shared_convolutions, "rpn", fast2, BODY)
+        start = partial(self._on_shared_convolutions, "rpn", fast2, BACKBONE)
         rpn3 = runner.train(stage, start, kept=_is_shared)
         stage = runner.proposals("3_proposals", stage, ["train"])
         proposals = runner.propose(stage, rpn3)
@@ -53,7 +63,9 @@ class AlternatingTraining:
         start = partial(self._on_shared_convolutions, "fast_rcnn", fast2)
         fast4 = runner.train(stage, start, proposals, kept=_is_shared)
         merged = runner.module("faster_rcnn")
-        merged.load_state_dict(tensors(fast4, BODY) | tensors(rpn3, RPN) | tensors(fast4, REGIONS))
+        merged.load_state_dict(
+            tensors(fast4, BACKBONE) | tensors(rpn3, RPN) | tensors(fast4, ROI_HEADS)
+        )
         return merged
 
     def run_unshared(self, splits: tuple[Split, ...]) -> tuple[DetectionModule, Path]:
@@ -83,18 +95,15 @@ class AlternatingTraining:
 
 
 def _is_shared(name: str) -> bool:
-    return name.startswith(BODY)
-
-
-BOXES = "detector.roi_heads.box_predictor.bbox_pred."
+    return name.startswith(BACKBONE)
 
 
 def train_stage_wise(runner: StageRunner, system: str) -> DetectionModule:
     """Train the two steps that are not in the store, and return the detector that they end in.
 
     Args:
-        runner: with numbers of optimiser steps for both.
-        system: any with a region stage.
+        runner: runner with numbers of optimiser steps for both.
+        system: name of a system with RoI heads.
 
     Raises:
         SettingsError: the detector has no boxes to learn afterwards.
@@ -102,11 +111,12 @@ def train_stage_wise(runner: StageRunner, system: str) -> DetectionModule:
     settings = runner.plan.settings
     if system == "rpn" or not settings.box_predictor.box_regression:
         raise SettingsError(
-            "scheme='stage_wise' is not possible: it learns the boxes of classified regions at "
-            "last. It needs model.box_predictor.box_regression=true, and another system than model=rpn."
+            "scheme='stage_wise' is not possible: its second step learns the box regression. It "
+            "needs model.box_predictor.box_regression=true, and another system than model=rpn."
         )
     classes = replace(settings, box_predictor=replace(settings.box_predictor, box_regression=False))
-    stage = runner.step("1_classes", 0, system=system, weights=runner.plan.weights.source)
+    own = {"system": system, "weights": runner.plan.weights.source}
+    stage = runner.step("1_classes", 0, own=own)
     first = runner.train(stage, partial(runner.pretrained, system, classes))
     stage = runner.step("2_boxes", 1, stage)
     last = runner.train(stage, partial(_boxes_on, first, runner, system), kept=_is_rest)
@@ -116,13 +126,13 @@ def train_stage_wise(runner: StageRunner, system: str) -> DetectionModule:
 
 
 def _boxes_on(first: Path, runner: StageRunner, system: str) -> DetectionModule:
-    """Return a module with all of the first step, in which the box output alone learns."""
+    """Return a module with all of the first step, in which the box regression alone learns."""
     module = runner.module(system)
     module.load_state_dict(tensors(first), strict=False)
     detector = module.detector
     assert isinstance(detector, FastRCNN | FasterRCNN)
     assert detector.roi_heads.box_predictor.bbox_pred is not None
-    # At work, so that norms count nothing, and that the boxes learn on what they will be used on.
+    # In evaluation mode norms count nothing, and the boxes learn on the features of a detection.
     detector.requires_grad_(False).eval()
     detector.backbone.freeze()
     detector.roi_heads.box_predictor.bbox_pred.requires_grad_(True).train()
@@ -130,4 +140,4 @@ def _boxes_on(first: Path, runner: StageRunner, system: str) -> DetectionModule:
 
 
 def _is_rest(name: str) -> bool:
-    return not name.startswith(BOXES)
+    return not name.startswith(BOX_REGRESSION)

@@ -1,8 +1,9 @@
-"""Products of a training in stages, each stored under a name that says what went into it.
+"""Products of a training in steps, each stored under a name that says what went into it.
 
-A stage is found again only if everything that went into it is the same: settings, data, length,
-seed, and the stages before it. So a run that was killed goes on where it stopped, a run of other
+A product is found again only if everything that went into it is the same: settings, data, length,
+seed, and the products before it. So a run that was killed goes on where it stopped, a run of other
 settings never takes a wrong product, and two runs that differ late share what they have in common.
+With several processes the first one alone looks into the store, finishes products and proposes.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytorch_lightning as pl
 import torch
@@ -24,15 +26,19 @@ from rcnn.inference.checkpoint import read_checkpoint
 from rcnn.model.backbones import LoadedWeights
 from rcnn.model.settings import ONLY_DETECTION, DetectorSettings, learned_with
 from rcnn.model.speed import SpeedSettings
-from rcnn.training.announcing import announce
 from rcnn.training.datamodule import DetectionDataModule
 from rcnn.training.module import DetectionModule
 from rcnn.training.optim import Recipe
+from rcnn.training.progress import rank_zero_info, timer_of
 from rcnn.training.propose import propose_with
-from rcnn.training.timing import timer_of
+
+T = TypeVar("T")
 
 INPUTS, SPENT = "inputs.json", "spent.json"
-"""In the folder of a stage: what went into it, and how long it took."""
+"""Files in the folder of a stage: what went into it, and how long it took."""
+
+PRODUCT, BEGUN = "module.ckpt", "last.ckpt"
+"""Files in the folder of a training step: its result, and where an interrupted one goes on."""
 
 
 class StageError(RuntimeError):
@@ -116,41 +122,93 @@ class StageStore:
         """Return how long a finished stage took, whenever that was."""
         return float(json.loads((self.folder / stage.key / SPENT).read_text())["seconds"])
 
-    def wait(self, stage: Stage, seconds: float = 0.5) -> Path:
-        """Wait until another process has finished the stage."""
-        while (folder := self.find(stage)) is None:
-            time.sleep(seconds)
-        return folder
+
+def connect_processes(trainer: pl.Trainer) -> None:
+    """Let the processes of a run find each other before the first training does it."""
+    if trainer.world_size > 1:
+        trainer.strategy.setup_environment()
 
 
-PRODUCT, BEGUN = "module.ckpt", "last.ckpt"
+class FirstProcess:
+    """Does in the first process what only one may do, and gives the result to all.
+
+    Every process makes one, after :func:`connect_processes`.
+
+    Args:
+        limit: longest time that the others wait for one piece of work.
+    """
+
+    def __init__(self, limit: timedelta) -> None:
+        self.limit = limit
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        self.rank = torch.distributed.get_rank() if distributed else 0
+        # Under NCCL a waiting process would keep its GPU busy, and gloo keeps to the limit.
+        self._group: Any = (
+            torch.distributed.new_group(backend="gloo", timeout=limit) if distributed else None
+        )
+
+    def does(self, what: str, work: Callable[[], T]) -> T:
+        """Return the result of ``work``, which the first process alone executes.
+
+        Args:
+            what: name of the work, for messages.
+            work: function without arguments; its result can be pickled.
+
+        Raises:
+            StageError: in the other processes, if the first one failed, has ended, or took longer
+                than the limit. In the first process the error of ``work`` itself is raised.
+        """
+        if self._group is None:
+            return work()
+        outcome: list[tuple[T | None, str | None]] = [(None, None)]
+        if self.rank == 0:
+            try:
+                outcome[0] = (work(), None)
+            except Exception as error:
+                self._share([(None, f"{type(error).__name__}: {error}")])
+                raise
+        try:
+            self._share(outcome)
+        except RuntimeError as error:
+            raise StageError(
+                f"Rank {self.rank} waited for rank 0, which did not finish {what}: it has ended, "
+                f"or took longer than {self.limit}. Its own output says more. ({error})"
+            ) from error
+        result, failure = outcome[0]
+        if failure is not None:
+            raise StageError(f"Rank 0 failed at {what}; rank {self.rank} ends, too. {failure}")
+        return result  # type: ignore[return-value]  # None only where the work returns it
+
+    def _share(self, outcome: list[Any]) -> None:
+        torch.distributed.broadcast_object_list(outcome, src=0, group=self._group)
+
 
 MakeTrainer = Callable[[str, Path, int], pl.Trainer]
-"""From a stage's name, the folder for ``last.ckpt`` and the number of steps to a trainer."""
+"""Returns a trainer for a stage's name, the folder for ``last.ckpt`` and a number of steps."""
 
 MakeData = Callable[[Path | None], DetectionDataModule]
-"""From a folder of stored proposals to the data of a step; None: the detector's own, if any."""
+"""Returns the data of a step for a folder of stored proposals; None: the detector's own, if any."""
 
 Kept = Callable[[str], bool]
-"""Says of the name of a weight or a statistic whether it has to stay as it is."""
+"""Returns whether the weight or statistic of a name has to stay as it is."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a training in stages is made of.
+    """Everything that a training in steps depends on.
 
     Attributes:
-        settings: of the detector that is the result.
-        recipe: makes the optimiser of every step.
-        weights: the pretrained network, or random weights, of the steps that start anew.
+        settings: settings of the detector that is the result.
+        recipe: factory of the optimiser of every step.
+        weights: pretrained or random weights of the steps that start from no other step.
         steps: optimiser steps of each step.
-        seed: of each step, so that a step does not depend on whether the one before it was run
-            or found.
+        seed: seed of each step, so that a step does not depend on whether the one before it was
+            run or found.
         inputs: everything else that changes a product, as plain values: data, optimiser, trainer.
-        plus_one: VOC's metric counts pixels inclusively.
-        device: of this process.
-        leads: whether this process makes what only one has to make.
+        plus_one: whether VOC's metric counts pixels inclusively.
+        device: device of this process.
         speed: how the detectors of all steps are run.
+        limit: longest time that the other processes wait for the first one.
     """
 
     settings: DetectorSettings
@@ -161,18 +219,18 @@ class Plan:
     inputs: dict[str, Any]
     plus_one: bool
     device: torch.device
-    leads: bool
     speed: SpeedSettings
+    limit: timedelta = timedelta(days=2)
 
 
 class StageRunner:
     """Trains steps and makes proposals, unless the store has them.
 
     Args:
-        plan: what to train.
-        store: where the products lie.
-        make_data: see :data:`MakeData`.
-        make_trainer: see :data:`MakeTrainer`.
+        plan: everything that the training depends on.
+        store: folder of the products.
+        make_data: factory of a step's data, see :data:`MakeData`.
+        make_trainer: factory of a step's trainer, see :data:`MakeTrainer`.
     """
 
     def __init__(
@@ -182,32 +240,36 @@ class StageRunner:
         self.store = store
         self.make_data = make_data
         self.make_trainer = make_trainer
+        self.first = FirstProcess(plan.limit)
         self.seconds = 0.0
-        """Of all steps and of the proposals that they learn from, whenever they were made: what is
-        found in the store counts as much as it took when it was made. What is lost by an
-        interruption does not count, nor do proposals for a test."""
+        """Time of all steps and of the proposals that they learn from: what is found in the store
+        counts as much as it took when it was made. What is lost by an interruption does not count,
+        nor do proposals for a test."""
         self.log: list[str] = []
-        """What was trained and what was found."""
+        """Sentences on what was trained and what was found."""
 
-    def step(self, name: str, number: int, *parents: Stage, **own: Any) -> Stage:
-        """Return the stage of the training step of this number, from 0.
+    def step(
+        self, name: str, number: int, *parents: Stage, own: Mapping[str, Any] | None = None
+    ) -> Stage:
+        """Return the stage of a training step.
 
         Args:
-            name: for people.
-            number: which of the plan's numbers of optimiser steps holds.
-            parents: the stages whose products it starts from.
-            own: what else goes into it alone.
+            name: name for people.
+            number: index of the step in the plan's numbers of optimiser steps.
+            parents: stages with the products it starts from.
+            own: inputs of this step alone.
         """
-        return self._stage(name, *parents, steps=self.plan.steps[number], **own)
+        inputs = {"steps": self.plan.steps[number], **(own or {})}
+        return self._stage(name, parents, inputs)
 
     def proposals(self, name: str, parent: Stage, splits: Sequence[Split]) -> Stage:
         """Return the stage of the proposals of a trained network for some splits."""
         limits = self.plan.settings.proposals
         read = ONLY_DETECTION["proposals"] if set(splits) - {"train"} else ()
         own = {key: getattr(limits, key) for key in read}
-        return self._stage(name, parent, splits=list(splits), **own)
+        return self._stage(name, (parent,), {"splits": list(splits), **own})
 
-    def _stage(self, name: str, *parents: Stage, **own: Any) -> Stage:
+    def _stage(self, name: str, parents: Sequence[Stage], own: Mapping[str, Any]) -> Stage:
         inputs = {"settings": learned_with(self.plan.settings), "seed": self.plan.seed, **own}
         return Stage(name, {**self.plan.inputs, **inputs}, parents)
 
@@ -242,19 +304,18 @@ class StageRunner:
         """Return the checkpoint of a step, trained now if it is not in the store.
 
         Args:
-            stage: the step.
-            start: makes the module that is trained.
-            proposals: the folder of those that it learns from, if they are a stage's.
-            kept: of what the proof is wanted that the step has not moved it.
+            stage: training step.
+            start: factory of the module that is trained.
+            proposals: folder of the proposals that it learns from, if they are a stage's.
+            kept: which tensors the step has to leave as they are, which is then proved.
 
         Raises:
-            StageError: the step ended early, or has moved what it had to keep.
+            StageError: the step ended early, has moved what it had to keep, or rank 0 failed.
         """
-        found = self.store.find(stage)
+        found = self._found(stage)
         if found is not None:
-            self._tell_found(stage)
-            self.seconds += self.store.seconds(stage)
-            return found / PRODUCT
+            self.seconds += found
+            return self.store.folder / stage.key / PRODUCT
         folder = self.store.begin(stage)
         steps = stage.inputs["steps"]
         trainer = self.make_trainer(stage.name, folder, steps)
@@ -271,55 +332,92 @@ class StageRunner:
             )
         _require_unmoved(stage, before, module.state_dict())
         trainer.save_checkpoint(folder / PRODUCT)
-        if trainer.is_global_zero:
+
+        def finish() -> Path:
             begun.unlink(missing_ok=True)
-            self.store.finish(stage, seconds)
+            return self.store.finish(stage, seconds)
+
+        finished = self.first.does(f"storing step {stage.name}", finish)
         self.seconds += seconds
         self._tell(f"{stage.name}: {steps} steps in {seconds:.0f} s, stored as {stage.key}")
-        return self.store.wait(stage) / PRODUCT
+        return _visible(finished / PRODUCT)
 
     def propose(self, stage: Stage, checkpoint: Path) -> Path:
-        """Return the folder of a network's proposals, made now if it is not in the store."""
-        if self.store.find(stage) is not None:
-            self._tell_found(stage)
-        elif self.plan.leads:
-            folder = self.store.begin(stage)
-            module = DetectionModule.load_from_checkpoint(
-                checkpoint, self.plan.device, speed=self.plan.speed
-            )
-            data, limits = self.make_data(None), self.plan.settings.proposals
-            began = time.monotonic()
-            for split in stage.inputs["splits"]:
-                train = split == "train"
-                propose_with(
-                    module,
-                    data.source.dataset(split),
-                    folder / f"{split}.proposals",
-                    before_nms=limits.before_nms_train if train else limits.before_nms_test,
-                    limit=limits.after_nms_train if train else limits.after_nms_test,
-                    batch_size=data.loader.eval_batch_size,
-                    workers=data.loader.workers,
-                )
-            seconds = time.monotonic() - began
-            self.store.finish(stage, seconds)
-            self._tell(f"{stage.name}: {seconds:.0f} s, stored as {stage.key}")
-        folder = self.store.wait(stage)
-        if "train" in stage.inputs["splits"]:
-            self.seconds += self.store.seconds(stage)
-        return folder
+        """Return the folder of a network's proposals, made now if it is not in the store.
 
-    def _tell_found(self, stage: Stage) -> None:
-        self._tell(f"{stage.name}: found as {stage.key}, {self.store.seconds(stage):.0f} s")
+        Raises:
+            StageError: rank 0 failed, or the folder is not this stage's.
+        """
+        seconds = self._found(stage)
+        if seconds is None:
+            seconds = self.first.does(
+                f"the proposals of {stage.name}", lambda: self._propose(stage, checkpoint)
+            )
+            self._tell(f"{stage.name}: {seconds:.0f} s, stored as {stage.key}")
+        if "train" in stage.inputs["splits"]:
+            self.seconds += seconds
+        return _visible(self.store.folder / stage.key)
+
+    def _propose(self, stage: Stage, checkpoint: Path) -> float:
+        """Make and store the proposals, and return the seconds that it took."""
+        folder = self.store.begin(stage)
+        module = DetectionModule.load_from_checkpoint(
+            checkpoint, self.plan.device, speed=self.plan.speed
+        )
+        data, limits = self.make_data(None), self.plan.settings.proposals
+        began = time.monotonic()
+        for split in stage.inputs["splits"]:
+            train = split == "train"
+            propose_with(
+                module,
+                data.source.dataset(split),
+                folder / f"{split}.safetensors",
+                before_nms=limits.before_nms_train if train else limits.before_nms_test,
+                limit=limits.after_nms_train if train else limits.after_nms_test,
+                batch_size=data.loader.eval_batch_size,
+                workers=data.loader.workers,
+            )
+        seconds = time.monotonic() - began
+        self.store.finish(stage, seconds)
+        return seconds
+
+    def _found(self, stage: Stage) -> float | None:
+        """Return the seconds that a stored stage took, or None if it is not in the store."""
+
+        def look() -> float | None:
+            return None if self.store.find(stage) is None else self.store.seconds(stage)
+
+        seconds = self.first.does(f"looking for {stage.name}", look)
+        if seconds is not None:
+            self._tell(f"{stage.name}: found as {stage.key}, {seconds:.0f} s")
+        return seconds
 
     def _tell(self, message: str) -> None:
         self.log.append(message)
-        announce(message)
+        rank_zero_info(message)
 
 
 def tensors(checkpoint: Path, part: str = "") -> dict[str, Tensor]:
     """Return the weights of a product whose names begin with ``part``."""
     state = read_checkpoint(checkpoint)["state_dict"]
     return {name: tensor for name, tensor in state.items() if name.startswith(part)}
+
+
+def _visible(path: Path, seconds: float = 60.0) -> Path:
+    """Return a path once this process sees it: network file systems show new files late.
+
+    Raises:
+        StageError: it does not see it within some seconds.
+    """
+    end = time.monotonic() + seconds
+    while not path.exists():
+        if time.monotonic() > end:
+            raise StageError(
+                f"{path} was written by rank 0, but this process does not see it. scheme.store has "
+                "to be a folder that all machines share."
+            )
+        time.sleep(0.2)
+    return path
 
 
 def _require_unmoved(stage: Stage, before: dict[str, Tensor], after: dict[str, Tensor]) -> None:

@@ -1,0 +1,404 @@
+"""What happens around the training loop: averaged weights, a guard against NaN, pictures.
+
+``Progress`` and ``Throughput`` are callbacks, too; they are defined in
+:mod:`rcnn.training.progress` and importable from here.
+"""
+
+# ruff: noqa: ARG002 (the arguments of the hooks are Lightning's)
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from jaxtyping import UInt8
+from pytorch_lightning.callbacks import WeightAveraging
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.trainer.states import TrainerFn
+from torch import Tensor
+
+from rcnn.data import DetectionBatch, Sample, collate, resized
+from rcnn.data.splits import Split
+from rcnn.settings import require
+from rcnn.structures import RoISamples
+from rcnn.training.datamodule import DetectionDataModule
+from rcnn.training.module import DetectionModule
+from rcnn.training.progress import Progress, Throughput, rank_zero_info
+from rcnn.view import draw_comparison, draw_rois, image_of, stage_board, to_pil
+
+__all__ = ["EMA", "FiniteLoss", "NonFiniteLossError", "Pictures", "Progress", "Throughput"]
+
+
+class EMA(WeightAveraging):
+    """Trains one set of weights and uses their running average for everything else.
+
+    After every optimiser step ``average = d * average + (1 - d) * weights`` with
+    ``d = min(decay, (1 + n) / (10 + n))`` after n steps, so that a short run is not dominated by
+    its first weights. Floating-point buffers (running statistics of batch norms) are averaged like
+    the parameters, counters are copied.
+
+    From the start of a validation to the next training batch, and after the end of training, the
+    module holds the average. So ``state_dict`` of a checkpoint is what was validated, and whoever
+    loads it needs not know of this callback; to go on with training exactly, the checkpoint holds
+    the raw weights, too. A checkpoint with ``save_weights_only=True`` that is written between
+    validations holds the raw weights only.
+
+    Lightning's callback keeps the average and its part of the checkpoints. It lacks what is
+    overridden here: it gives the raw weights back before pictures are drawn and weights are saved
+    after a validation; ``test(ckpt_path="best")`` after ``fit`` reads the raw weights; a checkpoint
+    that is saved after the end of training has lost them; the average lies on the CPU while a GPU
+    trains, or each update waits for the GPU.
+
+    Args:
+        decay: share of the average that is kept at each step, between 0 and 1.
+    """
+
+    def __init__(self, decay: float = 0.999) -> None:
+        require(0 < decay < 1, "callbacks.average.decay", decay, "it lies between 0 and 1")
+        super().__init__()
+        self.decay = decay
+        self._raw: dict[str, Tensor] = {}  # empty while the module holds the raw weights itself
+        # Of the average and of the module, in the same order; looked up once for a training.
+        self._moving: tuple[list[Tensor], list[Tensor]] = ([], [])
+        self._counters: tuple[list[Tensor], list[Tensor]] = ([], [])
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Start an average at the module's weights for a training; forget it otherwise."""
+        self._forget()
+        super().setup(trainer, pl_module, stage)
+        if self._average_model is not None:
+            for tensor in _tensors(self._average_model.module):
+                if tensor.is_floating_point():  # an average in half precision would not move
+                    tensor.data = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Resume the average in a training; a test keeps to the average in ``state_dict``."""
+        if trainer.state.fn != TrainerFn.FITTING or self._average_model is None:
+            return
+        if "averaging_state" in checkpoint:
+            super().on_load_checkpoint(trainer, pl_module, checkpoint)
+        else:
+            rank_zero_info("The checkpoint holds no average of weights: it starts from its weights")
+            self._average_model.module.load_state_dict(checkpoint["state_dict"])
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Put the average on the device, and note how far a resumed run has come."""
+        average = self._average_model
+        assert average is not None
+        # Reading the number of updates from a GPU would wait for it.
+        average.module.to(pl_module.device)
+        average.n_averaged = average.n_averaged.cpu()
+        pairs = [*zip(_tensors(average.module), _tensors(pl_module), strict=True)]
+        moving = [pair for pair in pairs if pair[0].is_floating_point()]
+        counters = [pair for pair in pairs if not pair[0].is_floating_point()]
+        self._moving = ([a for a, _ in moving], [weight for _, weight in moving])
+        self._counters = ([a for a, _ in counters], [count for _, count in counters])
+        self._latest_update_step = trainer.global_step
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, batch_idx: int
+    ) -> None:
+        """Give the module its raw weights back."""
+        if self._raw:
+            pl_module.load_state_dict(self._raw)
+            self._raw = {}
+
+    @torch.no_grad()
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: object,
+        batch: object,
+        batch_idx: int,
+    ) -> None:
+        """Update the average if the optimiser has stepped."""
+        average = self._average_model
+        if average is None or trainer.global_step == self._latest_update_step:
+            return
+        self._latest_update_step = trainer.global_step
+        updates = int(average.n_averaged)
+        average.n_averaged += 1
+        decay = min(self.decay, (1 + updates) / (10 + updates))
+        averages, weights = self._moving
+        weights = [weight.to(a.dtype) for weight, a in zip(weights, averages, strict=True)]
+        torch._foreach_lerp_(averages, weights, 1.0 - decay)
+        if self._counters[0]:
+            torch._foreach_copy_(*self._counters)
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Put the average into the module."""
+        self._show_average(pl_module)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the average in the module for the pictures and checkpoints that follow."""
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave the average in the module."""
+        self._show_average(pl_module)
+        self._moving = self._counters = ([], [])
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Save the average as the module's weights, and the raw weights beside it."""
+        if self._average_model is not None:
+            super().on_save_checkpoint(trainer, pl_module, checkpoint)
+            if self._raw:
+                checkpoint["current_model_state"] = self._raw
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Leave the device, as the module does."""
+        if self._average_model is not None:
+            self._average_model.cpu()
+        self._raw = {name: tensor.cpu() for name, tensor in self._raw.items()}
+
+    def _forget(self) -> None:
+        self._average_model, self._raw = None, {}
+
+    def _show_average(self, module: pl.LightningModule) -> None:
+        if self._average_model is not None and not self._raw:
+            self._raw = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+            module.load_state_dict(self._average_model.module.state_dict())
+
+
+def _tensors(module: torch.nn.Module) -> Iterator[Tensor]:
+    """Return parameters and buffers, in an order that a copy of the module shares."""
+    return itertools.chain(module.parameters(), module.buffers())
+
+
+HISTORY = 5
+"""How many totals before the failure a message shows."""
+
+
+class NonFiniteLossError(FloatingPointError):
+    """A loss was infinite or not a number."""
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What is kept of a minibatch until its losses are looked at."""
+
+    number: int
+    lr: float
+    image_ids: tuple[str, ...]
+    names: tuple[str, ...]
+    losses: Tensor
+
+
+class FiniteLoss(pl.Callback):
+    """Raises when a loss is infinite or not a number, and keeps such weights out of checkpoints.
+
+    The error names the step, the learning rate, the losses concerned and the images of the
+    minibatch. Reading a loss makes the host wait for a GPU, so there the losses of a window are
+    read together: at its end, before a validation and before a checkpoint is written. On a CPU each
+    step is looked at. With several processes all stop with the error of the earliest step.
+
+    ``training_step`` returns the total as ``loss`` and may return the terms as ``losses``, by name;
+    the batch has ``image_ids``.
+
+    Args:
+        window: steps whose losses are read at once on a GPU.
+    """
+
+    def __init__(self, window: int = 50) -> None:
+        self.window = window
+        self._steps: list[_Step] = []
+        self._before: deque[float] = deque(maxlen=HISTORY)
+        self._lr = 0.0
+        self._number = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forget an earlier run."""
+        self._steps.clear()
+        self._before.clear()
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, batch_idx: int
+    ) -> None:
+        """Note the learning rate, which has changed when the minibatch is over."""
+        self._lr = trainer.optimizers[0].param_groups[0]["lr"]
+        self._number = trainer.global_step + 1
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Keep the losses; read them at the end of a window."""
+        if not outputs:
+            return  # the step was skipped
+        terms: Mapping[str, Tensor] = {**outputs.get("losses", {}), "loss": outputs["loss"]}
+        # Stacking copies them: a compiled step may write the next losses to the same place.
+        losses = torch.stack([term.detach().float() for term in terms.values()])
+        ids = tuple(batch.image_ids)
+        self._steps.append(_Step(self._number, self._lr, ids, tuple(terms), losses))
+        on_cpu = trainer.strategy.root_device.type == "cpu"
+        if on_cpu or len(self._steps) >= self.window:
+            self._check_all_processes(trainer)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Do not validate weights that are no numbers."""
+        self._check_all_processes(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look at the rest of the window before the epoch's checkpoint is written."""
+        self._check_all_processes(trainer)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Refuse to write weights that are no numbers; nothing is on the disk yet."""
+        message = self._message()
+        if message is not None:
+            raise NonFiniteLossError(message[1])
+
+    def _check_all_processes(self, trainer: pl.Trainer) -> None:
+        if not self._steps:
+            return
+        message = self._message()
+        if trainer.world_size > 1:
+            # The weights of all processes are spoiled together, but one of them saw the images.
+            found: list[tuple[int, str] | None] = [None] * trainer.world_size
+            if trainer.strategy.reduce_boolean_decision(message is not None, all=False):
+                torch.distributed.all_gather_object(found, message)
+            message = min((one for one in found if one is not None), default=None)
+        if message is not None:
+            raise NonFiniteLossError(message[1])
+
+    def _message(self) -> tuple[int, str] | None:
+        """Read the window; return the first step with a loss that is no number, and what to say.
+
+        A window without one is emptied.
+        """
+        if not self._steps:
+            return None
+        totals: list[float] = []
+        losses = torch.stack([step.losses for step in self._steps]).tolist()
+        for step, values in zip(self._steps, losses, strict=True):
+            named = dict(zip(step.names, values, strict=True))
+            if not all(map(math.isfinite, values)):
+                return step.number, _describe(step, named, [*self._before, *totals][-HISTORY:])
+            totals.append(named["loss"])
+        self._before.extend(totals)
+        self._steps.clear()
+        return None
+
+
+def _describe(step: _Step, losses: Mapping[str, float], before: list[float]) -> str:
+    bad = ", ".join(f"{name} is {loss}" for name, loss in losses.items() if not math.isfinite(loss))
+    history = ", ".join(f"{loss:.4g}" for loss in before) or "none, it is the first"
+    return (
+        f"Step {step.number}, learning rate {step.lr:g}: {bad}. "
+        f"Images of the minibatch: {', '.join(step.image_ids)}. Losses before: {history}. "
+        "Losses that grow towards the end point to a learning rate that is too high (optimizer.lr, "
+        "optimizer.warmup_steps, trainer.gradient_clip_val); a sudden one points to the "
+        "annotations of these images (rcnn check-data)."
+    )
+
+
+class Pictures(pl.Callback):
+    """Draws ground truth beside detections, and the RoIs that a training step would sample.
+
+    After a validation they are of validation images, as ``detections`` and ``sampled_rois``; after
+    a test of test images, as ``test_detections``. They go to TensorBoard and, the latest of each,
+    into ``folder``.
+
+    Args:
+        folder: of the picture files; null writes none.
+        images: how many images are drawn, always the first ones.
+        minimum_score: detections below it are not drawn.
+        seed: of the sampled RoIs.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path | None = None,
+        images: int = 4,
+        minimum_score: float = 0.5,
+        seed: int = 0,
+    ) -> None:
+        self.folder = None if folder is None else Path(folder)
+        self.images = images
+        self.minimum_score = minimum_score
+        self.seed = seed
+
+    @torch.no_grad()
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw the first images of the validation split."""
+        if trainer.sanity_checking or not isinstance(pl_module, DetectionModule):
+            return
+        for number, sample in enumerate(self._first(trainer, "val")):
+            batch = _batch(sample, pl_module)
+            self._show(trainer, f"detections/{number}", self._comparison(pl_module, sample, batch))
+            generator = torch.Generator(pl_module.device).manual_seed(self.seed)
+            step = pl_module.detector.training_outputs(batch.images, batch.targets, generator)
+            if step.rois is not None:
+                panel = _sampled_rois(batch, step.rois.to("cpu"))
+                self._show(trainer, f"sampled_rois/{number}", panel)
+
+    @torch.no_grad()
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw the first images of the test split."""
+        if not isinstance(pl_module, DetectionModule):
+            return
+        for number, sample in enumerate(self._first(trainer, "test")):
+            comparison = self._comparison(pl_module, sample, _batch(sample, pl_module))
+            self._show(trainer, f"test_detections/{number}", comparison)
+
+    def _first(self, trainer: pl.Trainer, split: Split) -> list[Sample]:
+        """Return the images that are drawn; none in all processes but the first."""
+        data = getattr(trainer, "datamodule", None)
+        if not isinstance(data, DetectionDataModule) or not trainer.is_global_zero:
+            return []
+        dataset = data.dataset(split)
+        return [dataset[number] for number in range(min(self.images, len(dataset)))]
+
+    def _comparison(
+        self, module: DetectionModule, sample: Sample, batch: DetectionBatch
+    ) -> UInt8[Tensor, "3 h w"]:
+        detections, ground_truth = (
+            module.detector.detect_batch(batch.images)[0][0].to("cpu"),
+            sample.ground_truth,
+        )
+        if detections.class_names != module.class_names:  # those of an RPN have no class
+            ground_truth = dataclasses.replace(
+                ground_truth, labels=torch.ones_like(ground_truth.labels)
+            )
+        return draw_comparison(
+            sample.image, detections, ground_truth, minimum_score=self.minimum_score
+        )
+
+    def _show(self, trainer: pl.Trainer, tag: str, picture: UInt8[Tensor, "3 h w"]) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image(tag, picture, trainer.global_step)
+        if self.folder is not None:
+            path = self.folder / f"{tag}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            to_pil(picture).save(path, compress_level=1)  # a quarter of the time
+
+
+def _sampled_rois(batch: DetectionBatch, rois: RoISamples) -> UInt8[Tensor, "3 h w"]:
+    used = rois.labels[0] >= 0
+    panel = draw_rois(image_of(batch.images, 0), rois.boxes[0, used], rois.labels[0, used])
+    return stage_board([("sampled RoIs", panel)], columns=1)
+
+
+def _batch(sample: Sample, module: DetectionModule) -> DetectionBatch:
+    images = module.settings.images
+    small = resized(sample, images.shorter_side, images.longer_side, images.antialias)
+    return collate([small], images.multiple).to(module.device)
