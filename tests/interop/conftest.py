@@ -11,6 +11,7 @@ from torchvision.models import get_model
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.detection import (
     FasterRCNN,
+    fasterrcnn_mobilenet_v3_large_320_fpn,
     fasterrcnn_mobilenet_v3_large_fpn,
     fasterrcnn_resnet50_fpn,
 )
@@ -69,6 +70,12 @@ def mobilenet_fpn(**changes: Any) -> FasterRCNN:
     )
 
 
+def mobilenet_320_fpn(**changes: Any) -> FasterRCNN:
+    return fasterrcnn_mobilenet_v3_large_320_fpn(
+        weights=None, weights_backbone=None, **{**SETTINGS, **changes}
+    )
+
+
 def resnet18_fpn(**changes: Any) -> FasterRCNN:
     """With frozen batch norms and two stages that do not learn, as its builder has it."""
     backbone = resnet_fpn_backbone(backbone_name="resnet18", weights=None)
@@ -87,6 +94,16 @@ def resnet18_c4(**changes: Any) -> FasterRCNN:
     return FasterRCNN(backbone, box_head=head, **{**arguments, **changes})
 
 
+def resnet18_c4_sequential(**changes: Any) -> FasterRCNN:
+    """Layers in a row, which have numbers for names, and torchvision's own box head."""
+    net = get_model("resnet18", weights=None)
+    backbone = nn.Sequential(
+        net.conv1, net.bn1, net.relu, net.maxpool, net.layer1, net.layer2, net.layer3
+    )
+    backbone.out_channels = 256
+    return FasterRCNN(backbone, **{**SETTINGS, **c4_parts(), **changes})
+
+
 def vgg16_c4(**changes: Any) -> FasterRCNN:
     backbone = make_layers(cfgs["D"])[:-1]  # vgg16().features[:-1] without its large classifier
     for layer in backbone:
@@ -102,8 +119,10 @@ BUILDERS: dict[str, Callable[..., FasterRCNN]] = {
     "resnet50_fpn": resnet50_fpn,
     "vgg16_c4": vgg16_c4,
     "mobilenet_fpn": mobilenet_fpn,
+    "mobilenet_320_fpn": mobilenet_320_fpn,
     "resnet18_fpn": resnet18_fpn,
     "resnet18_c4": resnet18_c4,
+    "resnet18_c4_sequential": resnet18_c4_sequential,
 }
 
 

@@ -1,47 +1,54 @@
 """Every setting of a torchvision detector, read off; what has no counterpart, refused."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from torchvision.models.detection import FasterRCNN, maskrcnn_resnet50_fpn
+from torchvision.models import get_model
+from torchvision.models.detection import (
+    FasterRCNN,
+    fasterrcnn_resnet50_fpn_v2,
+    maskrcnn_resnet50_fpn,
+)
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
+from torchvision.models.detection.backbone_utils import mobilenet_backbone, resnet_fpn_backbone
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.rpn import RPNHead
-from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 
 from rcnn.interop import InteropError
-from rcnn.interop.settings import check_parts, pooled_size, read_settings
-from rcnn.model.backbones import BackboneSettings
+from rcnn.interop.settings import read_backbone, read_settings
 from rcnn.model.settings import DetectorSettings
 from rcnn.settings import from_plain, to_plain
 
-BACKBONE = BackboneSettings(name="resnet18_fpn", weights=None)
+Assemble = Callable[..., FasterRCNN]
 NAMES = ("a", "b")
 
 
-def model_of(**arguments: Any) -> FasterRCNN:
-    """A detector without values in its tensors, but with its settings."""
+def pyramid(name: str = "resnet18", **arguments: Any) -> nn.Module:
+    """A ResNet with a pyramid; its tensors have shapes but no values."""
+    with torch.device("meta"):
+        return resnet_fpn_backbone(backbone_name=name, weights=None, **arguments)
+
+
+def model_of(backbone: nn.Module | None = None, **arguments: Any) -> FasterRCNN:
+    """A detector for two classes; its tensors have shapes but no values."""
     if "box_predictor" not in arguments:
         arguments["num_classes"] = 3
     with torch.device("meta"):
-        backbone = resnet_fpn_backbone(backbone_name="resnet18", weights=None)
-        return FasterRCNN(backbone, **arguments)
+        return FasterRCNN(backbone or pyramid(), **arguments)
 
 
 def read(**arguments: Any) -> DetectorSettings:
-    model = model_of(**arguments)
-    check_parts(model)
-    return read_settings(model, BACKBONE, NAMES)
+    return read_settings(model_of(**arguments), NAMES)
 
 
 def test_defaults_are_torchvisions_and_not_the_papers() -> None:
     settings = read()
     assert settings.class_names == NAMES
-    assert settings.backbone is BACKBONE
     assert settings.images.antialias is False
     assert settings.anchors.sizes == ((32.0,), (64.0,), (128.0,), (256.0,), (512.0,))
     assert (settings.anchors.offset, settings.anchors.spacing) == (0.0, "grid")
@@ -50,11 +57,10 @@ def test_defaults_are_torchvisions_and_not_the_papers() -> None:
     assert settings.rpn.channels is None
     assert settings.anchor_sampling.skip_border_anchors is False
     assert settings.proposals.min_size == 1e-3
-    assert settings.roi_sampling.per == "image"
+    assert settings.roi_sampling.samples_per == "image"
     assert settings.roi_sampling.background_low == 0.0
     assert settings.deltas.std == (0.1, 0.1, 0.2, 0.2)
-    assert settings.pooling.kind == "roi_align"
-    assert settings.pooling.aligned is False
+    assert (settings.pooling.kind, settings.pooling.aligned) == ("roi_align", False)
     assert settings.losses.rpn_box_beta == settings.losses.roi_box_beta == 1 / 9
     assert settings.detections.min_size == 1e-2
 
@@ -64,7 +70,7 @@ def test_settings_are_plain_numbers_that_a_checkpoint_can_hold() -> None:
     assert from_plain(DetectorSettings, json.loads(json.dumps(to_plain(settings)))) == settings
 
 
-def test_images() -> None:
+def test_sizes_and_colours_of_images_are_read() -> None:
     images = read(
         min_size=(320, 480), max_size=700, image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6],
         size_divisible=64,
@@ -73,7 +79,7 @@ def test_images() -> None:
     assert (images.mean, images.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 
 
-def test_rpn() -> None:
+def test_every_number_of_the_rpn_is_read() -> None:
     settings = read(
         rpn_anchor_generator=AnchorGenerator(((8, 16),) * 5, ((0.5, 1.0, 3.0),) * 5),
         rpn_pre_nms_top_n_train=11, rpn_post_nms_top_n_train=12, rpn_pre_nms_top_n_test=13,
@@ -83,16 +89,15 @@ def test_rpn() -> None:
     )  # fmt: skip
     assert settings.anchors.sizes == ((8.0, 16.0),) * 5
     assert settings.anchors.ratios == (0.5, 1.0, 3.0)
-    limits = settings.proposals
-    assert (limits.before_nms_train, limits.after_nms_train) == (11, 12)
-    assert (limits.before_nms_test, limits.after_nms_test) == (13, 14)
-    assert (limits.nms_iou, limits.score) == (0.61, 0.05)
-    sampling = settings.anchor_sampling
+    proposals, sampling = settings.proposals, settings.anchor_sampling
+    assert (proposals.before_nms_train, proposals.after_nms_train) == (11, 12)
+    assert (proposals.before_nms_test, proposals.after_nms_test) == (13, 14)
+    assert (proposals.nms_iou, proposals.score) == (0.61, 0.05)
     assert (sampling.positive_iou, sampling.negative_iou) == (0.62, 0.23)
     assert (sampling.samples, sampling.positive_fraction) == (15, 0.4)
 
 
-def test_regions() -> None:
+def test_every_number_of_the_roi_heads_is_read() -> None:
     names = ["0", "1", "2", "3"]
     settings = read(
         box_roi_pool=MultiScaleRoIAlign(names, 5, -1, canonical_scale=112, canonical_level=3),
@@ -102,10 +107,9 @@ def test_regions() -> None:
     )  # fmt: skip
     assert (settings.pooling.size, settings.pooling.sampling_ratio) == (5, 0)
     assert (settings.pooling.canonical_size, settings.pooling.canonical_level) == (112.0, 3)
-    limits = settings.detections
-    assert (limits.score, limits.nms_iou, limits.per_image) == (0.12, 0.41, 21)
-    sampling = settings.roi_sampling
-    assert (sampling.rois, sampling.foreground_fraction) == (22, 0.3)
+    detections, sampling = settings.detections, settings.roi_sampling
+    assert (detections.score, detections.nms_iou, detections.per_image) == (0.12, 0.41, 21)
+    assert (sampling.samples, sampling.foreground_fraction) == (22, 0.3)
     assert (sampling.foreground_iou, sampling.background_high) == (0.55, 0.35)
     assert settings.deltas.std == (0.125, 0.25, 0.4, 0.5)
 
@@ -115,54 +119,155 @@ class OwnPredictor(FastRCNNPredictor):
 
 
 UNEQUAL = ((0.5, 1.0),) * 4 + ((1.0, 2.0),)
-REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"rpn_head": RPNHead(256, 3, conv_depth=2)}, r"rpn.head.conv.*2 convolutions.*Supported is"),
-    ({"box_predictor": OwnPredictor(1024, 3)}, r"box_predictor.*OwnPredictor.*FastRCNNPredictor"),
-    ({"fixed_size": (64, 64)}, r"transform.fixed_size.*\(64, 64\)"),
-    (
-        {"rpn_anchor_generator": AnchorGenerator(((32,),) * 5, UNEQUAL)},
-        r"aspect_ratios.*the same on every level",
-    ),
-    (
-        {"rpn_anchor_generator": AnchorGenerator(((8,),) * 4 + ((8, 9),), ((1.0,),) * 5)},
-        r"sizes.*equally many on every level",
-    ),
-]
 
 
-@pytest.mark.parametrize(("arguments", "message"), REFUSED)
-def test_what_has_no_counterpart_is_refused(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(InteropError, match=message):
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        ({"rpn_head": RPNHead(256, 3, conv_depth=2)}, "rpn.head.conv"),
+        ({"box_predictor": OwnPredictor(1024, 3)}, "roi_heads.box_predictor"),
+        ({"fixed_size": (64, 64)}, "transform.fixed_size"),
+        ({"box_roi_pool": MultiScaleRoIAlign(["0"], (7, 5), 2)}, "box_roi_pool.output_size"),
+        ({"rpn_anchor_generator": AnchorGenerator(((32,),) * 5, UNEQUAL)}, "aspect_ratios"),
+        (
+            {"rpn_anchor_generator": AnchorGenerator(((8,),) * 4 + ((8, 9),), ((1.0,),) * 5)},
+            "anchor_generator.sizes",
+        ),
+    ],
+)
+def test_a_part_without_counterpart_is_refused_by_its_name(
+    arguments: dict[str, Any], part: str
+) -> None:
+    with pytest.raises(InteropError, match=rf"^\S*{part} is not supported: .* Supported is .*$"):
         read(**arguments)
 
 
-def test_oblong_pooling_is_refused() -> None:
-    with pytest.raises(InteropError, match=r"output_size.*\(7, 5\).*a square"):
-        pooled_size(MultiScaleRoIAlign(["0"], (7, 5), 2))
-
-
-def test_masks_are_refused() -> None:
+def test_masks_are_refused_and_so_is_the_second_version_of_the_builder() -> None:
     with torch.device("meta"):
-        model = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None)
-    with pytest.raises(InteropError, match=r"roi_heads.*a mask head.*boxes alone"):
-        check_parts(model)
+        masks = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None)
+        second = fasterrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None)
+    with pytest.raises(InteropError, match=r"^roi_heads is not supported: .*boxes alone"):
+        read_settings(masks, NAMES)
+    with pytest.raises(InteropError, match=r"^rpn.head.conv is not supported"):
+        read_settings(second, NAMES)
 
 
-def test_other_precision_is_refused() -> None:
-    with pytest.raises(InteropError, match=r"torch.float16.*call model.float\(\)"):
-        check_parts(model_of().half())
-
-
-def test_other_coders_and_predictors_are_refused() -> None:
+def test_changed_coders_predictors_dropout_and_precision_are_refused() -> None:
     model = model_of()
     model.rpn.box_coder.weights = (1.0, 1.0, 2.0, 2.0)
-    with pytest.raises(InteropError, match=r"rpn.box_coder.weights.*Supported is ones"):
-        check_parts(model)
+    with pytest.raises(InteropError, match=r"rpn.box_coder.weights"):
+        read_settings(model, NAMES)
     model = model_of()
     model.roi_heads.box_coder.bbox_xform_clip = 4.0
-    with pytest.raises(InteropError, match=r"roi_heads.box_coder.bbox_xform_clip.*log"):
-        check_parts(model)
+    with pytest.raises(InteropError, match=r"box_coder.bbox_xform_clip"):
+        read_settings(model, NAMES)
     model = model_of()
     model.roi_heads.box_predictor.bbox_pred = nn.Linear(1024, 4)
-    with pytest.raises(InteropError, match=r"bbox_pred.*it has 4.*3 rows"):
-        check_parts(model)
+    with pytest.raises(InteropError, match=r"bbox_pred is not supported: it has 4 outputs"):
+        read_settings(model, NAMES)
+    model = model_of()
+    model.roi_heads.box_head.add_module("drop", nn.Dropout(0.5))
+    with pytest.raises(InteropError, match=r"roi_heads.box_head.drop is not supported"):
+        read_settings(model, NAMES)
+    with pytest.raises(InteropError, match=r"torch.float16.*call model.float\(\)"):
+        read_settings(model_of().half(), NAMES)
+
+
+# --- the backbone ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
+def test_a_resnet_with_a_pyramid_is_known_by_its_tensors(depth: int) -> None:
+    found = read_backbone(model_of(pyramid(f"resnet{depth}")))
+    assert found.name == f"resnet{depth}_fpn"
+    assert (found.norm, found.weights) == ("frozen", None)
+    assert (found.hidden, found.fpn_channels) == (1024, 256)
+
+
+@pytest.mark.parametrize(
+    ("name", "found", "hidden", "norm"),
+    [
+        ("mobilenet_fpn", "mobilenet_v3_large_fpn", 1024, "batch"),
+        ("resnet18_c4", "resnet18", None, "frozen"),
+        ("resnet18_c4_sequential", "resnet18", 1024, "batch"),
+        ("vgg16_c4", "vgg16", 1024, "batch"),
+    ],
+)
+def test_other_families_are_known_by_their_tensors(
+    assemble: Assemble, name: str, found: str, hidden: int | None, norm: str
+) -> None:
+    settings = read_backbone(assemble(name))
+    assert (settings.name, settings.hidden, settings.norm) == (found, hidden, norm)
+    assert settings.box_head == ("two_mlp" if name == "resnet18_c4_sequential" else "own")
+    assert settings.frozen_stages == 0
+
+
+def test_width_of_the_head_and_epsilon_of_the_norms_are_read() -> None:
+    with torch.device("meta"):
+        features = get_model("vgg16_bn", weights=None).features[:-1]
+    for layer in features:
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.eps = 2e-3
+    features.out_channels = 512
+    pool = MultiScaleRoIAlign(["0"], 3, 2)
+    head, predictor = TwoMLPHead(512 * 9, 20), FastRCNNPredictor(20, 3)
+    found = read_backbone(
+        model_of(features, box_head=head, box_predictor=predictor, box_roi_pool=pool)
+    )
+    assert (found.name, found.hidden) == ("vgg16_bn", 20)
+    assert (found.norm, found.norm_eps) == ("batch", 2e-3)
+
+
+@pytest.mark.parametrize(("learning", "frozen"), [(5, 0), (4, 1), (3, 2), (1, 4), (0, 5)])
+def test_leading_stages_that_do_not_learn_are_counted(learning: int, frozen: int) -> None:
+    backbone = pyramid(trainable_layers=learning)
+    assert read_backbone(model_of(backbone)).frozen_stages == frozen
+
+
+def test_stages_of_mobilenet_and_blocks_of_vgg_are_counted(assemble: Assemble) -> None:
+    with torch.device("meta"):
+        backbone = mobilenet_backbone(
+            backbone_name="mobilenet_v3_large", weights=None, fpn=True, trainable_layers=2
+        )
+    assert read_backbone(model_of(backbone)).frozen_stages == 4
+    model = assemble("vgg16_c4")
+    model.backbone[:5].requires_grad_(False)  # conv1_1 to conv1_2 and their pooling
+    model.backbone[5].requires_grad_(False)  # conv2_1 alone
+    assert read_backbone(model).frozen_stages == 1
+
+
+def test_a_later_stage_that_rests_alone_is_not_a_leading_stage() -> None:
+    backbone = pyramid(trainable_layers=5)
+    backbone.get_submodule("body.layer2").requires_grad_(False)
+    assert read_backbone(model_of(backbone)).frozen_stages == 0
+
+
+@pytest.mark.parametrize(
+    "backbone",
+    [pyramid("wide_resnet50_2"), pyramid(returned_layers=[2, 3, 4])],
+    ids=["another network", "fewer levels"],
+)
+def test_another_backbone_is_refused_and_the_supported_ones_are_listed(backbone: nn.Module) -> None:
+    with pytest.raises(InteropError, match=r"^backbone is not supported: .*vgg16.*resnet50_fpn"):
+        read_backbone(model_of(backbone))
+
+
+def test_a_box_head_that_does_not_belong_to_the_backbone_is_refused(assemble: Assemble) -> None:
+    model = assemble("vgg16_c4")
+    model.roi_heads.box_head = nn.Sequential(nn.Flatten(), nn.Linear(512 * 49, 1024), nn.ReLU())
+    with pytest.raises(InteropError, match=r"^roi_heads.box_head .*Sequential.*vgg16"):
+        read_backbone(model)
+    model = assemble("resnet18_c4")
+    model.roi_heads.box_head = get_model("resnet34", norm_layer=FrozenBatchNorm2d)
+    with pytest.raises(InteropError, match=r"^roi_heads.box_head .*ResNet behind resnet18"):
+        read_backbone(model)
+
+
+def test_norms_that_differ_and_other_norms_are_refused() -> None:
+    backbone = pyramid(norm_layer=nn.BatchNorm2d)
+    with torch.device("meta"):
+        backbone.get_submodule("body").bn1 = FrozenBatchNorm2d(64)
+    with pytest.raises(InteropError, match=r"BatchNorm2d with eps=1e-05 and FrozenBatchNorm2d"):
+        read_backbone(model_of(backbone))
+    with pytest.raises(InteropError, match=r"norm is not supported: it has SyncBatchNorm"):
+        read_backbone(model_of(pyramid(norm_layer=nn.SyncBatchNorm)))
