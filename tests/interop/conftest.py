@@ -50,7 +50,8 @@ class Layer4Head(nn.Module):
         self.layer4 = layer4
 
     def forward(self, pooled: Tensor) -> Tensor:
-        return self.layer4(pooled).mean(dim=(2, 3))
+        features: Tensor = self.layer4(pooled).mean(dim=(2, 3))
+        return features
 
 
 def c4_parts() -> dict[str, Any]:
@@ -97,7 +98,7 @@ def resnet18_c4(**changes: Any) -> FasterRCNN:
 def resnet18_c4_sequential(**changes: Any) -> FasterRCNN:
     """Layers in a row, which have numbers for names, and torchvision's own box head."""
     net = get_model("resnet18", weights=None)
-    backbone = nn.Sequential(
+    backbone: Any = nn.Sequential(
         net.conv1, net.bn1, net.relu, net.maxpool, net.layer1, net.layer2, net.layer3
     )
     backbone.out_channels = 256
@@ -105,11 +106,13 @@ def resnet18_c4_sequential(**changes: Any) -> FasterRCNN:
 
 
 def vgg16_c4(**changes: Any) -> FasterRCNN:
-    backbone = make_layers(cfgs["D"])[:-1]  # vgg16().features[:-1] without its large classifier
+    backbone: Any = make_layers(cfgs["D"])[
+        :-1
+    ]  # vgg16().features[:-1] without its large classifier
     for layer in backbone:
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out")
-            nn.init.zeros_(layer.bias)
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
     backbone.out_channels = 512
     arguments = {**SETTINGS, **c4_parts(), "min_size": 80, "max_size": 128}  # its backbone is slow
     return FasterRCNN(backbone, **{**arguments, **changes})
@@ -186,7 +189,7 @@ def lively(images: list[Tensor]) -> Callable[[FasterRCNN], FasterRCNN]:
 
 @torch.no_grad()
 def spread(
-    model: FasterRCNN, images: list[Tensor], layers: Sequence[nn.Module], deviations: list[float]
+    model: FasterRCNN, images: list[Tensor], layers: Sequence[Any], deviations: list[float]
 ) -> None:
     """Scale layers so that every output has mean 0 and a given deviation over the pictures."""
     outputs: dict[nn.Module, list[Tensor]] = {layer: [] for layer in layers}

@@ -359,7 +359,8 @@ def test_softmax_objectness_becomes_a_sigmoid_of_the_same_value(assemble: Assemb
     order = [size * 4 + ratio for ratio in range(4) for size in range(3)]
 
     def per_cell(values: Tensor) -> Tensor:
-        return values.unflatten(1, (3, 4, 12))[:, :, :, order]
+        cells: Tensor = values.unflatten(1, (3, 4, 12))[:, :, :, order]
+        return cells
 
     there = logits[0].permute(0, 2, 3, 1)
     assert_close(there, per_cell(ours_logits[0]), atol=1e-6, rtol=1e-5)
