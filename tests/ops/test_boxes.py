@@ -1,8 +1,5 @@
 """Areas, overlaps and moves of boxes."""
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -23,8 +20,7 @@ from rcnn.ops.boxes import (
     iou,
     scale,
 )
-
-Boxes = Callable[..., Tensor]
+from tests.ops.inputs import GEOMETRY, random_boxes
 
 # Numbers that float32 holds exactly, so that what is true of real numbers is true of these.
 coordinate = st.integers(0, 4000).map(lambda quarter: quarter / 4)
@@ -39,15 +35,15 @@ def test_area_is_width_times_height_without_an_added_pixel() -> None:
     assert area(boxes).tolist() == [15.0, 0.125, 0.0]
 
 
-def test_published_overlaps_of_a_unit_box(geometry: dict[str, Any]) -> None:
-    case = geometry["iou"]
+def test_published_overlaps_of_a_unit_box() -> None:
+    case = GEOMETRY["iou"]
     unit, others = torch.tensor([case["box"]]).float(), torch.tensor(case["others"]).float()
     assert_close(iou(unit, others), torch.tensor([case["iou"]]))
     assert_close(coverage(others, unit), torch.tensor([case["ioa"]]).T)
 
 
-def test_published_overlaps_of_large_boxes(geometry: dict[str, Any]) -> None:
-    case = geometry["iou_tv"]
+def test_published_overlaps_of_large_boxes() -> None:
+    case = GEOMETRY["iou_tv"]
     a, b = torch.tensor(case["a"]).float(), torch.tensor(case["b"]).float()
     assert_close(iou(a, b), torch.tensor(case["iou"], dtype=torch.float32))
     boxes = torch.tensor(case["float_boxes"])
@@ -57,12 +53,12 @@ def test_published_overlaps_of_large_boxes(geometry: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("extent", [1.0, 100.0, 1e5])
-def test_iou_equals_torchvision(random_boxes: Boxes, extent: float) -> None:
+def test_iou_equals_torchvision(extent: float) -> None:
     a, b = random_boxes(0, 40, extent=extent), random_boxes(1, 30, extent=extent)
     assert_close(iou(a, b), oracle.box_iou(a, b))
 
 
-def test_iou_of_a_batch_is_that_of_each_image(random_boxes: Boxes) -> None:
+def test_iou_of_a_batch_is_that_of_each_image() -> None:
     a, b = random_boxes(2, 2, 3, 5), random_boxes(3, 2, 3, 4)
     batched, shared = iou(a, b), intersection(a, b)
     assert batched.shape == (2, 3, 5, 4)
@@ -98,10 +94,6 @@ def test_a_clipped_box_is_covered_and_coverage_is_never_below_iou(a: Tensor, b: 
     assert_close(coverage(clipped, window[None])[:, 0], (area(clipped) > 0).float())
 
 
-def test_coverage_is_a_share_of_the_first_box() -> None:
-    small, large = torch.tensor([[2.0, 2.0, 4.0, 4.0]]), torch.tensor([[0.0, 0.0, 8.0, 8.0]])
-    assert coverage(small, large).item() == 1.0
-    assert coverage(large, small).item() == 4 / 64
 
 
 def test_boxes_without_area_overlap_nothing_and_have_finite_gradients() -> None:
@@ -126,7 +118,7 @@ def test_no_boxes_have_no_overlaps() -> None:
     assert area(none).shape == (0,)
 
 
-def test_clip_equals_torchvision_image_by_image(random_boxes: Boxes) -> None:
+def test_clip_equals_torchvision_image_by_image() -> None:
     boxes = random_boxes(4, 2, 30, extent=300.0) - 100
     sizes = torch.tensor([[60, 110], [150, 40]])
     clipped = clip(boxes, sizes)
@@ -136,12 +128,6 @@ def test_clip_equals_torchvision_image_by_image(random_boxes: Boxes) -> None:
     assert torch.equal(per_class.flatten(1, 2), clipped)
 
 
-def test_clip_keeps_what_lies_inside_and_clips_once_for_all(random_boxes: Boxes) -> None:
-    sizes = torch.tensor([[100, 100]])
-    boxes = random_boxes(5, 1, 20)
-    assert torch.equal(clip(boxes, sizes), boxes)
-    wild = boxes * 3 - 120
-    assert torch.equal(clip(clip(wild, sizes), sizes), clip(wild, sizes))
 
 
 def test_inside_counts_the_border_and_asks_each_image() -> None:
@@ -181,9 +167,6 @@ def test_scale_takes_the_vertical_factor_first() -> None:
     assert_close(batch[1], torch.tensor([[0.01, 0.2, 0.03, 0.4]]))
 
 
-def test_flip_mirrors_left_to_right() -> None:
-    boxes = torch.tensor([[1.0, 2.0, 4.0, 6.0]])
-    assert flip(boxes, 10).tolist() == [[6.0, 2.0, 9.0, 6.0]]
 
 
 @given(box_lists)

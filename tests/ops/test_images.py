@@ -48,15 +48,6 @@ def test_size_equals_torchvision(height: int, width: int, shorter: int, more: in
     assert max(size) <= shorter + more
 
 
-@pytest.mark.parametrize("size", [(60, 80), (31, 97), (97, 31), (200, 133), (75, 75)])
-def test_resized_and_normalised_pixels_equal_torchvision(size: tuple[int, int]) -> None:
-    image = torch.rand(3, *size, generator=torch.Generator().manual_seed(0))
-    oracle = GeneralizedRCNNTransform(64, 96, MEAN, STD, size_divisible=32)
-    expected, _ = oracle([image])
-    resized = resize(image, resized_size(size, 64, 96), antialias=False)
-    pixels, sizes = pad([resized], 32)
-    assert tuple(sizes[0].tolist()) == expected.image_sizes[0]
-    assert_close(normalise(pixels, sizes, torch.tensor(MEAN), torch.tensor(STD)), expected.tensors)
 
 
 def test_whole_batch_equals_torchvision() -> None:

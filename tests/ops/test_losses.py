@@ -1,6 +1,5 @@
 """The terms of the losses against published numbers and torch's own functions."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,16 +8,20 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.testing import assert_close
 from torchvision.ops import (
-    box_iou,
     complete_box_iou_loss,
     distance_box_iou_loss,
-    generalized_box_iou,
     generalized_box_iou_loss,
 )
 
-from rcnn.ops.losses import deltas_of_class, objectness_loss, overlap_loss, smooth_l1
-
-Boxes = Callable[..., Tensor]
+from rcnn.ops.losses import (
+    class_scores,
+    classification_terms,
+    deltas_of_class,
+    objectness_loss,
+    overlap_loss,
+    smooth_l1,
+)
+from tests.ops.inputs import GEOMETRY, random_boxes
 
 
 def _four(value: float) -> Tensor:
@@ -27,20 +30,13 @@ def _four(value: float) -> Tensor:
 
 
 @pytest.mark.parametrize(("beta", "key"), [(0.5, "beta_0_5"), (0.05, "beta_0_05")])
-def test_published_smooth_l1(geometry: dict[str, Any], beta: float, key: str) -> None:
-    case = geometry["smooth_l1"]
+def test_published_smooth_l1(beta: float, key: str) -> None:
+    case = GEOMETRY["smooth_l1"]
     predicted = torch.stack([_four(float(x)) for x in case["x"]])
     target = torch.stack([_four(float(t)) for t in case["t"]])
     assert_close(smooth_l1(predicted, target, beta), torch.tensor(case[key]))
 
 
-@pytest.mark.parametrize("beta", [1.0, 1 / 9, 0.0])
-def test_smooth_l1_equals_torch_and_sums_over_the_four_numbers(beta: float) -> None:
-    generator = torch.Generator().manual_seed(0)
-    predicted, target = torch.randn(2, 5, 7, 4, generator=generator)
-    expected = F.smooth_l1_loss(predicted, target, reduction="none", beta=beta).sum(-1)
-    assert_close(smooth_l1(predicted, target, beta), expected)
-    assert smooth_l1(predicted, target, beta).shape == (5, 7)
 
 
 @pytest.mark.parametrize("beta", [1.0, 1 / 9])
@@ -94,11 +90,6 @@ def test_the_aspect_ratio_is_what_ciou_adds() -> None:
     assert_close(added[1], torch.tensor(0.0))
 
 
-def test_overlap_losses_equal_torchvisions_overlaps(random_boxes: Boxes) -> None:
-    predicted, target = random_boxes(0, 3, 5) + 1, random_boxes(1, 3, 5)
-    for kind, oracle in (("iou", box_iou), ("giou", generalized_box_iou)):
-        overlap = oracle(predicted.flatten(0, 1), target.flatten(0, 1)).diagonal().view(3, 5)
-        assert_close(overlap_loss(predicted, target, kind), 1 - overlap, atol=1e-5, rtol=0.0)
 
 
 @pytest.mark.parametrize(
@@ -109,9 +100,7 @@ def test_overlap_losses_equal_torchvisions_overlaps(random_boxes: Boxes) -> None
         ("ciou", complete_box_iou_loss),
     ],
 )
-def test_overlap_losses_and_gradients_equal_torchvisions(
-    kind: Any, oracle: Any, random_boxes: Boxes
-) -> None:
+def test_overlap_losses_and_gradients_equal_torchvisions(kind: Any, oracle: Any) -> None:
     target, results = random_boxes(4, 200), []
     for loss in (lambda one: overlap_loss(one, target, kind), lambda one: oracle(one, target)):
         predicted = (random_boxes(3, 200) + random_boxes(5, 200) / 20).requires_grad_()
@@ -139,7 +128,7 @@ def test_no_boxes_have_no_overlap_loss(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_step_down_the_gradient_brings_the_boxes_closer(kind: Any, random_boxes: Boxes) -> None:
+def test_a_step_down_the_gradient_brings_the_boxes_closer(kind: Any) -> None:
     target = random_boxes(2, 20) + torch.tensor([0.0, 0.0, 5.0, 5.0])
     predicted = (target + 1.5).requires_grad_()
     loss = overlap_loss(predicted, target, kind)
@@ -196,3 +185,76 @@ def test_a_class_agnostic_head_has_one_set_of_deltas() -> None:
     deltas = torch.randn(2, 3, 1, 4)
     chosen = deltas_of_class(deltas, torch.tensor([[0, 5, 9], [-1, 2, 3]]))
     assert torch.equal(chosen, deltas[:, :, 0])
+
+
+LOG2, LOG4 = torch.tensor([2.0, 4.0]).log().tolist()
+
+
+@pytest.fixture
+def logits(generator: torch.Generator) -> torch.Tensor:
+    return torch.randn(2, 6, 4, generator=generator) * 2
+
+
+@pytest.fixture
+def labels(generator: torch.Generator) -> torch.Tensor:
+    return torch.randint(0, 4, (2, 6), generator=generator)
+
+
+def test_softmax_equals_torch(logits: torch.Tensor, labels: torch.Tensor) -> None:
+    expected = F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+    assert_close(classification_terms(logits, labels, "softmax").mean(), expected)
+    assert_close(class_scores(logits, "softmax"), logits.softmax(-1)[:, :, 1:])
+
+
+def test_one_vs_rest_is_a_logistic_regression_of_each_class(
+    logits: torch.Tensor, labels: torch.Tensor
+) -> None:
+    terms = classification_terms(logits, labels, "one_vs_rest")
+    expected = torch.zeros(2, 6)
+    for k in (1, 2, 3):
+        wanted = (labels == k).float()
+        expected += F.binary_cross_entropy(logits[:, :, k].sigmoid(), wanted, reduction="none")
+    assert_close(terms, expected)
+
+
+def test_one_vs_rest_by_hand() -> None:
+    # Certain of class 2, undecided about the others; the first number is background's.
+    logits = torch.tensor([99.0, 0.0, 50.0, 0.0])
+    terms = classification_terms(logits.expand(4, 4), torch.tensor([2, 0, 1, -1]), "one_vs_rest")
+    wrong = 2 * LOG2 + 50
+    assert_close(terms, torch.tensor([2 * LOG2, wrong, wrong, 0.0]))
+    assert class_scores(logits, "one_vs_rest").tolist() == [0.5, 1.0, 0.5]
+
+
+
+
+@pytest.mark.parametrize(
+    ("classifier", "ignorance"), [("softmax", LOG4), ("one_vs_rest", 3 * LOG2)]
+)
+def test_unused_rois_have_no_loss(classifier: Any, ignorance: float) -> None:
+    logits = torch.zeros(1, 3, 4, requires_grad=True)
+    terms = classification_terms(logits, torch.tensor([[1, -1, 0]]), classifier)
+    assert_close(terms, torch.tensor([[ignorance, 0.0, ignorance]]))
+    terms.sum().backward()
+    assert logits.grad is not None
+    assert not logits.grad[0, 1].any()
+
+
+@pytest.mark.parametrize("classifier", ["softmax", "one_vs_rest"])
+def test_background_learns_in_one_choice_alone(classifier: Any) -> None:
+    logits = torch.zeros(5, 4, requires_grad=True)
+    classification_terms(logits, torch.tensor([0, 1, 2, 3, -1]), classifier).sum().backward()
+    assert logits.grad is not None
+    assert logits.grad[:, 0].any() == (classifier == "softmax")
+    assert logits.grad[:4, 1:].all()
+
+
+@pytest.mark.parametrize("classifier", ["softmax", "one_vs_rest"])
+def test_extreme_logits_and_no_rois_stay_finite(classifier: Any) -> None:
+    extreme = torch.tensor([[1e4, -1e4, 1e4], [-1e4, 1e4, 1e4]], requires_grad=True)
+    terms = classification_terms(extreme, torch.tensor([1, 0]), classifier)
+    (gradient,) = torch.autograd.grad(terms.sum(), extreme)
+    assert terms.isfinite().all()
+    assert gradient.isfinite().all()
+    none = classification_terms(torch.zeros(2, 0, 4), torch.zeros(2, 0).long(), classifier)
+    assert none.shape == (2, 0)

@@ -1,7 +1,4 @@
-"""Which ground-truth box a candidate belongs to."""
-
-from collections.abc import Callable
-from typing import Any
+"""The ground-truth box that each candidate is matched with."""
 
 import pytest
 import torch
@@ -9,22 +6,21 @@ from torch import Tensor
 from torch.testing import assert_close
 from torchvision.models.detection._utils import Matcher
 
-from rcnn.ops.matching import best_match, gather_boxes, masked_iou, is_low_quality_match
+from rcnn.ops.matching import best_match, gather_boxes, is_low_quality_match, masked_iou
+from tests.ops.inputs import GEOMETRY, random_boxes
 
-Boxes = Callable[..., Tensor]
 
-
-def _labels(ious: Tensor, positive_iou: float, negative_iou: float, within: float = 0.0) -> Tensor:
+def _labels(ious: Tensor, positive_iou: float, negative_iou: float, margin: float = 0.0) -> Tensor:
     """1, 0 or -1 for every candidate of one image."""
     best = ious.max(dim=0).values
     labels = torch.where(best < negative_iou, 0, -1)
     labels[best >= positive_iou] = 1
-    labels[is_low_quality_match(ious[None], within)[0]] = 1
+    labels[is_low_quality_match(ious[None], margin)[0]] = 1
     return labels
 
 
-def test_published_matches(geometry: dict[str, Any]) -> None:
-    case = geometry["matcher"]
+def test_published_matches() -> None:
+    case = GEOMETRY["matcher"]
     ious = torch.tensor(case["iou_gt_by_anchor"])
     nowhere = torch.zeros(1, 3, 4)
     match = best_match(ious[None], nowhere, torch.zeros(1, 3).bool(), torch.zeros(1, 4, 4))
@@ -34,11 +30,11 @@ def test_published_matches(geometry: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_matches_equal_torchvision(random_boxes: Boxes, seed: int) -> None:
+def test_matches_equal_torchvision(seed: int) -> None:
     anchors, ground_truth = random_boxes(seed, 400), random_boxes(100 + seed, 5)
-    learned = torch.ones(1, 5).bool()
-    ious = masked_iou(ground_truth[None], learned, anchors[None])
-    match = best_match(ious, ground_truth[None], ~learned, anchors[None])
+    is_target = torch.ones(1, 5).bool()
+    ious = masked_iou(ground_truth[None], is_target, anchors[None])
+    match = best_match(ious, ground_truth[None], ~is_target, anchors[None])
     expected = Matcher(0.7, 0.3, allow_low_quality_matches=True)(ious[0])
     labels = _labels(ious[0], 0.7, 0.3)
     assert torch.equal(labels == 1, expected >= 0)
@@ -52,29 +48,31 @@ def test_the_first_of_equals_is_the_match() -> None:
     assert match.indices.tolist() == [[1, 0]]
 
 
-def test_ties_for_the_best_are_all_near_best() -> None:
+def test_ties_for_the_best_are_all_low_quality_matches() -> None:
     ious = torch.tensor([[[0.4, 0.1, 0.4, 0.39], [0.0, 0.2, 0.0, 0.1]]])
     assert is_low_quality_match(ious).tolist() == [[True, True, True, False]]
     # Seed document 003: whatever lies within 0.01 of the best, bounds included.
-    assert is_low_quality_match(ious, within=0.02).tolist() == [[True, True, True, True]]
-    assert is_low_quality_match(ious, within=0.001).tolist() == [[True, True, True, False]]
+    assert is_low_quality_match(ious, margin=0.02).tolist() == [[True, True, True, True]]
+    assert is_low_quality_match(ious, margin=0.001).tolist() == [[True, True, True, False]]
 
 
 def test_a_box_that_nothing_overlaps_has_no_best() -> None:
     """Equality with a best of 0 would make every candidate positive."""
     ious = torch.tensor([[[0.0, 0.0, 0.0], [0.5, 0.0, 0.1]]])
     assert is_low_quality_match(ious).tolist() == [[True, False, False]]
-    assert is_low_quality_match(ious, within=0.01).tolist() == [[True, False, False]]
+    assert is_low_quality_match(ious, margin=0.01).tolist() == [[True, False, False]]
     # Not even one whose best is so low that 0 is near it.
-    assert is_low_quality_match(torch.tensor([[[0.005, 0.0]]]), within=0.01).tolist() == [[True, False]]
+    assert is_low_quality_match(torch.tensor([[[0.005, 0.0]]]), margin=0.01).tolist() == [
+        [True, False]
+    ]
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
-def test_any_number_of_boxes_can_be_matched(random_boxes: Boxes, count: int) -> None:
+def test_any_number_of_boxes_can_be_matched(count: int) -> None:
     ground_truth, candidates = random_boxes(0, 2, count), random_boxes(1, 2, 6)
-    learned = torch.ones(2, count).bool()
-    ious = masked_iou(ground_truth, learned, candidates)
-    match = best_match(ious, ground_truth, ~learned, candidates)
+    is_target = torch.ones(2, count).bool()
+    ious = masked_iou(ground_truth, is_target, candidates)
+    match = best_match(ious, ground_truth, ~is_target, candidates)
     assert match.ious.shape == match.indices.shape == match.in_crowd.shape == (2, 6)
     assert not match.in_crowd.any()
     found = gather_boxes(ground_truth, match.indices)
@@ -88,19 +86,19 @@ def test_any_number_of_boxes_can_be_matched(random_boxes: Boxes, count: int) -> 
             assert torch.equal(found[i], ground_truth[i, ious[i].argmax(dim=0)])
 
 
-def test_boxes_that_are_not_learned_match_nothing(random_boxes: Boxes) -> None:
+def test_boxes_that_are_no_target_match_nothing() -> None:
     ground_truth, candidates = random_boxes(2, 1, 3), random_boxes(2, 1, 3)  # the same boxes
-    learned = torch.tensor([[True, False, True]])
-    ious = masked_iou(ground_truth, learned, candidates)
+    is_target = torch.tensor([[True, False, True]])
+    ious = masked_iou(ground_truth, is_target, candidates)
     assert ious[0, 1].abs().max() == 0
     assert ious[0].diagonal().tolist() == [1.0, 0.0, 1.0]
 
 
-def test_candidates_may_be_shared_or_each_images_own(random_boxes: Boxes) -> None:
+def test_candidates_may_be_shared_or_each_images_own() -> None:
     ground_truth, anchors = random_boxes(3, 2, 3), random_boxes(4, 7)
-    learned = torch.ones(2, 3).bool()
-    shared = masked_iou(ground_truth, learned, anchors[None])
-    own = masked_iou(ground_truth, learned, anchors.expand(2, 7, 4))
+    is_target = torch.ones(2, 3).bool()
+    shared = masked_iou(ground_truth, is_target, anchors[None])
+    own = masked_iou(ground_truth, is_target, anchors.expand(2, 7, 4))
     assert torch.equal(shared, own)
 
 

@@ -1,7 +1,5 @@
 """Balanced random samples, counted exactly."""
 
-from typing import Any
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from rcnn.ops.sampling import Sample, sample_balanced, take_rois
+from rcnn.ops.sampling import Sample, hard_rois, sample_balanced, take_rois
 from rcnn.structures import RoISamples
 
 
@@ -24,17 +22,6 @@ def _drawn(sample: Sample, image: int) -> tuple[list[int], list[int]]:
     return indices[sample.positive[image]].tolist(), indices[sample.negative[image]].tolist()
 
 
-def test_published_counts_and_places(geometry: dict[str, Any]) -> None:
-    case = geometry["sampler"]
-    labels = case["labels"]
-    positive, negative = _masks([labels, labels])
-    sample = sample_balanced(positive, negative, case["batch"], case["positive_fraction"])
-    for image in range(2):
-        positives, negatives = _drawn(sample, image)
-        assert len(positives) == len(set(positives)) == case["n_pos"]
-        assert len(negatives) == len(set(negatives)) == case["n_neg"]
-        assert all(labels[i] == 1 for i in positives)
-        assert all(labels[i] == 0 for i in negatives)
 
 
 @given(
@@ -164,15 +151,6 @@ def test_a_generator_decides_and_the_global_state_is_left_alone(repeat: bool) ->
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_without_a_generator_the_global_seed_decides() -> None:
-    positive, negative = _masks([[1, 0] * 50])
-    state = torch.get_rng_state()
-    draws = []
-    for _ in range(2):
-        torch.manual_seed(5)
-        draws.append(sample_balanced(positive, negative, 20, 0.5).indices)
-    torch.set_rng_state(state)
-    assert torch.equal(draws[0], draws[1])
 
 
 def test_an_unused_place_holds_a_copy_of_a_roi_that_was_drawn() -> None:
@@ -187,3 +165,56 @@ def test_an_unused_place_holds_a_copy_of_a_roi_that_was_drawn() -> None:
     assert torch.equal(rois.deltas[0], numbers[0, places] + 1)
     assert torch.equal(rois.matched_boxes[0], numbers[0, places] + 2)
     assert torch.equal(rois.boxes[1], numbers[1, [4] * 4])
+
+
+def _candidates(boxes: Tensor, labels: Tensor) -> RoISamples:
+    numbers = torch.arange(boxes.numel()).float().view(boxes.shape)
+    return RoISamples(boxes, labels, numbers, -numbers)
+
+
+def _apart(count: int) -> Tensor:
+    return torch.arange(count).float()[:, None] * 20 + torch.tensor([0.0, 0.0, 10.0, 10.0])
+
+
+def test_the_largest_losses_of_each_image_are_kept() -> None:
+    boxes, labels = _apart(5).expand(2, 5, 4), torch.tensor([[1, 0, 2, 0, 0], [0, 0, 0, 3, 0]])
+    candidates = _candidates(boxes.clone(), labels)
+    losses = torch.tensor([[0.1, 0.5, 0.3, 0.9, 0.2], [0.5, 0.4, 0.3, 0.2, 0.1]])
+    rois = hard_rois(candidates, losses, 3)
+    assert rois.labels.tolist() == [[0, 0, 2], [0, 0, 0]]  # whatever their label
+    for i, places in enumerate(([3, 1, 2], [0, 1, 2])):
+        assert torch.equal(rois.boxes[i], boxes[i, places])
+        assert torch.equal(rois.deltas[i], candidates.deltas[i, places])
+        assert torch.equal(rois.matched_boxes[i], candidates.matched_boxes[i, places])
+
+
+def test_of_rois_that_lie_on_each_other_only_the_hardest_is_kept() -> None:
+    boxes = torch.tensor(
+        [
+            [
+                [0.0, 0.0, 10.0, 10.0],
+                [0.0, 0.0, 10.0, 8.0],  # IoU 0.8 with the first
+                [0.0, 0.0, 10.0, 6.5],  # 0.65 with the first, 0.81 with the second
+                [50.0, 0.0, 60.0, 10.0],
+            ]
+        ]
+    )
+    losses = torch.tensor([[0.5, 0.4, 0.3, 0.1]])
+    rois = hard_rois(_candidates(boxes, torch.tensor([[1, 1, 0, 0]])), losses, 4)
+    assert rois.labels.tolist() == [[1, 0, 0, -1]]
+    assert torch.equal(rois.boxes[0, :3], boxes[0, [0, 2, 3]])
+    # The second is the hardest: it alone is left of the three.
+    losses = torch.tensor([[0.4, 0.5, 0.3, 0.1]])
+    rois = hard_rois(_candidates(boxes, torch.tensor([[1, 1, 0, 0]])), losses, 4)
+    assert rois.labels.tolist() == [[1, 0, -1, -1]]
+    assert torch.equal(rois.boxes[0, :2], boxes[0, [1, 3]])
+
+
+def test_what_takes_no_part_is_not_kept_and_suppresses_nothing() -> None:
+    boxes = torch.tensor([[[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 9.0]]]).expand(2, 2, 4)
+    candidates = _candidates(boxes.clone(), torch.tensor([[-1, 0], [-1, -1]]))
+    rois = hard_rois(candidates, torch.tensor([[9.0, 0.0], [1.0, 1.0]]), 2)
+    assert rois.labels.tolist() == [[0, -1], [-1, -1]]
+    assert torch.equal(rois.boxes[0], boxes[0, [1, 1]])  # an empty place holds a copy
+
+

@@ -22,7 +22,7 @@ def roi_pool(
     rois: Float[Tensor, "N 4"],
     images: Int[Tensor, " N"],
     size: int,
-    stride: float,
+    stride: int,
 ) -> Float[Tensor, "N C S S"]:
     """Return the maximum of each of S x S bins with whole-cell borders (Fast R-CNN, section 2.1).
 
@@ -44,7 +44,7 @@ def roi_align(
     rois: Float[Tensor, "N 4"],
     images: Int[Tensor, " N"],
     size: int,
-    stride: float,
+    stride: int,
     sampling_ratio: int,
     aligned: bool,
 ) -> Float[Tensor, "N C S S"]:

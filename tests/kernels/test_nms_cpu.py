@@ -1,14 +1,62 @@
-"""Overlaps among neighbours against the IoU of all pairs."""
+"""Suppression in chunks and overlaps among neighbours, against all pairs."""
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torchvision.ops import nms
 
-from rcnn.kernels import nms_cpu as neighbours
-from rcnn.kernels.nms_cpu import Candidates, any_iou_above
+from rcnn.kernels import nms_cpu
+from rcnn.kernels.nms_cpu import Candidates, any_iou_above, nms_topk
 from rcnn.ops.boxes import iou
+
+
+def _boxes(kind: str, count: int) -> Tensor:
+    generator = torch.Generator().manual_seed(count)
+    centres = torch.rand(count, 2, generator=generator) * 100
+    sides = 5 + 20 * torch.rand(count, 2, generator=generator)
+    if kind == "of one size":
+        sides = torch.full_like(sides, 12.0)
+    if kind == "apart":
+        at = torch.arange(count)
+        centres, sides = torch.stack([at % 30, at // 30], dim=1) * 10.0, torch.full_like(sides, 8.0)
+    if kind == "on each other":
+        centres, sides = 50 + centres / 100, 40 + sides / 100
+    if kind == "with duplicates":
+        centres, sides = (centres / 8).round() * 8, (sides / 8).round() * 8
+    if kind == "without area":
+        sides[::2, 0] = 0
+    return torch.cat([centres - sides / 2, centres + sides / 2], dim=1)
+
+
+KINDS = ["any", "of one size", "apart", "on each other", "with duplicates", "without area"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("limit", [1, 40, 600])
+@pytest.mark.parametrize("threshold", [0.3, 0.7, 1.0])
+@pytest.mark.parametrize("few", [1, 10, 10**6])
+def test_chunks_keep_what_all_candidates_at_once_keep(
+    monkeypatch: pytest.MonkeyPatch, kind: str, limit: int, threshold: float, few: int
+) -> None:
+    """However many are compared pair by pair (all: few = 10^6), and the others with neighbours."""
+    monkeypatch.setattr(nms_cpu, "CHUNK", 50)
+    monkeypatch.setattr(nms_cpu, "FEW_KEPT", few)
+    boxes = _boxes(kind, 600)
+    candidates = Candidates(boxes, torch.zeros(600).long(), boxes.double())
+    order = torch.randperm(600, generator=torch.Generator().manual_seed(1))[:500]
+    expected = order[nms(boxes[order].double(), torch.arange(500, 0, -1).double(), threshold)]
+    kept = nms_topk(candidates, order, threshold, limit)
+    assert kept.tolist() == expected[:limit].tolist()
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_hardly_any_candidates(count: int) -> None:
+    boxes = _boxes("apart", 3)
+    candidates = Candidates(boxes, torch.zeros(3).long(), boxes.double())
+    order = torch.arange(count)
+    assert nms_topk(candidates, order, 0.7, 5).tolist() == order.tolist()
 
 
 def _candidates(boxes: Tensor, groups: Tensor) -> Candidates:
@@ -17,9 +65,10 @@ def _candidates(boxes: Tensor, groups: Tensor) -> Candidates:
 
 
 def _check(boxes: Tensor, groups: Tensor, threshold: float, some: Tensor, others: Tensor) -> None:
+    """Compare what is found among neighbours with the IoU of all pairs."""
     candidates = _candidates(boxes, groups)
     found = any_iou_above(candidates, some, others, threshold)
-    expected = (iou(candidates.apart[some], candidates.apart[others]) > threshold).any(dim=1)
+    expected = (iou(candidates.offset_boxes[some], candidates.offset_boxes[others]) > threshold).any(dim=1)
     assert found.tolist() == expected.tolist()
 
 
@@ -46,8 +95,8 @@ def test_neighbours_are_all_that_counts(
     corners = torch.rand(some + others, 2, 2, generator=generator).sort(dim=-2).values * 64
     boxes = ((corners / step).round() * step).flatten(-2).to(dtype)
     group = torch.randint(groups, (some + others,), generator=generator)
-    positions = torch.randperm(some + others, generator=generator)
-    _check(boxes, group, threshold, positions[:some], positions[some:])
+    indices = torch.randperm(some + others, generator=generator)
+    _check(boxes, group, threshold, indices[:some], indices[some:])
 
 
 @pytest.mark.parametrize("line", ["row", "column", "centre"])
@@ -65,7 +114,7 @@ def test_boxes_on_any_line_are_found(line: str) -> None:
 
 
 def test_windows_that_are_cut_do_not_lose_a_pair(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighbours, "PAIRS", 640)
+    monkeypatch.setattr(nms_cpu, "MAX_PAIRS", 640)
     generator = torch.Generator().manual_seed(0)
     corners = torch.rand(400, 2, generator=generator) * 60
     boxes = torch.cat([corners, corners + 20], dim=1)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from rcnn.kernels import winograd
-from rcnn.kernels.winograd import convolve, tiles_of
+from rcnn.kernels.winograd import convolve, count_tiles
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
 
@@ -19,7 +19,7 @@ def drawn(*shape: int) -> Tensor:
     return torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
-def is_target(cells: Tensor, weight: Tensor, bias: Tensor, *, ours: bool) -> list[Tensor]:
+def with_gradients(cells: Tensor, weight: Tensor, bias: Tensor, *, ours: bool) -> list[Tensor]:
     """Return a convolution and its gradients."""
     inputs = [one.clone().requires_grad_() for one in (cells, weight, bias)]
     output = convolve(*inputs) if ours else F.conv2d(*inputs, padding=1)
@@ -41,7 +41,7 @@ def test_a_kernel_that_shifts_shifts() -> None:
     assert_close(convolve(cells, weight), expected, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("piece", [1, 5, 400])
+@pytest.mark.parametrize("chunk", [1, 5, 400])
 @settings(max_examples=20, deadline=None)
 @given(
     batch=st.integers(1, 3),
@@ -50,7 +50,7 @@ def test_a_kernel_that_shifts_shifts() -> None:
     formats=st.tuples(st.sampled_from(FORMATS), st.sampled_from(FORMATS)),
 )
 def test_values_and_gradients_are_those_of_a_direct_sum(
-    piece: int,
+    chunk: int,
     batch: int,
     channels: tuple[int, int],
     size: tuple[int, int],
@@ -63,10 +63,9 @@ def test_values_and_gradients_are_those_of_a_direct_sum(
         drawn(channels[1]),
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(winograd, "PIECE", piece)
-        ours, theirs = (learned(*inputs, ours=own) for own in (True, False))
-    for mine, other in zip(ours, theirs, strict=True):
-        assert_close(mine, other, atol=1e-11, rtol=1e-11)
+        patch.setattr(winograd, "CHUNK", chunk)
+        ours, theirs = (with_gradients(*inputs, ours=own) for own in (True, False))
+    assert_close(ours, theirs, atol=1e-11, rtol=1e-11)
 
 
 def test_autograd_agrees_with_finite_differences() -> None:
@@ -102,9 +101,9 @@ def test_a_second_derivative_is_refused() -> None:
         first.sum().backward()
 
 
-def test_no_images_have_no_cells_and_teach_nothing() -> None:
+def test_no_images_have_no_cells_and_gradients_of_zero() -> None:
     inputs = drawn(0, 2, 4, 4), drawn(3, 2, 3, 3), drawn(3)
-    output, of_cells, of_weight, of_bias = learned(*inputs, ours=True)
+    output, of_cells, of_weight, of_bias = with_gradients(*inputs, ours=True)
     assert output.shape == (0, 3, 4, 4)
     assert of_cells.shape == (0, 2, 4, 4)
     assert_close(of_weight, torch.zeros(3, 2, 3, 3, dtype=torch.float64))
@@ -115,13 +114,13 @@ def test_no_images_have_no_cells_and_teach_nothing() -> None:
 def test_rounding_costs_little_in_single_precision(size: tuple[int, int]) -> None:
     """Each result and gradient is off by less than 5e-6 of the size of all, in the mean."""
     inputs = drawn(8, 256, *size).relu(), drawn(128, 256, 3, 3) / 48, drawn(128)
-    exact = learned(*inputs, ours=False)
-    found = learned(*[one.float() for one in inputs], ours=True)
+    exact = with_gradients(*inputs, ours=False)
+    found = with_gradients(*[one.float() for one in inputs], ours=True)
     for mine, other in zip(found, exact, strict=True):
         error = (mine - other).square().mean().sqrt() / other.square().mean().sqrt()
         assert 0 <= error < 5e-6
 
 
 def test_tiles_cover_every_image() -> None:
-    assert tiles_of(torch.zeros(2, 3, 5, 8)) == 2 * 2 * 2
-    assert tiles_of(torch.zeros(7, 3, 4, 4)) == 7
+    assert count_tiles(torch.zeros(2, 3, 5, 8)) == 2 * 2 * 2
+    assert count_tiles(torch.zeros(7, 3, 4, 4)) == 7

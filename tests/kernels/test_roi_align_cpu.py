@@ -26,11 +26,7 @@ def listed(rois: Tensor, images: Tensor) -> Tensor:
 @pytest.mark.parametrize("ratio", [0, 1, 2, 3])
 @pytest.mark.parametrize("count", [0, 1, 3, 40])
 def test_values_and_gradients_are_those_of_torchvision(
-    count: int,
-    ratio: int,
-    aligned: bool,
-    layout: torch.memory_format,
-    generator: torch.Generator,
+    count: int, ratio: int, aligned: bool, layout: torch.memory_format, generator: torch.Generator
 ) -> None:
     rois = some_rois(count, generator).double()
     images = torch.randint(3, (count,), generator=generator)
@@ -65,10 +61,22 @@ def test_single_precision_rounds_as_torchvision_does(generator: torch.Generator)
     assert_close(pooled, expected)
 
 
-def test_the_backward_pass_agrees_with_finite_differences(generator: torch.Generator) -> None:
-    features = torch.randn(1, 2, 4, 5, generator=generator, dtype=torch.float64).requires_grad_()
-    rois = torch.tensor([[3.0, 5.0, 50.0, 40.0], [10.0, 0.0, 70.0, 64.0]], dtype=torch.float64)
-    images = torch.zeros(2).long()
-    assert torch.autograd.gradcheck(
-        lambda f: align_rois(f, rois, images, 3, 1 / 16, 2), (features,)
+@pytest.mark.parametrize("aligned", [False, True])
+def test_it_is_differentiable_in_features_and_rois(
+    aligned: bool, generator: torch.Generator
+) -> None:
+    features = torch.randn(2, 2, 5, 6, generator=generator, dtype=torch.float64)
+    rois = torch.tensor(
+        [[3.3, 5.1, 51.7, 40.2], [11.9, 2.2, 70.4, 64.6], [-9.1, 3.3, 33.3, 99.9]],
+        dtype=torch.float64,
     )
+    inputs, images = (features.requires_grad_(), rois.requires_grad_()), torch.tensor([0, 0, 1])
+    assert torch.autograd.gradcheck(
+        lambda f, r: align_rois(f, r, images, 3, 1 / 16, 2, aligned), inputs
+    )
+
+
+def test_an_adaptive_number_of_samples_has_no_gradient_in_the_rois() -> None:
+    rois = torch.tensor([[0.0, 0.0, 30.0, 30.0]]).requires_grad_()
+    with pytest.raises(ValueError, match="sampling_ratio=0"):
+        align_rois(torch.zeros(1, 1, 4, 4), rois, torch.tensor([0]), 3, 1 / 16, 0)
