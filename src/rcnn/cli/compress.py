@@ -11,7 +11,8 @@ from rich.console import Console
 
 import rcnn
 from rcnn.cli.compression import point_table, write_curve
-from rcnn.cli.evaluate import open_for, parse_words
+from rcnn.cli.data import open_for
+from rcnn.cli.main import parse_data
 from rcnn.cli.timed_images import timed_images
 from rcnn.data import DetectionDataset
 from rcnn.settings import require
@@ -120,7 +121,7 @@ def _check(arguments: argparse.Namespace) -> None:
 def _dataset(module: DetectionModule, words: Sequence[str] | None) -> DetectionDataset | None:
     if not words:
         return None
-    return open_for(module, parse_words(words, "rcnn compress ... --data"))
+    return open_for(module, parse_data(words, "rcnn compress ... --data"))
 
 
 def _title(arguments: argparse.Namespace, images: int) -> str:

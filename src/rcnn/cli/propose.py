@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from rcnn.cli.layouts import layouts, open_dataset, split_name
+from rcnn.cli.data import open_dataset, split_name
+from rcnn.cli.main import layouts
 from rcnn.data import DetectionDataset
 from rcnn.data.proposal_writer import import_json, import_mat
 from rcnn.data.proposals import SUFFIX, StoredProposals, shard_folder
