@@ -1,61 +1,115 @@
-"""The config at the door: every key known, every value of its type, before anything is loaded.
+"""The config of a run: its schema, and the check that it passes before anything is loaded.
 
-The parts that describe the detector become settings dataclasses, which are their schema. The parts
-that name a class by ``_target_`` are held against the signature of that class.
+The settings classes are the only home of a default: :func:`schema` makes from them the nodes that
+Hydra composes on, and a YAML file holds differences only. The groups that name classes by
+``_target_`` are held against the signatures of those classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+import copy
+import importlib
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from typing import Annotated, Any, Literal
 
-from rcnn.app.targets import check_targets
-from rcnn.data.stored import ProposalFiles
-from rcnn.model.anchors import AnchorSettings
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from pydantic import PositiveFloat, StringConstraints
+
+from rcnn.data.proposals import ProposalFiles
+from rcnn.inference.checkpoint import CHECKPOINT_KEY, read_checkpoint
 from rcnn.model.backbones import BackboneSettings
-from rcnn.model.box_predictor import BoxPredictorSettings
 from rcnn.model.build import needs_proposals, system_class
-from rcnn.model.losses import LossSettings
-from rcnn.model.postprocess import DetectionSettings
-from rcnn.model.proposals import ProposalSettings
-from rcnn.model.roi_pooling import PoolingSettings, WarpSettings
-from rcnn.model.rpn import RPNSettings
-from rcnn.model.settings import DeltaSettings, DetectorSettings
+from rcnn.model.settings import DetectorSettings, concerns_detection
 from rcnn.model.speed import SpeedSettings
-from rcnn.model.targets import AnchorSampling, RoISampling
-from rcnn.model.transform import ImageSettings
 from rcnn.report import read_plan
-from rcnn.settings import SettingsError, from_plain, nearest, require
+from rcnn.settings import SettingsError, from_plain, nearest, require, settings, to_plain
 from rcnn.training.datamodule import LoaderSettings
 
-THRESHOLDS = {
-    "rpn": ("anchor_sampling", AnchorSampling),
-    "proposal": ("proposals", ProposalSettings),
-    "roi": ("roi_sampling", RoISampling),
-    "detection": ("detections", DetectionSettings),
+PARTS = {
+    "images": "images.",
+    "backbone": "backbone.",
+    "anchors": "anchors.",
+    "pooling": "pooling.",
+    "rpn": "model.rpn.",
+    "box_predictor": "model.box_predictor.",
+    "deltas": "model.deltas.",
+    "warp": "model.warp.",
+    "losses": "model.losses.",
+    "anchor_sampling": "thresholds.rpn_",
+    "proposals": "thresholds.proposal_",
+    "roi_sampling": "thresholds.roi_",
+    "detections": "thresholds.detection_",
 }
-"""The flat keys of the group ``thresholds``: a prefix and a field of that stage's settings."""
+"""How the keys of each part of the detector's settings begin in the config."""
 
 TARGETS = ("data", "optimizer", "trainer", "logger", "callbacks")
 """The groups that name classes by ``_target_``."""
 
+RENAMED = {
+    "backbone.tail": "backbone.box_head",
+    "model.head": "model.box_predictor",
+    "thresholds.detection_refine": "thresholds.detection_ablate_regression",
+    "thresholds.proposal_rank_test": "thresholds.proposal_ablate_ranking",
+    "thresholds.proposal_refine_test": "thresholds.proposal_ablate_regression",
+    "thresholds.proposal_unique_on_grid": "thresholds.proposal_dedup_on_feature_grid",
+    "thresholds.roi_append_truth": "thresholds.roi_append_gt",
+    "thresholds.roi_candidates": "thresholds.roi_ohem_candidates",
+    "thresholds.roi_fill": "thresholds.roi_pad_with",
+    "thresholds.roi_mining": "thresholds.roi_ohem",
+    "thresholds.roi_per": "thresholds.roi_samples_per",
+    "thresholds.roi_rois": "thresholds.roi_samples",
+    "thresholds.rpn_best_within": "thresholds.rpn_low_quality_margin",
+    "thresholds.rpn_inside_only": "thresholds.rpn_skip_border_anchors",
+}
+"""Keys of version 0.2 and their names of today, for messages."""
 
-@dataclass(frozen=True)
-class ModelConfig:
-    """The group ``model``: which system, and the parts that no other group holds.
+Text = Annotated[str, StringConstraints(min_length=1)]
+
+
+@settings
+class RunConfig:
+    """What to do with the rest of the config; its keys are at the top level.
 
     Attributes:
-        delta_statistics: by what box targets are normalised: the ``fixed`` numbers of ``deltas``,
-            or the ``empirical`` mean and deviation of each class, measured on the training split.
+        name: name of the experiment; its runs lie in ``outputs/<name>``.
+        run_dir: folder of this run.
+        task: ``train`` (then test the best checkpoint), or ``test`` a checkpoint.
+        ckpt_path: path of the checkpoint to test, or to resume from.
+        seed: seed of everything random.
+        monitor: the validation metric that chooses the best checkpoint, and that a sweep gets;
+            null where there is no validation split.
+        plus_one: VOC's metric counts pixels inclusively, as its development kit does.
+    """
+
+    name: Text
+    run_dir: Text
+    task: Literal["train", "test"] = "train"
+    ckpt_path: Text | None = None
+    seed: int = 0
+    monitor: str | None = "val/map"
+    plus_one: bool = False
+
+    def __post_init__(self) -> None:
+        usable = self.task == "train" or self.ckpt_path is not None
+        require(usable, "ckpt_path", self.ckpt_path, "task=test needs a checkpoint")
+
+
+@settings
+class ModelConfig:
+    """The keys of the group ``model`` that are no part of the detector's settings.
+
+    Attributes:
+        system: which detector, see :mod:`rcnn.model.build`.
+        delta_statistics: what normalises box targets: the ``fixed`` numbers of ``model.deltas``, or
+            the ``empirical`` mean and deviation of each class, measured on the training split.
     """
 
     system: str = "faster_rcnn"
-    rpn: RPNSettings = field(default_factory=RPNSettings)
-    box_predictor: BoxPredictorSettings = field(default_factory=BoxPredictorSettings)
-    deltas: DeltaSettings = field(default_factory=DeltaSettings)
-    warp: WarpSettings = field(default_factory=WarpSettings)
-    losses: LossSettings = field(default_factory=LossSettings)
     delta_statistics: Literal["fixed", "empirical"] = "fixed"
 
     def __post_init__(self) -> None:
@@ -69,30 +123,29 @@ class ModelConfig:
         )
 
 
-@dataclass(frozen=True)
+@settings
 class SchemeConfig:
     """The group ``scheme``: in what order the parts of the detector learn.
 
     Attributes:
-        name: ``joint`` and ``exact`` are single trainings, see :mod:`rcnn.training.schemes`;
-            ``alternating`` and ``unshared`` are trainings in steps, see
-            :mod:`rcnn.training.schemes`, as is ``stage_wise``, see
-            :mod:`rcnn.training.schemes`.
-        shares: of the run's length that each step gets: four of ``alternating``, two of the others.
-        store: the folder of the products of steps, shared by runs.
+        name: ``joint`` and ``exact`` are one training; ``alternating``, ``unshared`` and
+            ``stage_wise`` are several, see :mod:`rcnn.training.schemes`.
+        shares: share of the run's optimiser steps for each training: four of ``alternating``, two
+            of ``unshared`` and ``stage_wise``.
+        store: folder of the products of the trainings, which runs share.
     """
 
     name: Literal["joint", "exact", "alternating", "unshared", "stage_wise"] = "joint"
-    shares: tuple[float, ...] = ()
-    store: str | None = None
+    shares: tuple[PositiveFloat, ...] = ()
+    store: Text | None = None
 
     def __post_init__(self) -> None:
         if not self.in_steps:
             return
         count = 4 if self.name == "alternating" else 2
-        usable = len(self.shares) == count and min(self.shares, default=0) > 0
-        require(usable, "shares", self.shares, f"{count} numbers above 0, one for each step")
-        require(self.store is not None, "store", self.store, "a folder")
+        allowed = f"scheme={self.name} needs {count} numbers above 0, one for each training"
+        require(len(self.shares) == count, "shares", self.shares, allowed)
+        require(self.store is not None, "store", self.store, f"scheme={self.name} needs a folder")
 
     @property
     def in_steps(self) -> bool:
@@ -101,54 +154,26 @@ class SchemeConfig:
 
 
 @dataclass(frozen=True)
-class RunConfig:
-    """The part of the config that says what to do with the rest.
-
-    Attributes:
-        name: of the experiment; its runs lie in ``outputs/<name>``.
-        run_dir: of this run.
-        task: train (then test the best checkpoint), or test a checkpoint.
-        ckpt_path: of the checkpoint to test, or to resume from.
-        seed: of everything random.
-        monitor: the validation metric that chooses the best checkpoint, and that a sweep gets;
-            null where there is no validation split.
-        plus_one: VOC's metric counts pixels inclusively, as its development kit does.
-    """
-
-    name: str
-    run_dir: str
-    task: Literal["train", "test"] = "train"
-    ckpt_path: str | None = None
-    seed: int = 0
-    monitor: str | None = "val/map"
-    plus_one: bool = False
-
-    def __post_init__(self) -> None:
-        usable = self.task == "train" or self.ckpt_path is not None
-        require(usable, "ckpt_path", self.ckpt_path, "task=test needs a checkpoint")
-
-
-@dataclass(frozen=True)
 class Config:
-    """A config that has passed the door.
+    """A config that has been checked.
 
     Attributes:
         run: what to do.
         system: which detector.
-        scheme: in what order its parts learn.
-        detector: its settings, but for the class names, which the data gives.
-        delta_statistics: whether the data also gives the normalisation of box targets.
+        delta_statistics: see :class:`ModelConfig`.
+        scheme: in what order the parts of the detector learn.
+        detector: settings of the detector by part, without the class names, which the data gives.
         loader: how minibatches are made.
-        proposals: where those lie that the detector does not make itself.
+        proposals: where the stored proposals are, for a system that makes none.
         speed: how the detector is run.
-        plain: the whole config as it was composed, resolved, for instantiation and the record.
+        plain: the whole composed config, resolved, for instantiation and the record.
     """
 
     run: RunConfig
     system: str
+    delta_statistics: Literal["fixed", "empirical"]
     scheme: SchemeConfig
     detector: dict[str, Any]
-    delta_statistics: Literal["fixed", "empirical"]
     loader: LoaderSettings
     proposals: ProposalFiles
     speed: SpeedSettings
@@ -157,8 +182,54 @@ class Config:
     def settings(
         self, class_names: tuple[str, ...], backbone: BackboneSettings
     ) -> DetectorSettings:
-        """Return the detector's settings for given classes and a settled backbone."""
+        """Return the detector's settings for the classes of the data and a resolved backbone."""
         return DetectorSettings(class_names, **{**self.detector, "backbone": backbone})
+
+
+# --- schema -----------------------------------------------------------------------------------
+
+GROUPS = {
+    "scheme": SchemeConfig,
+    "loader": LoaderSettings,
+    "proposals": ProposalFiles,
+    "speed": SpeedSettings,
+}
+"""The groups that are one settings class each."""
+
+
+def detector_keys() -> dict[str, tuple[str, str]]:
+    """Return the part and the field of the detector's settings for every key of the config."""
+    return {
+        f"{prefix}{entry.name}": (part, entry.name)
+        for part, prefix in PARTS.items()
+        for entry in fields(_default_part(part))
+    }
+
+
+def schema() -> dict[str, Any]:
+    """Return every key of the config that has a default, with the default."""
+    tree: dict[str, Any] = _defaults(RunConfig)
+    for key, (part, name) in detector_keys().items():
+        _put(tree, key, to_plain(getattr(_default_part(part), name)))
+    tree["model"] |= _defaults(ModelConfig)
+    return tree | {group: _defaults(cls) for group, cls in GROUPS.items()}
+
+
+def register_schema() -> None:
+    """Let Hydra know the schema under the name that ``conf/config.yaml`` starts from."""
+    ConfigStore.instance().store("schema", schema())
+
+
+def _default_part(part: str) -> Any:
+    return next(entry.default for entry in fields(DetectorSettings) if entry.name == part)
+
+
+def _defaults(cls: type) -> dict[str, Any]:
+    has_default = [entry for entry in fields(cls) if entry.default is not MISSING]
+    return {entry.name: to_plain(entry.default) for entry in has_default}
+
+
+# --- parsing ----------------------------------------------------------------------------------
 
 
 def parse(plain: dict[str, Any]) -> Config:
@@ -167,85 +238,273 @@ def parse(plain: dict[str, Any]) -> Config:
     Raises:
         SettingsError: naming the key, the value, what is allowed, and the nearest valid key.
     """
-    groups = {
-        "images": ImageSettings,
-        "backbone": BackboneSettings,
-        "anchors": AnchorSettings,
-        "pooling": PoolingSettings,
-        "model": ModelConfig,
-        "scheme": SchemeConfig,
-        "loader": LoaderSettings,
-        "proposals": ProposalFiles,
-        "speed": SpeedSettings,
-    }
-    own = {entry.name for entry in fields(RunConfig)}
-    known = [*groups, "thresholds", "sweep", *TARGETS, *own]
-    for key in plain:
-        if key not in known:
-            raise SettingsError(
-                f"Unknown key {key!r}{nearest(key, known)} Known keys: {', '.join(sorted(known))}."
-            )
-    missing = [key for key in known if key not in plain and (key in groups or key in TARGETS)]
-    if missing:
-        raise SettingsError(f"The config lacks {', '.join(missing)}.")
-
-    run = from_plain(RunConfig, {key: plain[key] for key in plain if key in own})
-    parts: dict[str, Any] = {key: from_plain(cls, plain[key], key) for key, cls in groups.items()}
-    thresholds = _parse_thresholds(plain.get("thresholds", {}))
+    _check_keys(plain)
+    top = {entry.name for entry in fields(RunConfig)}
+    run = from_plain(RunConfig, {key: plain[key] for key in plain if key in top})
+    model = from_plain(ModelConfig, _own(ModelConfig, plain["model"]), "model")
+    scheme, loader, files, speed = (from_plain(cls, plain[key], key) for key, cls in GROUPS.items())
+    detector = {}
+    for part, prefix in PARTS.items():
+        cls = type(_default_part(part))
+        values = {entry.name: _get(plain, prefix + entry.name) for entry in fields(cls)}
+        detector[part] = from_plain(cls, values, prefix.removesuffix("."))
     for group in TARGETS:
         check_targets(plain[group], group)
     if plain.get("sweep") is not None:
         read_plan(plain["sweep"])
-    model, loader, files = parts.pop("model"), parts.pop("loader"), parts.pop("proposals")
-    scheme, speed = parts.pop("scheme"), parts.pop("speed")
     if needs_proposals(model.system) and files.folder is None:
         raise SettingsError(
             f"model={model.system} makes no proposals itself: give proposals.folder=<folder>, "
-            "which holds train.proposals, val.proposals and test.proposals as `rcnn propose` makes "
+            "which holds {train,val,test}.safetensors as `rcnn propose` makes "
             "them."
         )
-    parts |= {
-        key: getattr(model, key) for key in ("rpn", "box_predictor", "deltas", "warp", "losses")
-    }
     return Config(
-        run,
-        model.system,
-        scheme,
-        parts | thresholds,
-        model.delta_statistics,
-        loader,
-        files,
-        speed,
-        plain,
+        run=run,
+        system=model.system,
+        delta_statistics=model.delta_statistics,
+        scheme=scheme,
+        detector=detector,
+        loader=loader,
+        proposals=files,
+        speed=speed,
+        plain=plain,
     )
 
 
-def threshold_keys() -> dict[str, tuple[str, str]]:
-    """Return every key of the group ``thresholds``, with its stage's prefix and field."""
-    return {
-        f"{prefix}_{entry.name}": (prefix, entry.name)
-        for prefix, (_, cls) in THRESHOLDS.items()
-        for entry in fields(cls)
-    }
+def unknown_key(key: str, keys: Iterable[str]) -> str:
+    """Return a message that names the nearest of all valid keys, and those of the same group."""
+    keys = sorted(keys)
+    renamed = [old for old in RENAMED if key == old or key.startswith(f"{old}.")]
+    same_name = [other for other in keys if other.rpartition(".")[2] == key.rpartition(".")[2]]
+    hint = nearest(key, same_name) if same_name else nearest(key, keys)
+    if renamed:
+        hint = f", did you mean {RENAMED[renamed[0]] + key.removeprefix(renamed[0])!r}?"
+    group = key.rpartition(".")[0]
+    names = [other for other in keys if other.rpartition(".")[0] == group]
+    siblings = f" Known keys{f' of {group}' if group else ''}: {', '.join(names)}." if names else ""
+    return f"Unknown key {key!r}{hint}{siblings}"
 
 
-def _parse_thresholds(values: Mapping[str, Any]) -> dict[str, Any]:
-    known = threshold_keys()
-    stages: dict[str, dict[str, Any]] = {prefix: {} for prefix in THRESHOLDS}
-    for key, value in values.items():
+def dotted_keys(tree: Mapping[str, Any], where: str = "") -> Iterator[str]:
+    """Return the dotted key of every node, groups before their keys."""
+    for key, value in tree.items():
+        yield f"{where}{key}"
+        if isinstance(value, Mapping):
+            yield from dotted_keys(value, f"{where}{key}.")
+
+
+def _check_keys(plain: Mapping[str, Any]) -> None:
+    tree = schema()
+    free = {*TARGETS, "sweep"}
+    known = {*dotted_keys(tree), *(entry.name for entry in fields(RunConfig)), *free}
+    for key in dotted_keys({key: node for key, node in plain.items() if key not in free}):
         if key not in known:
-            raise SettingsError(
-                f"Unknown key 'thresholds.{key}'"
-                f"{nearest(f'thresholds.{key}', [f'thresholds.{name}' for name in known])} "
-                f"Known keys: {', '.join(sorted(known))}."
-            )
-        prefix, name = known[key]
-        stages[prefix][name] = value
+            # What is written elsewhere in the config may be what was meant, too.
+            raise SettingsError(unknown_key(key, known | set(dotted_keys(plain)) - {key}))
+    missing = [key for key in (*tree, *TARGETS) if key not in plain]
+    if missing:
+        raise SettingsError(f"The config lacks {', '.join(missing)}.")
+    for key, node in tree.items():
+        if isinstance(node, dict):
+            require(isinstance(plain[key], dict), key, plain[key], "it should hold keys and values")
+
+
+def _own(cls: type, node: Mapping[str, Any]) -> dict[str, Any]:
+    return {entry.name: node[entry.name] for entry in fields(cls) if entry.name in node}
+
+
+def _get(plain: Mapping[str, Any], key: str) -> Any:
+    value: Any = plain
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def _put(plain: dict[str, Any], key: str, value: Any) -> None:
+    *groups, last = key.split(".")
+    for group in groups:
+        plain = plain.setdefault(group, {})
+    plain[last] = value
+
+
+# --- classes by their dotted paths --------------------------------------------------------------
+
+_HYDRA_KEYS = {"_target_", "_partial_", "_args_", "_convert_", "_recursive_"}
+_PLAIN = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+
+
+def check_targets(node: Any, where: str) -> None:
+    """Check every ``_target_`` at or below ``node`` against its signature, without calling it.
+
+    Raises:
+        SettingsError: a class cannot be imported, has no such argument (the nearest is named),
+            lacks one that it needs, or is given a value of the wrong simple type.
+    """
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            _check_call(node, where)
+        for key, value in node.items():
+            check_targets(value, f"{where}.{key}")
+    elif isinstance(node, Sequence) and not isinstance(node, str):
+        for index, value in enumerate(node):
+            check_targets(value, f"{where}[{index}]")
+
+
+def target_keys(node: Mapping[str, Any], where: str) -> list[str]:
+    """Return the dotted keys of the arguments that a node's class takes.
+
+    Raises:
+        SettingsError: the class cannot be imported or called.
+    """
+    return [f"{where}.{name}" for name in inspect.signature(_locate(node, where)).parameters]
+
+
+def _locate(node: Mapping[str, Any], where: str) -> Callable[..., Any]:
+    path = node["_target_"]
+    module_name, _, name = str(path).rpartition(".")
     try:
-        return {
-            stage: from_plain(cls, stages[prefix], f"thresholds.{prefix}_")
-            for prefix, (stage, cls) in THRESHOLDS.items()
-        }
-    except SettingsError as error:
-        # The stage's key follows its prefix without a dot.
-        raise SettingsError(str(error).replace("_.", "_", 1)) from None
+        found = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise SettingsError(
+            f"{where}._target_={path!r} cannot be imported ({error}). It must be the dotted path "
+            "of a class or function that Python finds from here."
+        ) from error
+    require(callable(found), f"{where}._target_", path, "it should name a class or a function")
+    return typing.cast(Callable[..., Any], found)
+
+
+def _check_call(node: Mapping[str, Any], where: str) -> None:
+    target = _locate(node, where)
+    parameters = inspect.signature(target).parameters
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    given = {key: value for key, value in node.items() if key not in _HYDRA_KEYS}
+    for key, value in given.items():
+        if value == "???":
+            raise SettingsError(f"{where}.{key} has to be given: {where}.{key}=...")
+        if key not in parameters:
+            if open_ended:
+                continue
+            raise SettingsError(unknown_key(f"{where}.{key}", target_keys(node, where)))
+        _check_value(_hint(target, key), value, f"{where}.{key}")
+    named = [p for p in parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    missing = [p.name for p in named if p.default is p.empty and p.name not in given]
+    if missing and not node.get("_partial_"):
+        raise SettingsError(
+            f"{where} lacks {', '.join(missing)}, which {node['_target_']} needs: "
+            f"give {where}.{missing[0]}=..."
+        )
+
+
+def _hint(target: Callable[..., Any], name: str) -> Any:
+    call = target.__init__ if isinstance(target, type) else target  # type: ignore[misc]
+    try:
+        return typing.get_type_hints(call).get(name, Any)
+    except (NameError, TypeError):
+        return Any  # an annotation that exists for type checkers only
+
+
+def _check_value(hint: Any, value: Any, where: str) -> None:
+    """Check numbers, texts and booleans; leave everything richer to the class itself."""
+    if not isinstance(value, str | int | float | bool):
+        return
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    kinds = typing.get_args(hint) if union else (hint,)
+    if typing.get_origin(hint) is typing.Literal:
+        choices = ", ".join(repr(choice) for choice in typing.get_args(hint))
+        require(value in typing.get_args(hint), where, value, f"choose one of {choices}")
+        return
+    simple = [kind for kind in kinds if kind in _PLAIN]
+    if len(simple) != len([kind for kind in kinds if kind is not types.NoneType]):
+        return
+    accepted = tuple(simple) + ((int,) if float in simple else ())
+    fits = isinstance(value, accepted) and (not isinstance(value, bool) or bool in simple)
+    require(fits, where, value, f"it must be {' or '.join(_PLAIN[kind] for kind in simple)}")
+
+
+# --- the settings of a checkpoint under test ----------------------------------------------------
+
+CHOICES = {"backbone": "backbone.name", "pooling": "pooling.kind", "model": "model.system"}
+"""Groups of which a choice means one key; the rest of the group is the checkpoint's."""
+
+SETTLED = ("backbone.weights", "backbone.frozen_stages", "backbone.norm")
+"""Keys that say how a training starts; a checkpoint holds what they were resolved to."""
+
+RANKS = "backbone.ranks"
+"""Ranks of fc6 and fc7: a checkpoint that has them whole can be tested with them truncated."""
+
+
+def apply_checkpoint_settings(
+    composed: dict[str, Any], overrides: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """Return the config of a test with the settings of its checkpoint, and a note on each change.
+
+    A detector is tested with the settings it was trained with, whatever the config has for them.
+    The command line may change those that concern detection only, and truncate fc6 and fc7.
+
+    Args:
+        composed: composed, resolved config, of which nothing has been checked; one that does not
+            test a checkpoint is returned as it is.
+        overrides: overrides of the command line, by key or group, see :func:`read_overrides`.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or no checkpoint of this package.
+        SettingsError: the command line changes more than what concerns detection.
+    """
+    path = composed.get("ckpt_path")
+    if composed.get("task") != "test" or not isinstance(path, str):
+        return composed, []
+    record = read_checkpoint(path)[CHECKPOINT_KEY]
+    trained = from_plain(DetectorSettings, record["settings"])
+    keys = detector_keys()
+    plain = copy.deepcopy(composed)
+    _put(plain, "model.system", record["system"])
+    for key, (part, name) in keys.items():
+        _put(plain, key, to_plain(getattr(getattr(trained, part), name)))
+
+    said = {CHOICES.get(k, k) if isinstance(v, str) else k for k, v in overrides.items()}
+    notes, refused = [], []
+    for key in ("model.system", *keys):
+        own, wanted = _get(plain, key), _get(composed, key)
+        asked = any(key == name or key.startswith(f"{name}.") for name in said)
+        if not asked or own == wanted or key in SETTLED:
+            continue
+        if (key in keys and concerns_detection(*keys[key])) or (key == RANKS and own is None):
+            _put(plain, key, wanted)
+            notes.append(f"Tested with {key}={_spell(wanted)}; the checkpoint has {_spell(own)}.")
+        else:
+            refused.append(f"{key}={_spell(wanted)} (the checkpoint has {_spell(own)})")
+    if refused:
+        allowed = ", ".join(key for key, field in keys.items() if concerns_detection(*field))
+        raise SettingsError(
+            f"With task=test this is not possible: {', '.join(refused)}. {path} was trained with "
+            "other settings, and is tested with its own: leave these out. Only what concerns "
+            f"detection can be changed: {allowed}; and {RANKS} where the checkpoint has fc6 and "
+            "fc7 whole."
+        )
+    return plain, notes
+
+
+def read_overrides(words: Iterable[str]) -> dict[str, Any]:
+    """Return the value of each dotted key, and the choice of each group; a deleted one is None.
+
+    Args:
+        words: overrides such as ``thresholds.proposal_score=0.1``, ``backbone=vgg16``, ``~logger``.
+    """
+    found: dict[str, Any] = {}
+    for override in OverridesParser.create().parse_overrides(list(words)):
+        _collect(override.key_or_group, override.value(), found)
+    return found
+
+
+def _collect(key: str, value: Any, found: dict[str, Any]) -> None:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            _collect(f"{key}.{name}", inner, found)
+    else:
+        found[key] = value
+
+
+def _spell(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value).replace(" ", "")

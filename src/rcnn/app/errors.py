@@ -1,4 +1,4 @@
-"""Mistakes of the user, told in a few lines instead of a traceback."""
+"""Mistakes of the user, told in a line instead of a traceback."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,34 +14,32 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
-from rcnn.settings import nearest
+from rcnn.app.config import TARGETS, dotted_keys, target_keys, unknown_key
+from rcnn.app.processes import ProcessFailedError
+from rcnn.data import DataError
+from rcnn.inference.checkpoint import CheckpointError
+from rcnn.model.backbones import WeightsError
+from rcnn.settings import SettingsError, nearest
+from rcnn.training.callbacks import NonFiniteLossError
+from rcnn.training.stages import StageError
 
-
-def mistakes() -> tuple[type[Exception], ...]:
-    """Return the errors that tell what the user can mend; their message is all that is needed.
-
-    They are imported only once something has gone wrong: ``train.py --help`` answers at once.
-    """
-    from rcnn.data import DataError
-    from rcnn.inference.checkpoint import CheckpointError
-    from rcnn.model.backbones import WeightsError
-    from rcnn.settings import SettingsError
-    from rcnn.training.callbacks import NonFiniteLossError
-    from rcnn.training.stages import StageError
-
-    return (
-        SettingsError,
-        DataError,
-        WeightsError,
-        CheckpointError,
-        StageError,
-        NonFiniteLossError,
-        HydraException,
-        OmegaConfBaseException,
-    )
+MISTAKES = (
+    SettingsError,
+    DataError,
+    WeightsError,
+    CheckpointError,
+    StageError,
+    NonFiniteLossError,
+    ProcessFailedError,
+    MisconfigurationException,
+    HydraException,
+    OmegaConfBaseException,
+)
+"""Errors that the user can mend with their message alone."""
 
 
 @contextlib.contextmanager
@@ -60,11 +58,9 @@ def explained(conf: Path) -> Iterator[None]:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         yield
-    except Exception as error:
-        if not isinstance(error, mistakes()):
-            raise
-        console = Console(stderr=True, highlight=False, soft_wrap=True)
-        console.print("[bold red]Error:[/] " + escape(explain(error, conf)))
+    except MISTAKES as error:
+        line = Text.assemble(("Error: ", "bold red"), explain(error, conf))
+        Console(stderr=True, highlight=False, soft_wrap=True).print(line)
         sys.exit(2)
     finally:
         del os.environ["HYDRA_FULL_ERROR"]
@@ -74,22 +70,34 @@ def explain(error: Exception, conf: Path) -> str:
     """Return the message for people; what was mistyped on the command line gets its nearest.
 
     Args:
-        error: one of :func:`mistakes`.
+        error: one of :data:`MISTAKES`.
         conf: the folder of the config groups.
     """
+    if isinstance(error, HydraException) and isinstance(error.__cause__, MISTAKES):
+        return explain(error.__cause__, conf)  # raised while Hydra called a class for us
     message = str(error)
     if unknown := re.search(r"Could not override '([\w.@/]+)'", message):
-        key = unknown.group(1)
-        keys = sorted(_keys(_composed_without(key, conf)))
-        return f"Unknown key {key!r}{nearest(key, keys)} {_siblings(key, keys)}".strip()
-    if missing := re.search(r"Could not find '(\w+)/(\w+)'", message):
+        return _explain_key(unknown.group(1), conf)
+    if missing := re.search(r"Could not find '([\w/]+)/(\w+)'", message):
         group, choice = missing.groups()
         choices = sorted(path.stem for path in (conf / group).glob("*.yaml"))
         return (
             f"There is no {group}={choice}{nearest(choice, choices)} "
             f"Choices of {group}: {', '.join(choices)}."
         )
-    return message
+    return " ".join([message, *getattr(error, "__notes__", [])])
+
+
+def _explain_key(key: str, conf: Path) -> str:
+    config = _composed_without(key, conf)
+    keys = set(dotted_keys(config))
+    group = key.partition(".")[0]
+    if group in TARGETS and "_target_" in config.get(group, {}):
+        arguments = target_keys(config[group], group)
+        if key in arguments:
+            return f"{key} is not in the config yet: add it with +{key}=..."
+        keys.update(arguments)
+    return unknown_key(key, keys)
 
 
 def _composed_without(key: str, conf: Path) -> dict[str, Any]:
@@ -103,17 +111,3 @@ def _composed_without(key: str, conf: Path) -> dict[str, Any]:
     with initialize_config_dir(str(conf), version_base="1.3"):
         config = compose("config", overrides=groups)
     return cast(dict[str, Any], OmegaConf.to_container(config))
-
-
-def _keys(config: Mapping[str, Any], where: str = "") -> Iterator[str]:
-    for key, value in config.items():
-        name = f"{where}.{key}" if where else key
-        yield name
-        if isinstance(value, Mapping):
-            yield from _keys(value, name)
-
-
-def _siblings(key: str, keys: list[str]) -> str:
-    group = key.rpartition(".")[0]
-    names = [name for name in keys if name.rpartition(".")[0] == group]
-    return f"Known keys{f' of {group}' if group else ''}: {', '.join(names)}." if names else ""

@@ -2,29 +2,92 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import logging
+import os
+import platform
+import subprocess
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
 
+import hydra
 import pytorch_lightning as pl
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import LearningRateMonitor, ProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
+from rich.console import Console
+from rich.text import Text
 
-from rcnn.app.build import build_data, build_module, build_trainer
-from rcnn.app.checkpoint_settings import settle_for_test
-from rcnn.app.config import Config, parse
-from rcnn.app.overrides import said_to_hydra
-from rcnn.app.quiet import quieten
-from rcnn.app.record import write_start
-from rcnn.app.results import Results, print_results
-from rcnn.app.steps import run_in_steps
-from rcnn.files import write_json
-from rcnn.launch import needs_processes, run_in_processes, settle_start_method
-from rcnn.model.backbones import resolve
+from rcnn.app.config import (
+    Config,
+    apply_checkpoint_settings,
+    parse,
+    read_overrides,
+    register_schema,
+)
+from rcnn.app.errors import explained
+from rcnn.app.processes import needs_processes, run_in_processes, settle_start_method
+from rcnn.data.proposals import ProposedDataset
+from rcnn.files import whole_file, write_json
+from rcnn.inference.checkpoint import CHECKPOINT_KEY, CheckpointError, read_checkpoint
+from rcnn.model.backbones import BackboneSettings, LoadedWeights, resolve
+from rcnn.model.build import needs_proposals
+from rcnn.model.speed import keep_freed_memory
+from rcnn.settings import SettingsError, to_plain
 from rcnn.training import DetectionDataModule, DetectionModule
 from rcnn.training.compression import compress
-from rcnn.training.timing import timer_of
+from rcnn.training.progress import rank_zero_info, timer_of
+from rcnn.training.statistics import measure_deltas
+from rcnn.view.scores import recall_line, score_table
+
+Weights = tuple[BackboneSettings, LoadedWeights]
+"""What :func:`rcnn.model.backbones.resolve` returns."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a run measured.
+
+    Attributes:
+        metrics: metrics by tag, such as ``test/map_50``.
+        per_class: average precisions of each class, by split.
+        weights: origin of the backbone's weights.
+        best_checkpoint: path of the checkpoint that the validation chose; None without one.
+        monitored: value of the metric that chose it.
+        steps: number of optimiser steps.
+        seconds: duration of the training with its validations, from the first run on if it was
+            resumed; of a training in steps, of all steps and the proposals between them, also of
+            those that were found in the store.
+        notes: what a reader of the figures has to know.
+    """
+
+    metrics: dict[str, float]
+    per_class: dict[str, dict[str, dict[str, float]]]
+    weights: str
+    best_checkpoint: str | None = None
+    monitored: float | None = None
+    steps: int = 0
+    seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
+
+
+def main(conf: Path) -> None:
+    """Run what the command line says, a run or a sweep; see ``train.py``.
+
+    Args:
+        conf: the folder of the config groups.
+    """
+    register_schema()
+    with explained(conf):
+        hydra.main(version_base="1.3", config_path=str(conf), config_name="config")(run)()
 
 
 def run(composed: DictConfig) -> float:
@@ -34,110 +97,76 @@ def run(composed: DictConfig) -> float:
     checkpoints on the way, and ``metrics.json`` at the end.
 
     Raises:
-        SettingsError: the config holds an unknown key or an impossible value, or a checkpoint is to
-            be tested with settings that only a training can give it.
-        CheckpointError: there is no checkpoint to test.
+        SettingsError: the config holds an unknown key or an impossible value, or a checkpoint is
+            tested with settings that only a training can give it.
+        CheckpointError: there is no checkpoint to test or to resume from.
     """
     settle_start_method()
-    plain = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True))
-    note: list[str] = []
-    if plain.get("task") == "test" and isinstance(plain.get("ckpt_path"), str):
-        plain, note = settle_for_test(plain, said_to_hydra())
+    resolved = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True))
+    said = read_overrides(HydraConfig.get().overrides.task) if HydraConfig.initialized() else {}
+    plain, notes = apply_checkpoint_settings(resolved, said)
     config = parse(plain)
+    processes = needs_processes(config.plain["trainer"])
+    weights = resolve(config.detector["backbone"]) if config.run.task == "train" else None
     folder = Path(config.run.run_dir)
-    trainer = config.plain["trainer"]
-    processes = needs_processes(
-        trainer.get("devices", "auto"),
-        trainer.get("accelerator", "auto"),
-        trainer.get("strategy", "auto"),
-        trainer.get("num_nodes", 1),
-    )
-    rank_zero_only(write_start)(folder, config.plain)
-    note += _settle_weights(config)
+    rank_zero_only(_write_start)(folder, _settled(config, weights))
     if processes > 1:
-        results = run_in_processes(run_job, (config.plain,), processes)
+        results = run_in_processes(run_folder, (str(folder),), processes)
     else:
-        results = run_job(config.plain)
-    results = replace(results, notes=[*results.notes, *note])
-    rank_zero_only(write_json)(folder / "metrics.json", results.plain())
-    rank_zero_only(print_results)(results, config.run.run_dir)
+        results = run_job(config, weights)
+    results = replace(results, notes=[*results.notes, *notes, *_weight_notes(config, weights)])
+    rank_zero_only(write_json)(folder / "metrics.json", asdict(results))
+    rank_zero_only(print_results)(results, str(folder))
     return float("nan") if results.monitored is None else results.monitored
 
 
-def _settle_weights(config: Config) -> list[str]:
-    """Look for the backbone's weights once, so that all processes agree; say loudly if in vain."""
-    if config.run.task != "train":
-        return []
-    _, weights = resolve(config.detector["backbone"])
-    if weights.source != "random":
-        return []
-    config.plain["backbone"]["weights"] = None
-    notes = [weights.message]
-    if config.system == "sppnet":
-        notes.append(
-            "model=sppnet never learns its convolutions: they stay RANDOM. Give "
-            "backbone.weights=imagenet, or the path of a file."
-        )
-    return notes
+def run_folder(folder: str) -> Results:
+    """Do the work of the run whose ``config.yaml`` is in a folder, in one of its processes."""
+    plain = OmegaConf.to_container(OmegaConf.load(Path(folder, "config.yaml")))
+    config = parse(cast(dict[str, Any], plain))
+    weights = resolve(config.detector["backbone"]) if config.run.task == "train" else None
+    return run_job(config, weights)
 
 
-def run_job(plain: dict[str, Any]) -> Results:
-    """Do the work of a run in this process, which may be one of several."""
-    config = parse(plain)
-    quieten()
+def run_job(config: Config, weights: Weights | None) -> Results:
+    """Do the work of a run in this process, which may be one of several.
+
+    Args:
+        config: the config.
+        weights: the resolved backbone and its weights, for a training.
+    """
+    from rcnn.app.steps import run_in_steps  # it builds its parts with the functions below
+
+    silence_warnings()
     pl.seed_everything(config.run.seed, workers=True, verbose=False)
     data = build_data(config)
     data.prepare_data()
-    if config.run.task == "train" and config.scheme.in_steps:
-        return run_in_steps(config, data)
+    if weights is not None and config.scheme.in_steps:
+        return run_in_steps(config, data, weights)
     trainer = build_trainer(config)
-    if config.run.task == "test":
-        module = _load(config)
-        trainer.test(module, data, verbose=False)
-        checkpoint = config.run.ckpt_path
-        return Results(_metrics(trainer), module.per_class, module.weights, checkpoint)
-    return _train(config, trainer, data)
+    if weights is not None:
+        return _train(config, trainer, data, weights)
+    return _test(config, trainer, data)
 
 
-def _load(config: Config) -> DetectionModule:
-    """Return the checkpoint's module with the config's settings, which may detect otherwise."""
-    module = DetectionModule.load_from_checkpoint(
-        cast(str, config.run.ckpt_path), speed=config.speed
-    )
-    ranks = config.detector["backbone"].ranks
-    if ranks != module.settings.backbone.ranks:
-        module = compress(module, ranks)
-    settings = config.settings(module.class_names, config.detector["backbone"])
-    if settings == module.settings and not config.run.plus_one:
-        return module
-    changed = DetectionModule(
-        settings,
-        system=module.system,
-        scheme=module.scheme,
-        seed=module.seed,
-        plus_one=config.run.plus_one,
-        weights=module.weights,
-        speed=module.speed,
-    )
-    changed.load_state_dict(module.state_dict())
-    return changed
-
-
-def _train(config: Config, trainer: pl.Trainer, data: DetectionDataModule) -> Results:
-    module = build_module(config, data)
+def _train(
+    config: Config, trainer: pl.Trainer, data: DetectionDataModule, weights: Weights
+) -> Results:
+    module = build_module(config, data, weights)
+    resumed = config.run.ckpt_path
+    if resumed is not None:
+        _check_resumed(resumed, module)
     timer = timer_of(trainer)
-    trainer.fit(module, data, ckpt_path=config.run.ckpt_path)
-    seconds = timer.time_elapsed()
-    metrics, steps = _metrics(trainer), trainer.global_step
+    trainer.fit(module, data, ckpt_path=resumed)
+    metrics, steps = metrics_of(trainer), trainer.global_step
     checkpoint = trainer.checkpoint_callback
     best = getattr(checkpoint, "best_model_path", "") or None
     if best is None:  # the run ended before its first validation
-        last = Path(config.run.run_dir, "checkpoints", "last.ckpt")
-        trainer.save_checkpoint(last)
+        trainer.save_checkpoint(Path(config.run.run_dir, "checkpoints", "last.ckpt"))
     monitored = None if config.run.monitor is None else metrics.get(config.run.monitor)
     score = getattr(checkpoint, "best_model_score", None)
     trainer.test(module, data, ckpt_path=best, verbose=False)
-    metrics |= _metrics(trainer)
+    metrics |= metrics_of(trainer)
     _log_hyperparameters(config, trainer, metrics)
     return Results(
         metrics=metrics,
@@ -146,8 +175,243 @@ def _train(config: Config, trainer: pl.Trainer, data: DetectionDataModule) -> Re
         best_checkpoint=best,
         monitored=monitored if score is None else float(score),
         steps=steps,
-        seconds=seconds,
+        seconds=timer.time_elapsed(),
     )
+
+
+def _test(config: Config, trainer: pl.Trainer, data: DetectionDataModule) -> Results:
+    module = load_for_test(config)
+    split = "test"
+    _check_classes(str(config.run.ckpt_path), module.class_names, data, split)
+    trainer.test(module, data, verbose=False)
+    checkpoint = config.run.ckpt_path
+    return Results(metrics_of(trainer), module.per_class, module.weights, checkpoint)
+
+
+def load_for_test(config: Config) -> DetectionModule:
+    """Return the module of the config's checkpoint with the config's settings.
+
+    They are the checkpoint's, except for what :func:`apply_checkpoint_settings` lets the command
+    line change.
+    """
+    module = DetectionModule.load_from_checkpoint(
+        cast(str, config.run.ckpt_path), speed=config.speed
+    )
+    backbone = config.detector["backbone"]
+    if backbone.ranks != module.settings.backbone.ranks:
+        module = compress(module, backbone.ranks)
+    settings = config.settings(module.class_names, backbone)
+    if settings == module.settings and not config.run.plus_one:
+        return module
+    return module.with_settings(settings, plus_one=config.run.plus_one)
+
+
+def metrics_of(trainer: pl.Trainer) -> dict[str, float]:
+    """Return the metrics that the trainer's last loop logged, by tag."""
+    return {tag: float(value) for tag, value in trainer.callback_metrics.items()}
+
+
+# --- the objects of a run -----------------------------------------------------------------------
+
+
+def build_data(config: Config) -> DetectionDataModule:
+    """Return the data module; a source of data is wrapped into one."""
+    built = instantiate(config.plain["data"], _convert_="all")
+    if isinstance(built, pl.LightningDataModule):
+        return cast(DetectionDataModule, built)
+    files = config.proposals if needs_proposals(config.system) else None
+    return DetectionDataModule(built, config.loader, proposals=files)
+
+
+def build_module(
+    config: Config, data: DetectionDataModule, weights: Weights | None = None
+) -> DetectionModule:
+    """Return the detector for the classes of the data.
+
+    Args:
+        config: the config.
+        data: data module of the run.
+        weights: the resolved backbone and its weights; by default they are resolved here.
+
+    Raises:
+        WeightsError: the weights that the config insists on cannot be found.
+        SettingsError: box targets are to be measured, and the data has no stored proposals.
+    """
+    backbone, loaded = weights or resolve(config.detector["backbone"])
+    settings = config.settings(data.class_names, backbone)
+    if config.delta_statistics == "empirical":
+        dataset = data.dataset("train")
+        if not isinstance(dataset, ProposedDataset):
+            raise SettingsError(
+                "model.delta_statistics='empirical' is not possible: the training split of "
+                f"{type(data).__name__} is no rcnn.data.proposals.ProposedDataset. Choose fixed."
+            )
+        deltas = measure_deltas(dataset, settings, config.loader.flip)
+        settings = replace(settings, deltas=deltas)
+    module = DetectionModule(
+        settings,
+        system=config.system,
+        recipe=instantiate(config.plain["optimizer"], _convert_="all"),
+        scheme="exact" if config.scheme.name == "exact" else "joint",
+        seed=config.run.seed,
+        plus_one=config.run.plus_one,
+        weights=loaded.source,
+        speed=config.speed,
+    )
+    rank_zero_info(loaded.load_into(module.detector.network))
+    return module
+
+
+def build_trainer(config: Config) -> pl.Trainer:
+    """Return the trainer with its callbacks and loggers, and settle what holds for its process.
+
+    That is the precision of matrix products, and whether freed memory is kept.
+    """
+    torch.set_float32_matmul_precision(config.speed.matmul)
+    if config.speed.keep_memory:
+        keep_freed_memory()
+    nodes = {key: config.plain[key].values() for key in ("callbacks", "logger")}
+    callbacks = [instantiate(node, _convert_="all") for node in nodes["callbacks"] if node]
+    loggers = [instantiate(node, _convert_="all") for node in nodes["logger"] if node]
+    # Two callbacks insist on what may have been switched off.
+    if not loggers:
+        callbacks = [one for one in callbacks if not isinstance(one, LearningRateMonitor)]
+    if not config.plain["trainer"].get("enable_progress_bar", True):
+        callbacks = [one for one in callbacks if not isinstance(one, ProgressBar)]
+    trainer = instantiate(
+        config.plain["trainer"],
+        callbacks=callbacks,
+        logger=loggers,
+        # Where callbacks.progress=null leaves none, Lightning would draw a bar of its own.
+        enable_progress_bar=any(isinstance(one, ProgressBar) for one in callbacks),
+        default_root_dir=config.run.run_dir,
+        _convert_="all",
+    )
+    return cast(pl.Trainer, trainer)
+
+
+# --- what does not fit together -----------------------------------------------------------------
+
+
+def _check_classes(
+    checkpoint: str, known: Sequence[str], data: DetectionDataModule, split: Any
+) -> None:
+    found = data.dataset(split).class_names
+    if tuple(found) != tuple(known):
+        raise SettingsError(
+            f"ckpt_path={checkpoint} was trained on the classes {', '.join(known)}, but the "
+            f"{split} split has {', '.join(found)}. Give the data that has the checkpoint's "
+            "classes, or start a training on other classes from its weights with "
+            f"backbone.weights={checkpoint}."
+        )
+
+
+def _check_resumed(path: str, module: DetectionModule) -> None:
+    """Refuse to resume from a checkpoint of another detector, before Lightning would fail to."""
+    checkpoint = read_checkpoint(path)
+    record = checkpoint[CHECKPOINT_KEY]
+    theirs, ours = (
+        {"system": s} | n
+        for s, n in (
+            (record["system"], record["settings"]),
+            (module.system, to_plain(module.settings)),
+        )
+    )
+    old = {name: tuple(tensor.shape) for name, tensor in checkpoint["state_dict"].items()}
+    new = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    if theirs["class_names"] != ours["class_names"] or old != new:
+        parts = [key for key in ours if theirs.get(key) != ours[key]]
+        differences = "; ".join(
+            f"{key} is {theirs.get(key)} there and {ours[key]} here" for key in parts
+        )
+        raise SettingsError(
+            f"ckpt_path={path} cannot be resumed from, because it is of another detector: "
+            f"{differences}. Resume with the command that it was trained with."
+        )
+    if "optimizer_states" not in checkpoint:
+        raise CheckpointError(
+            f"{path}: holds weights but no state of a training, so no training can be resumed "
+            f"from it. Start one from its weights with backbone.weights={path}."
+        )
+
+
+# --- the record of a run ------------------------------------------------------------------------
+
+PACKAGES = (
+    *("rcnn", "torch", "torchvision", "pytorch-lightning"),
+    *("hydra-core", "omegaconf", "torchmetrics", "numpy"),
+)
+
+
+def environment() -> dict[str, Any]:
+    """Return the command, the code's commit, the versions of the packages, and the machine."""
+    cuda = torch.cuda
+    return {
+        "command": " ".join(sys.argv),
+        "commit": _git("rev-parse", "HEAD"),
+        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "processors": os.cpu_count(),
+        "accelerators": [cuda.get_device_name(index) for index in range(cuda.device_count())],
+    }
+
+
+def print_results(results: Results, run_dir: str, console: Console | None = None) -> None:
+    """Print one table, a row for all classes and one for each, then the run's folder."""
+    console = console or Console()
+    split = "test" if any(tag.startswith("test/") for tag in results.metrics) else "val"
+    console.print(score_table(results.metrics, results.per_class.get(split, {}), split))
+    lines = [Text(recall_line(results.metrics, split))]
+    if results.steps:
+        lines.append(Text(f"{results.steps} steps in {results.seconds:.0f} s"))
+    lines += [Text(note, style="yellow") for note in results.notes]
+    for line in (*lines, Text(f"Run folder: {run_dir}")):
+        console.print(line, soft_wrap=True)
+
+
+def silence_warnings() -> None:
+    """Let Lightning log warnings only, and drop those that the user need not act on."""
+    # Hydra has set up logging in the first process; processes that it does not know need it, too.
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        "Experiment logs directory .* exists and is not empty",  # the run folder holds the config
+        ".*isinstance\\(treespec, LeafSpec\\).* is deprecated",  # between Lightning and torch
+        ".*does not have many workers.*",  # loader.workers is the user's choice
+        "The number of training batches .* is smaller than the logging interval",
+        ".*DistributedSampler.*",  # ours gives each process its share, without padding
+        "Total length of .* is zero",  # there is no validation split
+        "Checkpoint directory .* exists and is not empty",  # a step of a training that goes on
+        ".*your dataloader is not resumable.*",  # ours goes on inside an epoch
+        "Found .* module\\(s\\) in eval mode at the start of training",  # frozen batch norms
+    ):
+        warnings.filterwarnings("ignore", message)
+
+
+def _settled(config: Config, weights: Weights | None) -> dict[str, Any]:
+    """Return the plain config with the weights that were found, so that all processes agree."""
+    if weights is None or weights[1].tensors is not None:
+        return config.plain
+    return config.plain | {"backbone": config.plain["backbone"] | {"weights": None}}
+
+
+def _weight_notes(config: Config, weights: Weights | None) -> list[str]:
+    if weights is None or weights[1].tensors is not None:
+        return []
+    unlearned = (
+        "model=sppnet never learns its convolutions: they stay RANDOM. Give "
+        "backbone.weights=imagenet, or the path of a file."
+    )
+    return [weights[1].message, *([unlearned] if config.system == "sppnet" else [])]
+
+
+def _write_start(folder: Path, plain: Mapping[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with whole_file(folder / "config.yaml") as partial:
+        partial.write_text(OmegaConf.to_yaml(OmegaConf.create(dict(plain))), encoding="utf-8")
+    write_json(folder / "environment.json", environment())
 
 
 def _log_hyperparameters(config: Config, trainer: pl.Trainer, metrics: dict[str, float]) -> None:
@@ -160,5 +424,17 @@ def _log_hyperparameters(config: Config, trainer: pl.Trainer, metrics: dict[str,
             logger.log_hyperparams(chosen, finals)
 
 
-def _metrics(trainer: pl.Trainer) -> dict[str, float]:
-    return {tag: float(value) for tag, value in trainer.callback_metrics.items()}
+def _git(*arguments: str) -> str | None:
+    """Return git's answer about the code that runs; None without a repository or git."""
+    try:
+        answer = subprocess.run(
+            ["git", *arguments],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip()

@@ -1,36 +1,68 @@
-"""A run in steps: from its config to the plan, the data and the trainers of each step."""
+"""A run in steps: from its config to the plan, the data and the trainer of each step.
+
+A step's product is stored under a fingerprint of what it was made from, see
+:mod:`rcnn.training.stages`. The rule for the config: every key counts unless it is known to change
+nothing that is learned. A key that is new changes the fingerprints until somebody lists it below,
+and a run takes a stored product at worst too seldom, never wrongly.
+"""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytorch_lightning as pl
 from hydra.utils import instantiate
 
-from rcnn.app.build import build_data, build_trainer
+import rcnn
 from rcnn.app.config import Config
-from rcnn.app.results import Results
-from rcnn.app.step_inputs import step_inputs
+from rcnn.app.run import Results, Weights, build_data, build_trainer, metrics_of
+from rcnn.data import DetectionDataset
+from rcnn.data.proposals import SUFFIX, ProposalFiles, fingerprint
 from rcnn.data.splits import Split, TrainingSource
-from rcnn.data.stored import ProposalFiles
-from rcnn.model.backbones import resolve
+from rcnn.model.backbones import LoadedWeights
 from rcnn.model.build import needs_proposals
 from rcnn.settings import SettingsError
 from rcnn.training import DetectionDataModule, DetectionModule
 from rcnn.training.schemes import AlternatingTraining, train_stage_wise
-from rcnn.training.stages import BEGUN, Plan, StageRunner, StageStore
+from rcnn.training.stages import BEGUN, Plan, StageRunner, StageStore, connect_processes
+
+STAND_IN = ("images", "backbone", "anchors", "thresholds", "pooling", "model", "data", "scheme")
+"""Groups that the fingerprint replaces by something better: the detector's settings without those
+that concern detection only, a hash of images and objects, and the number of optimiser steps."""
+
+NO_INFLUENCE = (
+    *("name", "run_dir", "task", "ckpt_path", "monitor", "plus_one", "sweep.*", "seed"),
+    *("logger.*", "proposals.folder", "speed", "speed.*", "loader.workers"),
+    # The length is in the number of optimiser steps, and the devices are counted as processes.
+    *("trainer.max_*", "trainer.limit_*", "trainer.devices", "trainer.num_nodes"),
+    *("trainer.enable_*", "trainer.log_every_n_steps", "trainer.benchmark"),
+    # Steps have no validation.
+    *("trainer.check_val_every_n_epoch", "trainer.val_check_interval"),
+    "trainer.num_sanity_val_steps",
+)
+"""Patterns of keys that change nothing that is learned. The seed is a step's own input."""
+
+OBSERVERS = (
+    *("ModelCheckpoint", "Pictures", "Progress", "Throughput", "LearningRateMonitor"),
+    "FiniteLoss",
+)
+"""Classes of callbacks that change nothing; they may stop a step, which then is not stored."""
 
 WITHOUT_VALIDATION = ("ModelCheckpoint", "Pictures")
 """Callbacks of a run that its steps do not have: their checkpoint is their own."""
 
 
-def run_in_steps(config: Config, data: DetectionDataModule) -> Results:
+def run_in_steps(config: Config, data: DetectionDataModule, weights: Weights) -> Results:
     """Train in steps and test what they end in.
 
     Raises:
@@ -38,8 +70,9 @@ def run_in_steps(config: Config, data: DetectionDataModule) -> Results:
     """
     _check(config, data)
     trainer = build_trainer(config)
+    connect_processes(trainer)
     runner = StageRunner(
-        _plan(config, data, trainer),
+        _plan(config, data, trainer, weights),
         StageStore(cast(str, config.scheme.store)),
         lambda folder: _step_data(config, folder),
         lambda name, folder, steps: _step_trainer(config, name, folder, steps),
@@ -83,25 +116,24 @@ def _check(config: Config, data: DetectionDataModule) -> None:
         )
 
 
-def _plan(config: Config, data: DetectionDataModule, trainer: pl.Trainer) -> Plan:
-    backbone, weights = resolve(config.detector["backbone"])
+def _plan(config: Config, data: DetectionDataModule, trainer: pl.Trainer, weights: Weights) -> Plan:
+    backbone, loaded = weights
     train = data.dataset("train")
     return Plan(
         settings=config.settings(train.class_names, backbone),
         recipe=instantiate(config.plain["optimizer"], _convert_="all"),
-        weights=weights,
+        weights=loaded,
         steps=_steps(config, data, trainer),
         seed=config.run.seed,
-        inputs=step_inputs(config, train, weights, trainer.world_size),
+        inputs=stage_fingerprint(config, train, loaded, trainer.world_size),
         plus_one=config.run.plus_one,
         device=trainer.strategy.root_device,
-        leads=trainer.global_rank == 0,
         speed=config.speed,
     )
 
 
 def _steps(config: Config, data: DetectionDataModule, trainer: pl.Trainer) -> tuple[int, ...]:
-    """Share out the optimiser steps that a joint training would take."""
+    """Return the optimiser steps of each step, which share those of a joint training."""
     images = len(data.dataset("train"))
     batches = math.ceil(images / (data.batch_size * trainer.world_size))
     limit = trainer.limit_train_batches
@@ -122,7 +154,7 @@ def share_out(total: int, shares: Sequence[float]) -> tuple[int, ...]:
 
     Args:
         total: optimiser steps that are shared.
-        shares: of each step; where they sum to 1 the steps sum to ``total``.
+        shares: share of each step; where they sum to 1 the steps sum to ``total``.
     """
     ends = [round(total * part) for part in accumulate(shares)]
     return tuple(max(1, end - begin) for begin, end in pairwise([0, *ends]))
@@ -142,7 +174,11 @@ def _step_trainer(config: Config, name: str, folder: Path, steps: int) -> pl.Tra
     run_dir = str(Path(config.run.run_dir, "stages", name))
     plain = _moved(copy.deepcopy(config.plain), config.run.run_dir, run_dir)
     plain["trainer"] |= {"max_epochs": -1, "max_steps": steps, "num_sanity_val_steps": 0}
-    plain["callbacks"] = _trained_with(plain["callbacks"])
+    plain["callbacks"] = {
+        key: node
+        for key, node in plain["callbacks"].items()
+        if node and _class_name(node) not in WITHOUT_VALIDATION
+    }
     plain["callbacks"]["checkpoint"] = {
         "_target_": "pytorch_lightning.callbacks.ModelCheckpoint",
         "dirpath": str(folder),
@@ -153,17 +189,8 @@ def _step_trainer(config: Config, name: str, folder: Path, steps: int) -> pl.Tra
     return build_trainer(dataclasses.replace(config, plain=plain, run=run))
 
 
-def _trained_with(callbacks: dict[str, Any]) -> dict[str, Any]:
-    """Return the callbacks of a step, which has a checkpoint of its own and no validation."""
-    return {
-        key: node
-        for key, node in callbacks.items()
-        if node and node["_target_"].rpartition(".")[2] not in WITHOUT_VALIDATION
-    }
-
-
 def _moved(value: Any, old: str, new: str) -> Any:
-    """Return a config in which every path under the run's folder lies under another one."""
+    """Return a config in which every path under the run's folder is under another one."""
     if isinstance(value, dict):
         return {key: _moved(item, old, new) for key, item in value.items()}
     if isinstance(value, list):
@@ -187,9 +214,9 @@ def _finish(
     metrics: dict[str, float] = {}
     if data.source.has("val"):
         trainer.validate(module, data, verbose=False)
-        metrics |= {tag: float(value) for tag, value in trainer.callback_metrics.items()}
+        metrics |= metrics_of(trainer)
     trainer.test(module, data, verbose=False)
-    metrics |= {tag: float(value) for tag, value in trainer.callback_metrics.items()}
+    metrics |= metrics_of(trainer)
     monitor = config.run.monitor
     return Results(
         metrics=metrics,
@@ -201,3 +228,79 @@ def _finish(
         seconds=runner.seconds,
         notes=runner.log,
     )
+
+
+def stage_fingerprint(
+    config: Config, train: DetectionDataset, weights: LoadedWeights, processes: int
+) -> dict[str, Any]:
+    """Return what the fingerprints of all steps of a run have in common, as plain values.
+
+    Args:
+        config: the config.
+        train: training split.
+        weights: weights that the first steps start from.
+        processes: number of processes that learn together.
+    """
+    data = {"images": fingerprint(train), "objects": _objects(train)}
+    if needs_proposals(config.system) and config.proposals.folder is not None:
+        file = Path(config.proposals.folder, f"train{SUFFIX}")
+        with file.open("rb") as stream:
+            data["proposals"] = hashlib.file_digest(stream, "sha256").hexdigest()
+    inputs = {
+        "rcnn": rcnn.__version__,
+        "config": _influential(config),
+        "data": data,
+        "pretrained": _hash_of(weights),
+        "processes": processes,
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(inputs))
+    return plain
+
+
+def _influential(config: Config) -> dict[str, Any]:
+    """Return the keys and values that count."""
+    groups = {group: node for group, node in config.plain.items() if group not in STAND_IN}
+    groups["callbacks"] = {
+        key: node
+        for key, node in groups["callbacks"].items()
+        if node and _class_name(node) not in OBSERVERS
+    }
+    here = f"{config.run.run_dir}/"
+    return {
+        key: value.removeprefix(here) if isinstance(value, str) else value
+        for key, value in _leaves(groups)
+        if not any(fnmatchcase(key, pattern) for pattern in NO_INFLUENCE)
+    }
+
+
+def _class_name(node: Mapping[str, Any]) -> str:
+    return str(node["_target_"]).rpartition(".")[2]
+
+
+def _leaves(node: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{where}{key}.")
+        else:
+            yield f"{where}{key}", value
+
+
+def _objects(dataset: DetectionDataset) -> str:
+    """Return a hash of all annotated objects."""
+    content = hashlib.sha256()
+    for index in range(len(dataset)):
+        truth = dataset.ground_truth(index)
+        for tensor in (truth.boxes, truth.labels, truth.difficult, truth.crowd):
+            content.update(np.ascontiguousarray(tensor.numpy()).tobytes())
+    return content.hexdigest()
+
+
+def _hash_of(weights: LoadedWeights) -> str | None:
+    """Return a hash of pretrained weights, None for random ones."""
+    if weights.tensors is None:
+        return None
+    content = hashlib.sha256()
+    for name in sorted(weights.tensors):
+        content.update(name.encode())
+        content.update(weights.tensors[name].contiguous().numpy().tobytes())
+    return content.hexdigest()
