@@ -1,7 +1,7 @@
-"""Making minibatches by workers and cache, decoding, and opening a large COCO file.
+"""Making minibatches by workers, decoding, and opening a large COCO file.
 
 The pictures are those of a folder in VOC layout, or 200 drawn photographs' worth of 640 x 480. Each
-row has its loader run an epoch first, so that workers are there and a cache is full. "processor ms"
+row has its loader run an epoch first, so that its workers are there. "processor ms"
 are those of an image, in the training process and in its workers; on a machine that has other work
 they say more than images a second. Decoders read the same pictures in turn, on one thread, with and
 without the resizing that follows. The last row opens annotations of as many images and objects as

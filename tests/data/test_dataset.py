@@ -1,12 +1,13 @@
-"""What all data sets of image files have in common."""
+"""Data sets of image files, and several data sets as one."""
 
 import pickle
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
-from rcnn.data import DataError, VOCDataset
+from rcnn.data import DataError, JoinedDataset, ShapesDataset, VOCDataset
 
 Write = Callable[..., Path]
 
@@ -25,23 +26,18 @@ def test_index_counts_from_the_end_and_stops_there(
             read(2)
 
 
-def test_reading_does_not_start_before_an_image_is_asked_for(write_voc: Write) -> None:
-    root = write_voc("a")
-    dataset = VOCDataset(root, "train", ["dog"])
-    (root / "JPEGImages" / "a.jpg").unlink()
-    assert len(dataset.ground_truth(0)) == 0
-    with pytest.raises(DataError, match=r"a\.jpg: missing image"):
-        dataset[0]
-
-
-def test_image_that_changed_its_size_since_is_an_error(
+def test_image_that_is_gone_or_changed_since_is_an_error_when_it_is_read(
     write_voc: Write, write_image: Write
 ) -> None:
     root = write_voc("a")
     dataset = VOCDataset(root, "train", ["dog"])
     write_image(root / "JPEGImages" / "a.jpg", (20, 30))
-    with pytest.raises(DataError, match="annotated as 60 x 40, the image file has 30 x 20"):
+    with pytest.raises(DataError, match=r"a\.jpg: wrong image size: .* 60 x 40, .* 30 x 20"):
         dataset[0]
+    (root / "JPEGImages" / "a.jpg").unlink()
+    with pytest.raises(DataError, match=r"a\.jpg: missing image"):
+        dataset[0]
+    assert len(dataset.ground_truth(0)) == 0
 
 
 def test_aspect_ratio_is_that_of_the_decoded_image(shared_data: Path) -> None:
@@ -54,3 +50,44 @@ def test_aspect_ratio_is_that_of_the_decoded_image(shared_data: Path) -> None:
 def test_data_set_survives_the_way_to_another_process(write_voc: Write) -> None:
     dataset = pickle.loads(pickle.dumps(VOCDataset(write_voc("a"), "train", ["dog"])))
     assert dataset[0].image_id == "a"
+
+
+@pytest.mark.parametrize("names", [("square",), ("circle", "square", "triangle")])
+def test_joined_images_follow_each_other_with_unique_ids(names: tuple[str, ...]) -> None:
+    parts = {
+        name: ShapesDataset(count, size=size, class_names=names)
+        for name, count, size in (("a", 2, 32), ("b", 3, 40))
+    }
+    joined = JoinedDataset(parts)
+    assert joined.class_names == names
+    assert len(joined) == len(joined.aspect_ratios) == len(joined.sizes) == 5
+    assert len(set(joined.image_ids)) == 5
+    for index, (name, number) in enumerate([("a", 0), ("a", 1), ("b", 0), ("b", 1), ("b", 2)]):
+        sample, original = joined[index], parts[name][number]
+        assert sample.image_id == joined.image_ids[index] == f"{name}/{original.image_id}"
+        assert sample.image.equal(original.image)
+        assert sample.original_size == tuple(joined.sizes[index])
+        for truth in (sample.ground_truth, joined.ground_truth(index)):
+            torch.testing.assert_close(truth.boxes, original.ground_truth.boxes)
+            assert truth.labels.equal(original.ground_truth.labels)
+    assert joined[-1].image_id == joined[4].image_id
+    with pytest.raises(IndexError):
+        joined[5]
+
+
+def test_what_the_parts_left_out_is_summed_up() -> None:
+    parts = {name: ShapesDataset(1, size=32) for name in "ab"}
+    for part in parts.values():
+        part.problems.counts["bad box"] += 1
+        part.problems.messages.append("a bad box")
+    problems = JoinedDataset(parts).problems
+    assert (problems.counts, problems.messages) == ({"bad box": 2}, ["a bad box"] * 2)
+
+
+def test_different_classes_are_refused_by_name_and_nothing_cannot_be_joined() -> None:
+    one = ShapesDataset(1, size=32)
+    other = ShapesDataset(1, size=32, class_names=["square", "circle"])
+    with pytest.raises(DataError, match=r"x and y: different classes: .*triangle.*square"):
+        JoinedDataset({"x": one, "y": other})
+    with pytest.raises(DataError, match="no data set"):
+        JoinedDataset({})

@@ -1,5 +1,7 @@
 """Synthetic pictures."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -23,7 +25,8 @@ def test_boxes_are_the_exact_extents_of_the_drawn_pixels() -> None:
     dataset = ShapesDataset(60, seed=3)
     for index in range(60):
         sample = dataset[index]
-        assert coloured_extents(sample.image, sample.ground_truth.boxes) == sample.ground_truth.boxes.tolist()
+        boxes = sample.ground_truth.boxes
+        assert coloured_extents(sample.image, boxes) == boxes.tolist()
 
 
 def test_each_kind_covers_its_share_of_the_box() -> None:
@@ -32,7 +35,9 @@ def test_each_kind_covers_its_share_of_the_box() -> None:
     for index in range(60):
         sample = dataset[index]
         for (x1, y1, x2, y2), label in zip(
-            sample.ground_truth.boxes.int().tolist(), sample.ground_truth.labels.tolist(), strict=True
+            sample.ground_truth.boxes.int().tolist(),
+            sample.ground_truth.labels.tolist(),
+            strict=True,
         ):
             colour = sample.image[:, (y1 + y2) // 2, (x1 + x2) // 2]
             window = sample.image[:, y1:y2, x1:x2]
@@ -42,17 +47,17 @@ def test_each_kind_covers_its_share_of_the_box() -> None:
         assert len(shares[label]) > 20
 
 
-def test_picture_hangs_on_seed_and_index_only() -> None:
+def test_picture_depends_on_seed_and_index_only() -> None:
     dataset = ShapesDataset(5, seed=1)
     backwards = {index: dataset[index] for index in reversed(range(5))}
     for index in range(5):
         again = ShapesDataset(9, seed=1)[index]
-        torch.testing.assert_close(again.image, backwards[index].image)
-        torch.testing.assert_close(again.ground_truth.boxes, backwards[index].ground_truth.boxes)
-        torch.testing.assert_close(dataset.ground_truth(index).boxes, again.ground_truth.boxes)
-        torch.testing.assert_close(dataset.ground_truth(index).labels, again.ground_truth.labels)
-        assert not torch.equal(again.image, ShapesDataset(9, seed=2)[index].image)
-    assert not torch.equal(backwards[0].image, backwards[1].image)
+        assert again.image.equal(backwards[index].image)
+        for truth in (backwards[index].ground_truth, dataset.ground_truth(index)):
+            assert truth.boxes.equal(again.ground_truth.boxes)
+            assert truth.labels.equal(again.ground_truth.labels)
+        assert not again.image.equal(ShapesDataset(9, seed=2)[index].image)
+    assert not backwards[0].image.equal(backwards[1].image)
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
@@ -78,12 +83,11 @@ def test_share_of_images_without_objects() -> None:
 
 def test_shapes_do_not_hide_each_other_in_a_crowd() -> None:
     dataset = ShapesDataset(20, seed=5, max_objects=30)
-    counts = []
     for index in range(20):
         sample = dataset[index]
-        counts.append(len(sample.ground_truth))
-        assert coloured_extents(sample.image, sample.ground_truth.boxes) == sample.ground_truth.boxes.tolist()
-    assert max(counts) > 8
+        boxes = sample.ground_truth.boxes
+        assert coloured_extents(sample.image, boxes) == boxes.tolist()
+    assert max(len(dataset.ground_truth(index)) for index in range(20)) > 8
 
 
 def test_size_and_names() -> None:
@@ -92,14 +96,37 @@ def test_size_and_names() -> None:
     assert sample.image.shape == (3, 48, 48)
     assert sample.original_size == (48, 48)
     assert sample.image_id == dataset.image_ids[2] == "shapes-7-000002"
-    assert dataset.class_names == ("circle", "square", "triangle")
     assert dataset.aspect_ratios.tolist() == [1, 1, 1]
     with pytest.raises(IndexError):
         dataset[3]
 
 
-def test_impossible_settings_are_named() -> None:
-    with pytest.raises(SettingsError, match="count=0"):
-        ShapesDataset(0)
-    with pytest.raises(SettingsError, match=r"empty_share=1\.5"):
-        ShapesDataset(1, empty_share=1.5)
+@pytest.mark.parametrize("names", [("square",), ("square", "circle")])
+def test_some_shapes_only_have_the_labels_of_their_order(names: tuple[str, ...]) -> None:
+    dataset = ShapesDataset(20, size=64, class_names=names)
+    assert dataset.class_names == names
+    labels = torch.cat([dataset.ground_truth(index).labels for index in range(20)])
+    assert set(labels.tolist()) == set(range(1, len(names) + 1))
+    for index in range(20):
+        sample = dataset[index]
+        for (x1, y1, x2, y2), label in zip(
+            sample.ground_truth.boxes.int(), sample.ground_truth.labels, strict=True
+        ):
+            window = sample.image[:, y1:y2, x1:x2]
+            corner_is_covered = window[:, 0, 0].equal(window[:, (y2 - y1) // 2, (x2 - x1) // 2])
+            assert corner_is_covered == (names[label - 1] == "square")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"count": 0}, "count=0"),
+        ({"empty_share": 1.5}, r"empty_share=1\.5"),
+        ({"class_names": ()}, r"class_names=\(\)"),
+        ({"class_names": ("disc",)}, "'disc'.*circle, square, triangle"),
+        ({"class_names": ("circle", "circle")}, "class_names="),
+    ],
+)
+def test_impossible_settings_are_named(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        ShapesDataset(**{"count": 1, **settings})

@@ -1,4 +1,4 @@
-"""Folders in VOC layout."""
+"""Folders in VOC layout, and PASCAL VOC by name."""
 
 import warnings
 from collections.abc import Callable
@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision.datasets
 
-from rcnn.data import DataError, DataWarning, VOCDataset
+from rcnn.data import PASCAL_CLASSES, DataError, DataWarning, VOCDataset, pascal_voc
 
 Write = Callable[..., Path]
 Element = Callable[..., str]
@@ -26,15 +27,16 @@ def test_corners_become_continuous_and_zero_based(write_voc: Write, voc_object: 
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
+@pytest.mark.parametrize("names", [("dog",), ("cat", "dog")])
 def test_image_with_any_number_of_objects_is_ordinary(
-    write_voc: Write, voc_object: Element, count: int
+    write_voc: Write, voc_object: Element, count: int, names: tuple[str, ...]
 ) -> None:
-    write_voc("a", voc_object("dog", (1, 1, 9, 9)))
+    write_voc("a", "".join(voc_object(name, (1, 1, 9, 9)) for name in names))
     root = write_voc("b", voc_object("dog", (1, 1, 9, 9)) * count)
     dataset = VOCDataset(root, "train")
-    assert len(dataset) == 2
-    assert len(dataset[1].ground_truth) == count
+    assert (len(dataset), dataset.class_names) == (2, names)
     assert dataset[1].ground_truth.boxes.shape == (count, 4)
+    assert dataset[1].ground_truth.labels.tolist() == [len(names)] * count
 
 
 def test_coordinates_may_have_decimals_and_difficult_may_be_missing(
@@ -68,20 +70,15 @@ def test_classes_of_every_split_are_those_of_the_whole_folder(
         assert dataset.ground_truth(0).labels.tolist() == [label]
 
 
-def test_file_of_classes_fixes_their_order(write_voc: Write, voc_object: Element) -> None:
+def test_file_of_classes_fixes_their_order_and_given_names_go_before_it(
+    write_voc: Write, voc_object: Element
+) -> None:
     root = write_voc(objects=voc_object("cat", (1, 1, 9, 9)))
     (root / "classes.txt").write_text("dog\n\ncat\n")
     dataset = VOCDataset(root, "train")
     assert dataset.class_names == ("dog", "cat")
     assert dataset.ground_truth(0).labels.tolist() == [2]
-
-
-def test_given_class_names_go_before_those_of_the_folder(
-    write_voc: Write, voc_object: Element
-) -> None:
-    root = write_voc(objects=voc_object("cat", (1, 1, 9, 9)))
-    (root / "classes.txt").write_text("cat\n")
-    assert VOCDataset(root, "train", ["bird", "cat"]).ground_truth(0).labels.tolist() == [2]
+    assert VOCDataset(root, "train", ["cat"]).ground_truth(0).labels.tolist() == [1]
 
 
 def test_unknown_class_is_an_error_that_names_the_nearest(
@@ -108,11 +105,6 @@ def test_unknown_split_names_those_that_exist(write_voc: Write) -> None:
         VOCDataset(root, "tran")
 
 
-def test_folder_without_splits_tells_of_split_all(shared_data: Path) -> None:
-    with pytest.raises(DataError, match=r"voc100 has no split 'trainval'.*'all' takes every"):
-        VOCDataset(shared_data / "voc100")
-
-
 @pytest.mark.parametrize("folder", ["Annotations", "JPEGImages"])
 def test_wrong_layout_names_the_missing_folder(tmp_path: Path, folder: str) -> None:
     for other in {"Annotations", "JPEGImages"} - {folder}:
@@ -125,22 +117,18 @@ def test_image_listed_twice_names_both_lines(write_voc: Write) -> None:
     write_voc("a")
     write_voc("b")
     root = write_voc("a")
-    with pytest.raises(DataError, match=r"train\.txt, line 3: image 'a' stands in line 1"):
+    with pytest.raises(DataError, match=r"train\.txt, line 3: image 'a' .* line 1"):
         VOCDataset(root, "train")
 
 
-def test_empty_split_is_an_error_even_under_skip(write_voc: Write) -> None:
-    root = write_voc("a")
-    (root / "ImageSets" / "Main" / "train.txt").write_text("\n \n")
-    with pytest.raises(DataError, match=r"train\.txt lists no image"):
-        VOCDataset(root, "train", on_error="skip")
-
-
-def test_split_whose_images_are_all_bad_is_an_error_even_under_skip(write_voc: Write) -> None:
+def test_split_without_any_usable_image_is_an_error_even_under_skip(write_voc: Write) -> None:
     root = write_voc("a")
     (root / "JPEGImages" / "a.jpg").unlink()
     with pytest.raises(DataError, match=r"no usable image.*missing image"):
         VOCDataset(root, "train", ["dog"], on_error="skip")
+    (root / "ImageSets" / "Main" / "train.txt").write_text("\n \n")
+    with pytest.raises(DataError, match=r"train\.txt lists no image"):
+        VOCDataset(root, "train", on_error="skip")
 
 
 def test_picture_may_have_another_format_and_jpeg_goes_first(
@@ -269,3 +257,66 @@ def test_voc_photographs_read_as_documented(shared_data: Path) -> None:
     assert sample.ground_truth.boxes.tolist() == [[173, 100, 349, 351]]
     assert dataset.class_names[sample.ground_truth.labels[0] - 1] == "person"
     assert dataset.aspect_ratios[0] == pytest.approx(486 / 500)
+
+
+# --- PASCAL VOC by name ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def devkit(tmp_path: Path, write_voc: Write, voc_object: Callable[..., str]) -> Path:
+    """A small VOCdevkit: 2007 with trainval and test, 2012 with trainval."""
+    cat = voc_object("cat", (1, 1, 9, 9))
+    for year, image_id, split in (
+        ("2007", "000005", "trainval"),
+        ("2007", "000001", "test"),
+        ("2012", "2008_000002", "trainval"),
+    ):
+        write_voc(image_id, cat, split=split, root=tmp_path / "VOCdevkit" / f"VOC{year}")
+    return tmp_path
+
+
+def test_one_year_has_its_own_images_and_all_classes(devkit: Path) -> None:
+    dataset = pascal_voc("VOC2007", devkit)
+    assert list(dataset.image_ids) == ["000005"]
+    assert dataset.class_names == PASCAL_CLASSES
+    assert len(PASCAL_CLASSES) == 20
+    assert PASCAL_CLASSES[dataset.ground_truth(0).labels[0] - 1] == "cat"
+
+
+def test_the_two_years_together_keep_their_ids_apart_and_have_the_test_set_of_2007(
+    devkit: Path,
+) -> None:
+    dataset = pascal_voc("VOC0712", devkit)
+    assert list(dataset.image_ids) == ["VOC2007/000005", "VOC2012/2008_000002"]
+    assert dataset[1].image_id == "VOC2012/2008_000002"
+    assert list(pascal_voc("VOC0712", devkit, "test").image_ids) == ["VOC2007/000001"]
+
+
+def test_challenge_that_cannot_be_opened_is_named_with_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"VOC2012 test set .*'val'"):
+        pascal_voc("VOC2012", tmp_path, "test")
+    with pytest.raises(DataError, match=r"'VOC2017', did you mean 'VOC20\d\d'\? Known are"):
+        pascal_voc("VOC2017", tmp_path)
+    with pytest.raises(DataError, match=r"VOCdevkit/VOC2007.*data\.download=true"):
+        pascal_voc("VOC2007", tmp_path)
+
+
+@pytest.mark.parametrize(("split", "fetched"), [("trainval", []), ("val", [("2012", "val")])])
+def test_only_what_is_missing_is_downloaded(
+    devkit: Path,
+    write_voc: Write,
+    monkeypatch: pytest.MonkeyPatch,
+    split: str,
+    fetched: list[tuple[str, str]],
+) -> None:
+    made = []
+
+    def download(root: str, year: str, image_set: str, download: bool) -> None:
+        assert root == str(devkit)
+        assert download
+        made.append((year, image_set))
+        write_voc("x", split=image_set, root=devkit / "VOCdevkit" / f"VOC{year}")
+
+    monkeypatch.setattr(torchvision.datasets, "VOCDetection", download)
+    assert len(pascal_voc("VOC2012", devkit, split, download=True)) == 1
+    assert made == fetched

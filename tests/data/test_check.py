@@ -1,4 +1,4 @@
-"""A thorough look at a data set."""
+"""The report on a whole data set."""
 
 import warnings
 from collections.abc import Callable
@@ -29,11 +29,14 @@ def test_counts_and_sizes_are_those_of_the_annotations(
         assert words in str(report)
 
 
-def test_data_without_any_object_have_a_report(write_voc: Write) -> None:
-    report = check(VOCDataset(write_voc("a"), "train", ["dog"]))
-    assert report.objects == {"dog": 0}
-    assert report.box_sizes == ()
-    assert "there are no boxes" in str(report)
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_report_of_one_class(write_voc: Write, voc_object: Callable[..., str], count: int) -> None:
+    objects = voc_object("dog", (1, 1, 4, 9)) * count
+    report = check(VOCDataset(write_voc("a", objects), "train", ["dog"]))
+    assert report.objects == {"dog": count}
+    assert report.box_sizes == ((6.0,) * 5 if count else ())
+    assert report.objects_per_image == (count,) * 5
+    assert ("there are no boxes" in str(report)) == (count == 0)
 
 
 def test_image_that_breaks_only_when_decoded_is_named(write_voc: Write, write_image: Write) -> None:

@@ -67,10 +67,7 @@ def test_resizing_changes_the_pixels_only(make_sample: Make) -> None:
     assert larger.image.dtype == torch.uint8
     assert larger.original_size == (40, 60)
     assert larger.ground_truth is sample.ground_truth
-
-
-def test_longer_side_is_a_limit(make_sample: Make) -> None:
-    assert resized(make_sample((40, 60)), 80, 90).image.shape == (3, 60, 90)
+    assert resized(sample, 80, 90).image.shape == (3, 60, 90)  # the longer side is a limit
 
 
 def test_flip_and_resize_may_change_places(make_sample: Make) -> None:
@@ -114,17 +111,23 @@ def test_same_generator_gives_the_same_result(make_sample: Make) -> None:
 
 
 def test_evaluation_transform_draws_nothing(make_sample: Make, generator: torch.Generator) -> None:
-    before = generator.get_state()
-    sample = EvaluationTransform(8, 100)(make_sample((4, 6), [[0, 0, 1, 1]]), generator)
-    assert sample.image.shape == (3, 8, 12)
-    assert sample.ground_truth.boxes.tolist() == [[0, 0, 1, 1]]
-    torch.testing.assert_close(generator.get_state(), before)
+    before, sample = generator.get_state(), make_sample((4, 6), [[0, 0, 1, 1]])
+    changed = EvaluationTransform(8, 100)(sample, generator)
+    assert changed.image.shape == (3, 8, 12)
+    assert changed.original is None
+    assert changed.ground_truth.boxes.tolist() == [[0, 0, 1, 1]]
+    assert generator.get_state().equal(before)
+    kept = EvaluationTransform(8, 100, keep_original=True)(sample, generator).original
+    assert kept is sample.image
 
 
 def test_impossible_settings_are_named() -> None:
     with pytest.raises(SettingsError, match="flip_probability=2"):
         TrainingTransform(flip_probability=2.0)
-    with pytest.raises(SettingsError, match=r"shorter_sides=\(\)"):
-        TrainingTransform(shorter_sides=())
+    for sides in ((), (0,)):
+        with pytest.raises(SettingsError, match="shorter_sides"):
+            TrainingTransform(shorter_sides=sides)
     with pytest.raises(SettingsError, match=r"longer_side=500.*600"):
         EvaluationTransform(600, 500)
+    with pytest.raises(SettingsError, match="shorter_side=0"):
+        EvaluationTransform(shorter_side=0)
