@@ -1,14 +1,26 @@
-"""A small detector, and small data to train it on."""
+"""A small detector and small data to train it on; a toy that trains in no time; two processes."""
 
+# ruff: noqa: ARG002 (the arguments of the hooks are Lightning's)
+
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from rcnn.data import DataSource, ShapesSource
-from rcnn.data.stored import ProposalWriter
+from rcnn.data.proposal_writer import ProposalWriter
 from rcnn.model.anchors import AnchorSettings
 from rcnn.model.backbones import BackboneSettings
 from rcnn.model.settings import DetectorSettings
@@ -21,16 +33,22 @@ NAMES = ("circle", "square", "triangle")
 
 
 @pytest.fixture(autouse=True)
-def _quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _quiet() -> Iterator[None]:
     """Lightning's advice is no failure."""
-    import warnings
-
     with warnings.catch_warnings():
-        for message in (".*does not have many workers.*", ".*smaller than the logging interval.*"):
+        for message in (
+            ".*does not have many workers.*",
+            ".*smaller than the logging interval.*",
+            ".*recommended to use `self.log.*sync_dist.*",
+            ".*custom batch sampler.*",
+            ".*your dataloader is not resumable.*",
+            ".*LeafSpec.* is deprecated",  # between Lightning and torch
+            "Found .* module\\(s\\) in eval mode",
+            "Total length of .* is zero",
+            "Checkpoint directory .* is not empty",
+            "You defined a `validation_step` but have no",
+        ):
             warnings.filterwarnings("ignore", message)
-        warnings.filterwarnings("ignore", ".*recommended to use `self.log.*sync_dist.*")
-        warnings.filterwarnings("ignore", ".*custom batch sampler.*")
-        warnings.filterwarnings("ignore", "Found .* module\\(s\\) in eval mode")
         yield
 
 
@@ -66,7 +84,8 @@ def propose(tmp_path: Path) -> Callable[[DataSource], Path]:
         folder.mkdir()
         for split in ("train", "val", "test"):
             dataset = source.dataset(split)
-            with ProposalWriter(folder / f"{split}.proposals", dataset, "the objects") as writer:
+            path = folder / f"{split}.safetensors"
+            with ProposalWriter(path, dataset, "the objects") as writer:
                 for index, image_id in enumerate(dataset.image_ids):
                     writer.add(image_id, dataset.ground_truth(index).boxes)
                 writer.finish()
@@ -77,21 +96,146 @@ def propose(tmp_path: Path) -> Callable[[DataSource], Path]:
 
 @pytest.fixture
 def trainer(tmp_path: Path) -> Callable[..., pl.Trainer]:
-    """Makes a silent trainer that writes into the test's folder."""
+    """Makes silent trainers on the CPU that write into the test's folder."""
 
-    def make(epochs: int = 1, callbacks: list[pl.Callback] | None = None) -> pl.Trainer:
+    def make(*callbacks: pl.Callback, **options: Any) -> pl.Trainer:
+        defaults: dict[str, Any] = {
+            "max_epochs": 1,
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "use_distributed_sampler": False,
+            "num_sanity_val_steps": 0,
+            "default_root_dir": tmp_path,
+        }
         return pl.Trainer(
-            accelerator="cpu",
-            devices=1,
-            max_epochs=epochs,
-            callbacks=callbacks,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            num_sanity_val_steps=0,
-            default_root_dir=tmp_path,
+            accelerator="cpu", devices=1, callbacks=list(callbacks), **(defaults | options)
         )
 
     return make
+
+
+# --- a training that takes no time: one weight, one batch norm, losses that can be spoiled ----
+
+
+@dataclass
+class Batch:
+    """Two numbers and the names of the images that they represent."""
+
+    values: Tensor
+    image_ids: tuple[str, ...]
+
+
+class Numbers(Dataset[Batch]):
+    """Minibatch k holds k + 1 and k + 2, or another pair."""
+
+    def __init__(self, length: int, instead: dict[int, float]) -> None:
+        self.length = length
+        self.instead = instead
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Batch:
+        value = self.instead.get(index, index + 1.0)
+        return Batch(torch.tensor([value, value + 1]), (f"image_{2 * index}", f"{2 * index + 1}"))
+
+
+class Toy(pl.LightningModule):
+    """A weight that is drawn towards the data, validated by showing itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.norm = nn.BatchNorm1d(1)
+        self.trained_on: list[float] = []
+        self.validated: list[float] = []
+        self.tested: list[float] = []
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        self.trained_on.append(self.weight.item())
+        shifted = self.weight + batch.values
+        boxes = shifted.square().mean()
+        classes = 0.0 * self.norm(shifted[:, None]).sum()
+        self.log("train/loss", boxes)
+        losses = {"roi_classes": classes.detach(), "roi_boxes": boxes.detach()}
+        return {"loss": boxes + classes, "losses": losses}
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self.validated.append(self.weight.item())
+        self.log("val/weight", self.weight.detach()[0], batch_size=1)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.tested.append(self.weight.item())
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
+
+
+@pytest.fixture
+def toy() -> Toy:
+    return Toy()
+
+
+@pytest.fixture
+def batches() -> Callable[..., DataLoader[Batch]]:
+    """Makes a loader of minibatches; single values can be replaced."""
+
+    def make(length: int = 4, instead: dict[int, float] | None = None) -> DataLoader[Batch]:
+        return DataLoader(Numbers(length, instead or {}), batch_size=None)
+
+    return make
+
+
+# --- two processes ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two_processes(tmp_path: Path) -> Callable[[str], list[tuple[int, str]]]:
+    """Runs a program in two processes of one gloo group; returns exit status and output of each.
+
+    The program finds its number in ``rank`` and the test's folder in ``folder``.
+    """
+
+    def run(program: str) -> list[tuple[int, str]]:
+        head = "import os, sys, warnings\nwarnings.simplefilter('ignore')\n"
+        head += f"rank, folder = int(os.environ['RANK']), {str(tmp_path)!r}\n"
+        path = tmp_path / "program.py"
+        path.write_text(head + textwrap.dedent(program))
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        own = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+        started = [
+            subprocess.Popen(
+                [sys.executable, str(path)],
+                env={
+                    **os.environ,
+                    **own,
+                    "RANK": str(rank),
+                    "LOCAL_RANK": str(rank),
+                    "NODE_RANK": "0",
+                    "OMP_NUM_THREADS": "1",
+                },
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for rank in range(2)
+        ]
+        try:
+            return [(process.wait(), output) for process, output in _finished(started)]
+        finally:
+            for process in started:
+                process.kill()
+
+    return run
+
+
+def _finished(
+    started: list[subprocess.Popen[str]],
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    for process in started:
+        output, _ = process.communicate(timeout=120)
+        yield process, output
