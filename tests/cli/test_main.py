@@ -1,88 +1,136 @@
-"""The rcnn command as people type it."""
+"""The rcnn command: help, and mistakes of one line."""
 
-import json
+import importlib.util
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-import pytorch_lightning as pl
+import torch
 from PIL import Image
 
 from rcnn.cli.main import COMMANDS, main
-from rcnn.model.anchors import AnchorSettings
-from rcnn.model.backbones import BackboneSettings
-from rcnn.model.settings import DetectorSettings
-from rcnn.model.transform import ImageSettings
-from rcnn.training import DetectionModule
+
+Save = Callable[..., Path]
+
+MODULES = {
+    "train": "train",
+    "predict": "predict",
+    "evaluate": "evaluate",
+    "inspect": "predict",
+    "check-data": "data",
+    "propose": "propose",
+    "report": "report",
+    "compress": "compress",
+    "convert": "convert",
+    "export": "export",
+    "benchmark": "benchmark",
+}
+"""The commands of the design, and the module of each."""
 
 
-@pytest.fixture
-def checkpoint(tmp_path: Path) -> Path:
-    settings = DetectorSettings(
-        ("cat", "dog"),
-        images=ImageSettings(64, 64),
-        backbone=BackboneSettings("resnet18", norm="batch", frozen_stages=0, weights=None),
-        anchors=AnchorSettings(scales=(1.0, 2.0)),
-    )
-    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
-    trainer.strategy.connect(DetectionModule(settings))
-    trainer.save_checkpoint(tmp_path / "best.ckpt", weights_only=True)
-    return tmp_path / "best.ckpt"
+def mistake(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    """Run a command that is wrong, and return the line that it prints."""
+    try:
+        status = main([str(word) for word in words])
+    except SystemExit as stopped:  # argparse leaves by itself
+        status = stopped.code if isinstance(stopped.code, int) else -1
+    printed = capsys.readouterr()
+    assert status == 2
+    assert printed.out == ""
+    assert printed.err.startswith("Error: ")
+    assert printed.err.count("\n") == 1
+    return printed.err
 
 
-@pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    for name in ("a.jpg", "b.png"):
-        pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / name)
-    (folder / "notes.txt").write_text("no picture")
-    return folder
+def test_every_command_of_the_design_that_exists_is_listed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    listed = capsys.readouterr().out.split()
+    existing = {
+        name for name, module in MODULES.items() if importlib.util.find_spec(f"rcnn.cli.{module}")
+    }
+    assert set(COMMANDS) == existing
+    assert existing <= set(listed)
 
 
-def test_help_lists_the_commands_without_loading_torch() -> None:
+@pytest.mark.parametrize(
+    "words",
+    [[], ["predict"], ["inspect"], ["evaluate"], ["evaluate", "x", "coco"], ["check-data"]],
+    ids=" ".join,
+)
+def test_help_is_printed_without_loading_torch(words: list[str]) -> None:
     code = (
         "import sys\nfrom rcnn.cli.main import main\n"
-        "try: main(['--help'])\nexcept SystemExit: pass\n"
-        "assert 'torch' not in sys.modules"
+        f"try: main({[*words, '--help']!r})\nexcept SystemExit as stopped: assert not stopped.code\n"
+        "assert not {'torch', 'numpy', 'rich'} & set(sys.modules)"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
-    assert all(command in answer.stdout for command in COMMANDS)
+    assert answer.stdout.startswith(" ".join(["usage: rcnn", *words[:1]]))
 
 
-def test_predict_draws_and_lists_the_pictures_of_a_folder(
-    checkpoint: Path, pictures: Path, tmp_path: Path
+def test_unknown_words_and_numbers_out_of_range_are_mistakes(
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    out = tmp_path / "out"
-    assert main(["predict", str(checkpoint), str(pictures), "--out", str(out), "--score", "0"]) == 0
-    rows = json.loads((out / "detections.json").read_text())
-    assert [Path(row["file"]).name for row in rows] == ["a.jpg", "b.png"]
-    assert {path.name for path in out.iterdir()} == {"a.png", "b.png", "detections.json"}
-    assert {found["class"] for row in rows for found in row["detections"]} <= {"cat", "dog"}
+    assert "command" in mistake(capsys)
+    assert "'detect'" in mistake(capsys, "detect")
+    layout = mistake(capsys, "evaluate", "x.ckpt", "pascal_voc", "y")
+    assert all(name in layout for name in ("'pascal_voc'", "voc", "pascal", "coco", "shapes"))
+    assert "--split" in mistake(capsys, "evaluate", "x.ckpt", "voc", "y")
+    assert "--images" in mistake(capsys, "check-data", "coco", "x.json")
+    assert "'weekend'" in mistake(capsys, "check-data", "shapes", "--split", "weekend")
+    assert "'0'" in mistake(capsys, "predict", "x.ckpt", "x.jpg", "--batch-size", 0)
 
 
-def test_inspect_writes_one_board(checkpoint: Path, pictures: Path, tmp_path: Path) -> None:
-    out = tmp_path / "stages.png"
-    assert main(["inspect", str(checkpoint), str(pictures / "a.jpg"), "--out", str(out)]) == 0
-    with Image.open(out) as board:
-        assert min(board.size) > 400
-
-
-def test_mistakes_are_told_in_one_line(
-    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_missing_or_foreign_checkpoint_is_a_mistake(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["predict", str(tmp_path / "none.ckpt"), "x.jpg"]) == 2
-    assert "there is no such checkpoint" in capsys.readouterr().err
-    assert main(["predict", str(checkpoint), str(tmp_path / "none.jpg")]) == 2
-    assert "none.jpg: there is no such file or folder" in capsys.readouterr().err
+    missing, foreign, broken = (tmp_path / f"{name}.ckpt" for name in ("none", "other", "broken"))
+    torch.save({"fc.weight": torch.zeros(1)}, foreign)
+    broken.write_text("not a checkpoint\nin two lines")
+    for checkpoint in (missing, foreign, broken):
+        for words in (["predict", "{}", "x.jpg"], ["inspect", "{}", "x.jpg"]):
+            line = mistake(capsys, *(word.format(checkpoint) for word in words))
+            assert str(checkpoint) in line
+        line = mistake(capsys, "evaluate", checkpoint, "shapes", "--split", "val")
+        assert str(checkpoint) in line
 
 
-def test_check_data_reports_faults_by_its_exit_status(
-    shared_data: Path, capsys: pytest.CaptureFixture[str]
+def test_a_missing_picture_an_empty_folder_and_a_missing_device_are_mistakes(
+    saved: Save, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["check-data", "voc", str(shared_data / "voc100")]) == 0
-    assert "100 images" in capsys.readouterr().out
+    checkpoint, folder = saved(), tmp_path / "[red]folder"
+    folder.mkdir()
+    (folder / "notes.txt").touch()
+    Image.new("RGB", (8, 8)).save(folder / ".hidden.png")
+    assert "none.jpg" in mistake(capsys, "predict", checkpoint, tmp_path / "none.jpg")
+    assert "[red]folder" in mistake(capsys, "predict", checkpoint, folder)
+    assert "none.jpg" in mistake(capsys, "inspect", checkpoint, tmp_path / "none.jpg")
+    for device in ("toaster", "cuda:99"):
+        line = mistake(capsys, "predict", checkpoint, tmp_path, "--device", device)
+        assert f"--device {device}" in line
+
+
+def test_an_unknown_split_and_a_folder_of_another_layout_are_mistakes(
+    saved: Save, voc: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "weekend" in mistake(capsys, "evaluate", saved(), "voc", voc, "--split", "weekend")
+    assert "JPEGImages" in mistake(
+        capsys, "evaluate", saved(), "voc", voc / "ImageSets", "--split", "test"
+    )
+    assert "none.json" in mistake(capsys, "evaluate", saved(), "coco", "none.json", "--images", voc)
+
+
+def test_ctrl_c_ends_a_command_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*words: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rcnn.cli.data.check", interrupted)
+    assert main(["check-data", "shapes", "--split", "val"]) == 130
+    assert capsys.readouterr().err == "Interrupted.\n"

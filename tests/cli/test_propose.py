@@ -239,7 +239,8 @@ def test_coco_names_a_file_after_its_annotations(tmp_path: Path) -> None:
     file, boxes = tmp_path / "instances_some.json", tmp_path / "boxes.json"
     file.write_text(json.dumps(content))
     boxes.write_text(json.dumps([{"image_id": 7, "bbox": [1, 2, 3, 4], "score": 1}]))
-    assert propose("import-json", boxes, "coco", file, tmp_path, "--out", tmp_path / "out") == 0
+    words = ("coco", file, "--images", tmp_path, "--out", tmp_path / "out")
+    assert propose("import-json", boxes, *words) == 0
     stored = StoredProposals(tmp_path / "out" / "instances_some.proposals")
     assert stored.boxes("7").tolist() == [[1, 2, 4, 6]]
 
