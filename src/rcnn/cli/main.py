@@ -60,6 +60,8 @@ def main(words: Sequence[str] | None = None) -> int:
         commands.add_parser(name, help=command.text, add_help=False)
     name = parser.parse_args(words[:1]).command
     command = COMMANDS[name]
+    if name == "train":  # the other words are Hydra's
+        return int(_module(command).run(words[1:]))
     try:
         own = Parser(prog=f"rcnn {name}", description=_sentence(command.text))
         add = command.add_arguments or _module(command).add_arguments
@@ -221,6 +223,7 @@ def _sentence(text: str) -> str:
 
 
 COMMANDS = {
+    "train": Command("train and test a detector, as python train.py does", "train"),
     "predict": Command(
         "detect objects in pictures; draw them and list them as JSON",
         "predict",
