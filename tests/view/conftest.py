@@ -27,9 +27,9 @@ def image() -> Tensor:
 def detected() -> Callable[..., Detections]:
     """Makes detections from rows of (x1, y1, x2, y2, score, label)."""
 
-    def build(*rows: tuple[float, ...]) -> Detections:
+    def build(*rows: tuple[float, ...], names: tuple[str, ...] = CLASS_NAMES) -> Detections:
         table = torch.tensor(rows, dtype=torch.float32).reshape(-1, 6)
-        return Detections(table[:, :4], table[:, 4], table[:, 5].long(), CLASS_NAMES)
+        return Detections(table[:, :4], table[:, 4], table[:, 5].long(), names)
 
     return build
 
@@ -42,12 +42,12 @@ def annotated() -> Callable[..., GroundTruth]:
         *rows: tuple[float, ...], difficult: tuple[int, ...] = (), crowd: tuple[int, ...] = ()
     ) -> GroundTruth:
         table = torch.tensor(rows, dtype=torch.float32).reshape(-1, 5)
-        places = torch.arange(len(table))
+        index = torch.arange(len(table))
         return GroundTruth(
             boxes=table[:, :4],
             labels=table[:, 4].long(),
-            difficult=torch.isin(places, torch.tensor(difficult, dtype=torch.long)),
-            crowd=torch.isin(places, torch.tensor(crowd, dtype=torch.long)),
+            difficult=torch.isin(index, torch.tensor(difficult, dtype=torch.long)),
+            crowd=torch.isin(index, torch.tensor(crowd, dtype=torch.long)),
             areas=(table[:, 2] - table[:, 0]) * (table[:, 3] - table[:, 1]),
         )
 
@@ -56,7 +56,7 @@ def annotated() -> Callable[..., GroundTruth]:
 
 @pytest.fixture
 def has_colour() -> Callable[[Tensor, tuple[int, int, int]], bool]:
-    """Tells whether some pixel of a picture has exactly this colour."""
+    """Returns whether some pixel of a picture has exactly this colour."""
 
     def test(picture: Tensor, colour: tuple[int, int, int]) -> bool:
         target = torch.tensor(colour, dtype=torch.uint8)[:, None, None]

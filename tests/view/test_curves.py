@@ -1,3 +1,5 @@
+"""Curves."""
+
 import sys
 from collections.abc import Callable
 
@@ -5,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from rcnn.view.colours import CLASS_COLOURS, Colour
 from rcnn.view.curves import plot_curves
-from rcnn.view.palette import CLASS_COLOURS, Colour
 
 HasColour = Callable[[Tensor, Colour], bool]
 LINE = ([0.0, 0.5, 1.0], [1.0, 0.8, 0.2])
@@ -24,7 +26,7 @@ def test_every_line_has_its_colour(has_colour: HasColour, lines: int) -> None:
     assert picture.shape == (3, 600, 960)
     assert picture.dtype == torch.uint8
     drawn = [has_colour(picture, colour) for colour in CLASS_COLOURS[:4]]
-    assert drawn == [place < lines for place in range(4)]
+    assert drawn == [k < lines for k in range(4)]
 
 
 def test_a_falling_line_falls() -> None:
@@ -47,10 +49,6 @@ def test_tensors_are_drawn_as_lists_are() -> None:
     assert torch.equal(plot_curves({"a": (x, y)}, "", "", ""), lists)
 
 
-def test_whole_numbers_are_numbers(has_colour: HasColour) -> None:
-    assert has_colour(plot_curves({"a": (range(3), [3, 2, 1])}, "", "", ""), CLASS_COLOURS[0])
-
-
 def test_a_single_point_is_seen(has_colour: HasColour) -> None:
     picture = plot_curves({"a": ([1.0], [2.0])}, "", "", "")
     assert has_colour(picture[..., 100:700], CLASS_COLOURS[0])  # left of the legend
@@ -64,7 +62,7 @@ def test_values_that_are_not_finite_interrupt_the_line(has_colour: HasColour, ga
     assert not has_colour(picture[..., 420:440], CLASS_COLOURS[0])
 
 
-def test_thirteen_lines_are_told_apart_by_dashes() -> None:
+def test_thirteen_lines_differ_by_dashes() -> None:
     def of_line(index: int) -> Tensor:
         series = {f"{i}": ([0.0, 1.0], [float(i == index)] * 2) for i in range(13)}
         colour = torch.tensor(CLASS_COLOURS[2], dtype=torch.uint8)[:, None, None]
@@ -73,10 +71,15 @@ def test_thirteen_lines_are_told_apart_by_dashes() -> None:
     assert 0 < of_line(12) < 0.8 * of_line(2)
 
 
-@pytest.mark.parametrize("name", ["_background_", "a"])
+@pytest.mark.parametrize("name", ["_background_", "a", "[/red]", "кошка", r"$\frac{a$", "$a$"])
 def test_every_name_is_in_the_legend(has_colour: HasColour, name: str) -> None:
     legend = plot_curves({name: LINE}, "", "", "")[..., 860:]
     assert (legend[:, :60] < 100).all(0).any()
+
+
+def test_a_dollar_sign_begins_no_formula() -> None:
+    plain, formula = (plot_curves({"a": LINE}, title, "", "") for title in ("a", "$a$"))
+    assert not torch.equal(plain, formula)
 
 
 def test_x_and_y_of_different_length_are_an_error() -> None:

@@ -1,13 +1,26 @@
+"""The stages of a detector, legends, and boards of pictures."""
+
+import math
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
-from rcnn.view.palette import CORRECT, IGNORED, SCORE_RAMP, WRONG, Colour, class_colour
-from rcnn.view.stages import draw_anchors, draw_proposals, draw_regression, draw_rois
+from rcnn.view.colours import CORRECT, IGNORED, PAPER, SCORE_RAMP, WRONG, Colour, class_colour
+from rcnn.view.stages import (
+    LegendEntry,
+    draw_anchors,
+    draw_proposals,
+    draw_regression,
+    draw_rois,
+    side_by_side,
+    stage_board,
+    with_legend,
+)
 
 HasColour = Callable[[Tensor, Colour], bool]
+RED, BLUE = (250, 10, 20), (10, 20, 250)
 BOXES = torch.tensor([[20.0, 40, 120, 140], [150, 60, 250, 300], [280, 100, 390, 320]])
 EDGES = [(139, 70), (299, 200), (319, 335)]  # (y, x) in the middle of the lower sides
 
@@ -31,6 +44,101 @@ def thin(picture: Tensor, image: Tensor, edge: tuple[int, int], colour: Colour) 
     return between(picture[:, y, x], image[:, y, x], torch.tensor(colour, dtype=torch.uint8))
 
 
+def filled(colour: Colour, height: int, width: int) -> Tensor:
+    return torch.tensor(colour, dtype=torch.uint8)[:, None, None].repeat(1, height, width)
+
+
+def area(picture: Tensor, colour: Colour) -> tuple[int, int, int, int]:
+    """The rectangle (left, top, right, bottom) that has this colour."""
+    target = torch.tensor(colour, dtype=torch.uint8)[:, None, None]
+    ys, xs = (picture == target).all(0).nonzero(as_tuple=True)
+    rectangle = (int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1)
+    assert len(xs) == (rectangle[2] - rectangle[0]) * (rectangle[3] - rectangle[1])
+    return rectangle
+
+
+def test_two_pictures_are_side_by_side_at_one_height() -> None:
+    picture = side_by_side(filled(RED, 100, 200), filled(BLUE, 100, 200), ("left", "right"))
+    left, right = area(picture, RED), area(picture, BLUE)
+    assert left[2] - left[0] == right[2] - right[0] == 200
+    assert (left[1], left[3]) == (right[1], right[3])
+    assert left[2] < right[0]
+
+
+def test_every_panel_has_its_title_above_it(image: Tensor) -> None:
+    with_titles = side_by_side(image, image, ("anchors", "proposals"))
+    without = side_by_side(image, image, ("", ""))
+    ys, xs = (with_titles != without).any(0).nonzero(as_tuple=True)
+    assert ys.max() < with_titles.shape[1] - 330
+    assert (xs < 200).any()
+    assert (xs > 400).any()
+
+
+@pytest.mark.parametrize(("panels", "columns"), [(1, 1), (1, 3), (2, 1), (3, 3), (7, 3)])
+def test_a_board_has_as_many_rows_as_it_needs(image: Tensor, panels: int, columns: int) -> None:
+    board = stage_board([(f"stage {i}", image) for i in range(panels)], columns)
+    one = stage_board([("stage", image)], 1)
+    gap = (one.shape[2] - 400) // 2
+    across, down = min(columns, panels), math.ceil(panels / columns)
+    assert board.shape == (3, down * (one.shape[1] - gap) + gap, across * (400 + gap) + gap)
+
+
+def test_panels_come_from_left_to_right_and_then_down() -> None:
+    colours = [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
+    board = stage_board([("", filled(colour, 90, 120)) for colour in colours], 2)
+    first, second, third = (area(board, colour) for colour in colours)
+    assert first[1] == second[1] < third[1]
+    assert first[0] == third[0] < second[0]
+
+
+def test_panels_are_scaled_to_one_size_and_not_distorted() -> None:
+    board = stage_board([("", filled(RED, 100, 200)), ("", filled(BLUE, 50, 50))], 2)
+    left, top, right, bottom = area(board, BLUE)
+    assert (right - left, bottom - top) == (100, 100)
+    assert area(board, RED)[1] == top
+    left, top, right, bottom = area(stage_board([("", filled(RED, 1000, 2000))], 1), RED)
+    assert (right - left, bottom - top) == (800, 400)
+    left, top, right, bottom = area(stage_board([("", filled(RED, 1, 2000))], 1), RED)
+    assert (right - left, bottom - top) == (800, 1)
+
+
+@pytest.mark.parametrize(("panels", "columns"), [(0, 3), (2, 0)])
+def test_a_board_of_nothing_is_an_error(image: Tensor, panels: int, columns: int) -> None:
+    with pytest.raises(ValueError, match=f"{panels} panels and columns={columns}"):
+        stage_board([("stage", image)] * panels, columns)
+
+
+def test_a_legend_is_below_the_untouched_picture(image: Tensor) -> None:
+    entries = [LegendEntry("found", (RED,)), LegendEntry("score", (BLUE, CORRECT))]
+    picture = with_legend(image, entries)
+    assert torch.equal(picture[:, :330], image)
+    strip = picture[:, 330:]
+    assert 15 < strip.shape[1] < 60
+    assert area(strip, RED)[2] < area(strip, BLUE)[0]
+    assert area(strip, BLUE)[2] == area(strip, CORRECT)[0]  # a scale
+    assert tuple(strip[:, 0, 0].tolist()) == PAPER
+
+
+def test_a_legend_breaks_its_lines_and_stays_inside_the_picture(image: Tensor) -> None:
+    entries = [LegendEntry("a text of some length", (RED,))] * 6
+    one, six = with_legend(image, entries[:1]), with_legend(image, entries)
+    two = with_legend(image, [LegendEntry("x" * 500, (RED,))] * 2)
+    row = two.shape[1] - one.shape[1]
+    assert row > 10
+    assert six.shape == (3, one.shape[1] + 2 * row, 400)
+    strip = two[:, 330:]
+    border = torch.cat([strip[..., :2].flatten(1), strip[..., -2:].flatten(1), strip[:, -1]], 1)
+    assert (border == torch.tensor(PAPER, dtype=torch.uint8)[:, None]).all()
+
+
+def test_a_dashed_swatch_is_not_filled(image: Tensor) -> None:
+    def count(dashed: bool) -> int:
+        strip = with_legend(image, [LegendEntry("", (RED,), dashed)])[:, 330:]
+        return int((strip == torch.tensor(RED, dtype=torch.uint8)[:, None, None]).all(0).sum())
+
+    assert 0 < count(dashed=True) < 0.7 * count(dashed=False)
+
+
 def test_positive_and_negative_anchors_are_drawn_and_ignored_ones_are_dots(image: Tensor) -> None:
     before = image.clone()
     picture = draw_anchors(image, BOXES, torch.tensor([1, 0, -1]))
@@ -42,9 +150,7 @@ def test_positive_and_negative_anchors_are_drawn_and_ignored_ones_are_dots(image
 
 
 @pytest.mark.parametrize("anchors", [0, 1, 3])
-def test_the_legend_stands_below_whatever_the_number_of_anchors(
-    image: Tensor, anchors: int
-) -> None:
+def test_any_number_of_anchors_has_a_legend(image: Tensor, anchors: int) -> None:
     picture = draw_anchors(image, BOXES[:anchors], torch.full((anchors,), -1))
     assert picture.shape[2] == 400
     assert 330 < picture.shape[1] < 400
@@ -90,7 +196,7 @@ def test_padding_among_the_proposals_is_left_out(image: Tensor) -> None:
 
 
 @pytest.mark.parametrize("proposals", [0, 1])
-def test_few_proposals_are_ordinary(image: Tensor, proposals: int) -> None:
+def test_few_proposals_can_be_drawn(image: Tensor, proposals: int) -> None:
     picture = draw_proposals(image, BOXES[:proposals], torch.full((proposals,), 0.5))
     assert torch.equal(picture[:, 319, 335], image[:, 319, 335])
     assert (at(picture, EDGES[0]) == SCORE_RAMP[-1]) == (proposals == 1)
@@ -106,7 +212,7 @@ def test_regressed_boxes_are_solid_and_the_former_ones_dashed(image: Tensor) -> 
     assert regressed.all()
 
 
-def test_regions_have_the_colour_of_their_class_and_background_is_thin_and_grey(
+def test_rois_have_the_colour_of_their_class_and_background_is_thin_and_grey(
     image: Tensor,
 ) -> None:
     picture = draw_rois(image, BOXES, torch.tensor([0, 2, 1]))
@@ -115,13 +221,13 @@ def test_regions_have_the_colour_of_their_class_and_background_is_thin_and_grey(
     assert at(picture, EDGES[2]) == class_colour(1)
 
 
-def test_unused_places_are_not_drawn(image: Tensor, has_colour: HasColour) -> None:
+def test_unused_slots_are_not_drawn(image: Tensor, has_colour: HasColour) -> None:
     picture = draw_rois(image, BOXES, torch.tensor([-1, -1, 3]))
     assert torch.equal(picture[:, 30:150, 10:130], image[:, 30:150, 10:130])
     assert has_colour(picture, class_colour(3))
 
 
-def test_the_legend_of_regions_shows_the_classes_that_occur(
+def test_the_legend_of_rois_shows_the_classes_that_occur(
     image: Tensor, has_colour: HasColour
 ) -> None:
     legend = draw_rois(image, BOXES, torch.tensor([0, 2, 1]))[:, 330:]
@@ -130,15 +236,18 @@ def test_the_legend_of_regions_shows_the_classes_that_occur(
     assert not has_colour(legend, class_colour(3))
 
 
+def test_500_classes_have_each_colour_once_in_the_legend(image: Tensor) -> None:
+    labels = torch.arange(1, 501)
+    picture = draw_rois(image, BOXES[:1].repeat(500, 1), labels)
+    assert torch.equal(
+        picture[:, 330:], draw_rois(image, BOXES[:1].repeat(500, 1), labels.flip(0))[:, 330:]
+    )
+    left, _, right, _ = area(picture[:, 330:], class_colour(1))
+    assert area(picture[:, 330:], class_colour(20))[2] == left + 20 * (right - left)
+
+
 @pytest.mark.parametrize("rois", [0, 1, 3])
-def test_regions_of_any_number_are_ordinary(image: Tensor, rois: int) -> None:
+def test_any_number_of_rois_can_be_drawn(image: Tensor, rois: int) -> None:
     picture = draw_rois(image, BOXES[:rois], torch.ones(rois, dtype=torch.long))
     drawn = [at(picture, edge) == class_colour(1) for edge in EDGES]
-    assert drawn == [place < rois for place in range(3)]
-
-
-def test_a_small_image_is_enlarged_with_its_boxes() -> None:
-    image = torch.full((3, 160, 160), 99, dtype=torch.uint8)
-    picture = draw_rois(image, torch.tensor([[10.0, 20, 60, 90]]), torch.tensor([2]))
-    assert picture.shape[2] == 480
-    assert at(picture, (150, 30)) == class_colour(2)
+    assert drawn == [k < rois for k in range(3)]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 
 from rich.table import Table
+from rich.text import Text
 
 COLUMNS = {
     "map": ("mAP@[.5:.95]", "map"),
@@ -13,7 +14,7 @@ COLUMNS = {
     "voc_map": ("VOC mAP", "voc_ap"),
     "voc07_map": ("VOC07 mAP", "voc07_ap"),
 }
-"""The metric's name, its title, and its name among a class's figures."""
+"""Title of each metric, and its key among the figures of a class."""
 
 RECALLS = ("recall_100", "recall_300", "recall_1000")
 
@@ -24,9 +25,9 @@ def score_table(
     """Return a table with a row for all classes and one for each.
 
     Args:
-        metrics: by tag, such as ``test/map_50``.
-        per_class: average precisions of each class.
-        split: the first part of the tags.
+        metrics: values in 0..1 by tag, such as ``test/map_50``.
+        per_class: average precisions of each class, in 0..1, by class name.
+        split: first part of the tags.
     """
     table = Table(title=f"{split} split", title_justify="left")
     table.add_column("class")
@@ -35,7 +36,8 @@ def score_table(
     overall = [figure(metrics.get(f"{split}/{name}", math.nan)) for name in COLUMNS]
     table.add_row("all", *overall, style="bold", end_section=True)
     for name, figures in per_class.items():
-        table.add_row(name, *(figure(figures[key]) for _, key in COLUMNS.values()))
+        # A class name is text: "bolt[m8]" holds no markup.
+        table.add_row(Text(name), *(figure(figures[key]) for _, key in COLUMNS.values()))
     return table
 
 
@@ -46,5 +48,5 @@ def recall_line(metrics: Mapping[str, float], split: str) -> str:
 
 
 def figure(value: float) -> str:
-    """Return a share with three digits, or a dash where nothing was measured."""
+    """Return a fraction with three decimals, or a dash for NaN."""
     return "-" if math.isnan(value) else f"{value:.3f}"

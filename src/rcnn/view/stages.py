@@ -1,26 +1,144 @@
-"""The stages of a detector as pictures: anchors, proposals, sampled regions.
+"""The stages of a detector as pictures (anchors, proposals, RoIs), legends, and boards of pictures.
 
-Letters: A anchors, N boxes. Images and pictures are RGB, ``uint8``; boxes are in pixels of the
-image that is drawn on (for the stages of a batch that is the resized image). Every picture stands
-over a legend with its counts; the picture of a small image is enlarged by a whole number.
+Letters: A anchors, N boxes, (h, w) of one picture. Images and pictures are RGB, ``uint8``; boxes
+are in pixels of the image that is drawn on (for the stages of a batch that is the resized image).
+Every stage has a legend with its counts below it; a small image is enlarged by a whole number.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float, Int, UInt8
+from PIL import Image, ImageDraw
 from torch import Tensor
 
-from rcnn.view.boards import LegendEntry, with_legend
-from rcnn.view.canvas import Canvas
-from rcnn.view.palette import (
+from rcnn.view.canvas import Canvas, fit, font, from_pil, to_pil
+from rcnn.view.colours import (
     CORRECT,
     IGNORED,
+    INK,
+    PAPER,
     SCORE_RAMP,
     WRONG,
+    Colour,
     class_colour,
     score_colour,
 )
+
+LONGEST_PANEL = 800
+"""Longest side of a panel of a board, in pixels; larger pictures are made smaller."""
+
+
+@dataclass(frozen=True)
+class LegendEntry:
+    """One entry of a legend.
+
+    Attributes:
+        text: meaning of the colours.
+        colours: colour of each swatch, side by side; several make a scale.
+        dashed: whether the swatch looks like a dashed frame.
+    """
+
+    text: str
+    colours: tuple[Colour, ...]
+    dashed: bool = False
+
+
+def with_legend(
+    picture: UInt8[Tensor, "3 h w"], entries: Sequence[LegendEntry]
+) -> UInt8[Tensor, "3 h2 w"]:
+    """Return the picture above a strip that explains its colours."""
+    drawing = to_pil(picture)
+    size = max(12, min(18, drawing.width // 50))
+    swatch, gap = size, size // 2
+    ascent, descent = font(size).getmetrics()
+    row = ascent + descent + gap
+
+    x, y = gap, gap
+    rows = []
+    for entry in entries:
+        colours_width = swatch * len(entry.colours) + gap
+        line = fit(entry.text, size, drawing.width - 2 * gap - colours_width)
+        if x > gap and x + colours_width + line.width > drawing.width - gap:
+            x, y = gap, y + row
+        rows.append((entry, line, x, y))
+        x += colours_width + line.width + 2 * size
+    sheet = Image.new("RGB", (drawing.width, drawing.height + y + row), PAPER)
+    sheet.paste(drawing, (0, 0))
+    draw = ImageDraw.Draw(sheet)
+    for entry, line, x, y in rows:
+        baseline = drawing.height + y + ascent
+        top = baseline - swatch + max(1, size // 8)
+        for colour in entry.colours:
+            right, bottom = x + swatch - 1, top + swatch - 1
+            if entry.dashed:  # a frame with a notch in the middle of each side
+                draw.rectangle((x, top, right, bottom), outline=colour, width=swatch // 4)
+                start, stop = swatch * 5 // 12, swatch * 7 // 12 - 1
+                draw.rectangle((x, top + start, right, top + stop), fill=PAPER)
+                draw.rectangle((x + start, top, x + stop, bottom), fill=PAPER)
+            else:
+                draw.rectangle((x, top, right, bottom), fill=colour)
+            x += swatch
+        draw.text((x + gap, baseline), line.text, INK, line.letters, anchor="ls")
+    return from_pil(sheet)
+
+
+def side_by_side(
+    left: UInt8[Tensor, "3 h w"], right: UInt8[Tensor, "3 h2 w2"], titles: tuple[str, str]
+) -> UInt8[Tensor, "3 h3 w3"]:
+    """Return two pictures as one, each under its title."""
+    return stage_board([(titles[0], left), (titles[1], right)], columns=2)
+
+
+def stage_board(
+    panels: Sequence[tuple[str, UInt8[Tensor, "3 _ _"]]], columns: int
+) -> UInt8[Tensor, "3 h w"]:
+    """Return several pictures as one, in rows of ``columns`` panels of equal size.
+
+    A panel has the largest height and the largest width of the pictures. A smaller picture is
+    enlarged until it fills the one or the other, and never distorted.
+
+    Args:
+        panels: title and picture of each panel, from left to right, then down.
+        columns: most panels in a row.
+
+    Raises:
+        ValueError: there is no panel, or not at least one column.
+    """
+    if not panels or columns < 1:
+        raise ValueError(
+            f"a board needs at least one panel and one column, got {len(panels)} panels "
+            f"and columns={columns}"
+        )
+    pictures = [to_pil(picture) for _, picture in panels]
+    width, height = (max(sides) for sides in zip(*(p.size for p in pictures), strict=True))
+    shrink = min(1.0, LONGEST_PANEL / max(width, height))
+    width, height = max(1, round(width * shrink)), max(1, round(height * shrink))
+
+    size = max(13, min(24, width // 30))
+    gap = max(8, size // 2)
+    ascent, descent = font(size).getmetrics()
+    title = ascent + descent + gap
+    columns = min(columns, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    sheet_size = (columns * (width + gap) + gap, rows * (title + height + gap) + gap)
+    sheet = Image.new("RGB", sheet_size, PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for index, ((name, _), picture) in enumerate(zip(panels, pictures, strict=True)):
+        x = gap + index % columns * (width + gap)
+        y = gap + index // columns * (title + height + gap)
+        text, letters, _ = fit(name, size, width)
+        draw.text((x, y + ascent), text, INK, letters, anchor="ls")
+        factor = min(width / picture.width, height / picture.height)
+        fitted = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
+        if fitted != picture.size:
+            picture = picture.resize(fitted, Image.Resampling.LANCZOS)
+        sheet.paste(picture, (x, y + title))
+    return from_pil(sheet)
 
 
 def draw_anchors(
@@ -29,32 +147,31 @@ def draw_anchors(
     labels: Int[Tensor, " A"],
     limit: int = 24,
 ) -> UInt8[Tensor, "3 h2 w2"]:
-    """Draw what the RPN learns from: positive and negative anchors, and the grid of the others.
+    """Draw the targets of the RPN: positive and negative anchors, and the grid of the others.
 
     Args:
-        image: stays as it is.
-        anchors: all or some of them; one that sticks out of the image is seen without those sides.
+        image: the image, which is not changed.
+        anchors: all or some of the anchors; one that sticks out is seen without those sides.
         labels: 1 object, 0 background, -1 takes no part.
-        limit: at most so many negative anchors are drawn, evenly chosen; of the ignored ones only
-            the centres are, as dots.
+        limit: most negative anchors that are drawn, evenly chosen; of the ignored ones only the
+            centres are, as dots.
     """
     positive, negative, ignored = (anchors[labels == label] for label in (1, 0, -1))
+    centres = (ignored[:, :2] + ignored[:, 2:]) / 2
     canvas = Canvas(image)
-    canvas.points(_evenly(torch.unique(_centres(ignored), dim=0), 2000), IGNORED)
+    canvas.points(_evenly(torch.unique(centres, dim=0), 2000), IGNORED)
     shown = _evenly(negative, limit)
     for box in shown.tolist():
         canvas.frame(box, WRONG, thin=True)
     for box in positive.tolist():
         canvas.frame(box, CORRECT)
     drawn = "" if len(shown) == len(negative) else f", {len(shown)} of them drawn"
-    return with_legend(
-        canvas.finish(),
-        [
-            LegendEntry(f"{len(positive)} positive", (CORRECT,)),
-            LegendEntry(f"{len(negative)} negative{drawn}", (WRONG,)),
-            LegendEntry(f"{len(ignored)} ignored (centres)", (IGNORED,)),
-        ],
-    )
+    entries = [
+        LegendEntry(f"{len(positive)} positive", (CORRECT,)),
+        LegendEntry(f"{len(negative)} negative{drawn}", (WRONG,)),
+        LegendEntry(f"{len(ignored)} ignored (centres)", (IGNORED,)),
+    ]
+    return with_legend(canvas.finish(), entries)
 
 
 def draw_proposals(
@@ -66,11 +183,11 @@ def draw_proposals(
     """Draw the best boxes coloured by their score, the best on top.
 
     Args:
-        image: stays as it is.
-        boxes: class-agnostic, in any order.
-        scores: probabilities or logits; the colours span the scores that are drawn. A box whose
-            score is not finite is padding, and left out.
-        limit: at most so many are drawn.
+        image: the image, which is not changed.
+        boxes: class-agnostic boxes, in any order.
+        scores: probabilities or logits; the colours span the scores that are drawn. A box with a
+            score that is not finite is padding, and left out.
+        limit: most boxes that are drawn.
     """
     boxes, scores = boxes[scores.isfinite()], scores[scores.isfinite()]
     order = scores.argsort(descending=True, stable=True)[:limit]
@@ -80,8 +197,7 @@ def draw_proposals(
         spread = chosen[0] - chosen[-1]
         fraction = (score - chosen[-1]) / spread if spread > 0 else 1.0
         canvas.frame(box, score_colour(fraction), thin=fraction < 0.5)
-    count = f"the best {len(chosen)} of {len(boxes)} boxes"
-    entries = [LegendEntry(count, ())]
+    entries = [LegendEntry(f"the best {len(chosen)} of {len(boxes)} boxes", ())]
     if chosen:
         scale = f"score {chosen[-1]:.2f} to {chosen[0]:.2f}"
         entries.insert(0, LegendEntry(scale, SCORE_RAMP))
@@ -94,13 +210,13 @@ def draw_regression(
     after: Float[Tensor, "N 4"],
     names: tuple[str, str] = ("anchors", "regressed"),
 ) -> UInt8[Tensor, "3 h2 w2"]:
-    """Draw boxes as they were (dashed) and as the predicted deltas move them.
+    """Draw boxes before (dashed) and after the predicted deltas move them.
 
     Args:
-        image: stays as it is.
+        image: the image, which is not changed.
         before: a handful of anchors or proposals: more make no picture.
-        after: where each of them ends.
-        names: what the legend calls the two.
+        after: the same boxes, moved.
+        names: the two in the legend.
     """
     canvas = Canvas(image)
     for box in before.tolist():
@@ -114,12 +230,12 @@ def draw_regression(
 def draw_rois(
     image: UInt8[Tensor, "3 h w"], boxes: Float[Tensor, "N 4"], labels: Int[Tensor, " N"]
 ) -> UInt8[Tensor, "3 h2 w2"]:
-    """Draw what the box head learns from: the background thin and grey, the classes in colour.
+    """Draw the targets of the box head: the background thin and grey, the classes in colour.
 
     Args:
-        image: stays as it is.
+        image: the image, which is not changed.
         boxes: the sampled proposals.
-        labels: 0 background, 1..K classes, -1 unused place, not drawn.
+        labels: 0 background, 1..K classes, -1 an unused slot, which is not drawn.
     """
     background, foreground = boxes[labels == 0], boxes[labels > 0]
     canvas = Canvas(image)
@@ -127,20 +243,17 @@ def draw_rois(
         canvas.frame(box, IGNORED, thin=True)
     for box, label in zip(foreground.tolist(), labels[labels > 0].tolist(), strict=True):
         canvas.frame(box, class_colour(label))
-    classes = tuple(class_colour(label) for label in labels[labels > 0].unique().tolist())
+    # Many classes share a colour: each is in the legend once.
+    classes = dict.fromkeys(map(class_colour, labels[labels > 0].unique().tolist()))
     entries = [
-        LegendEntry(f"{len(foreground)} foreground", classes),
+        LegendEntry(f"{len(foreground)} foreground", tuple(classes)),
         LegendEntry(f"{len(background)} background", (IGNORED,)),
     ]
     return with_legend(canvas.finish(), entries)
 
 
-def _centres(boxes: Float[Tensor, "N 4"]) -> Float[Tensor, "N 2"]:
-    return (boxes[:, :2] + boxes[:, 2:]) / 2
-
-
 def _evenly(rows: Float[Tensor, "N D"], limit: int) -> Float[Tensor, "M D"]:
-    """At most ``limit`` of the rows, at equal distances: the same picture every time."""
+    """Return at most ``limit`` of the rows, at equal distances: the same picture every time."""
     if len(rows) <= limit:
         return rows
     return rows[torch.linspace(0, len(rows) - 1, limit).round().long()]
