@@ -11,6 +11,7 @@ from torchvision.models.detection.image_list import ImageList
 
 from rcnn.model.anchors import AnchorGrid, AnchorSettings
 from rcnn.settings import SettingsError
+from tests.ops.inputs import GEOMETRY
 
 
 def test_scales_are_strides_of_each_level() -> None:
@@ -60,9 +61,9 @@ def test_stride_spacing_does_not_depend_on_the_padding() -> None:
     assert torch.equal(grid([(3, 4)], (48, 64)), grid([(3, 4)], (63, 79)))
 
 
-def test_caffe_rounding_is_that_of_the_stride(geometry: dict[str, Any]) -> None:
+def test_caffe_rounding_is_that_of_the_stride() -> None:
     anchors = AnchorGrid(AnchorSettings(rounding="caffe"), strides=[16])([(1, 1)], (16, 16))
-    table = torch.tensor(geometry["legacy_anchors"]["python_output"]).float()
+    table = torch.tensor(GEOMETRY["legacy_anchors"]["python_output"]).float()
     theirs = table + torch.tensor([0, 0, 1, 1])  # ratios outer, inclusive
     assert torch.equal(anchors, theirs.view(3, 3, 4).transpose(0, 1).reshape(9, 4))
 

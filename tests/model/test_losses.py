@@ -11,7 +11,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.roi_heads import fastrcnn_loss
 from torchvision.models.detection.rpn import RegionProposalNetwork
 
-from rcnn.model.losses import LossSettings, RoITerms, roi_losses, roi_terms, rpn_losses
+from rcnn.model.losses import LossSettings, PerRoILosses, per_roi_losses, roi_losses, rpn_losses
 from rcnn.ops.deltas import encode
 from rcnn.ops.losses import overlap_loss
 from rcnn.settings import SettingsError
@@ -45,10 +45,10 @@ def rois(generator: torch.Generator) -> RoISamples:
 
 def _terms(
     logits: Tensor, deltas: Tensor | None, rois: RoISamples, settings: LossSettings
-) -> RoITerms:
+) -> PerRoILosses:
     """Of a softmax and deltas that are not normalised."""
     mean, std = torch.zeros(logits.shape[-1], 4), torch.ones(logits.shape[-1], 4)
-    return roi_terms(logits, deltas, rois, settings, "softmax", mean, std)
+    return per_roi_losses(logits, deltas, rois, settings, "softmax", mean, std)
 
 
 def _roi_losses(
@@ -209,7 +209,7 @@ def test_an_overlap_is_that_of_the_predicted_box_with_the_true_one(
     for i, j in (rois.labels > 0).nonzero().tolist():
         k = rois.labels[i, j]
         outputs[i, j, k] = (encode(boxes[i, j], ground_truth[i, j] + SHIFTED) - mean[k]) / std[k]
-    terms = roi_terms(torch.zeros(2, 6, 4), outputs, rois, settings, "softmax", mean, std)
+    terms = per_roi_losses(torch.zeros(2, 6, 4), outputs, rois, settings, "softmax", mean, std)
     _, found = roi_losses(terms, rois.labels)
     each = overlap_loss(ground_truth + SHIFTED, ground_truth, kind)[rois.labels > 0]
     assert found is not None
@@ -229,7 +229,9 @@ def test_each_box_loss_reaches_the_positives_and_nothing_else(
     for spread in (0.3, 50.0):
         deltas = (torch.randn(1, 3, 4, generator=generator) * spread).requires_grad_()
         codes = encode(boxes, ground_truth)
-        anchors = AnchorSamples(torch.arange(3)[None], boxes, table.clamp(max=1), codes, ground_truth)
+        anchors = AnchorSamples(
+            torch.arange(3)[None], boxes, table.clamp(max=1), codes, ground_truth
+        )
         _, rpn = rpn_losses(torch.zeros(1, 3), deltas, anchors, 10, settings)
         rois = RoISamples(boxes, table, codes, ground_truth)
         per_class = deltas[:, :, None].expand(-1, -1, 4, -1)

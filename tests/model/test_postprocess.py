@@ -1,6 +1,5 @@
 """Detections against torchvision's box head."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,10 +12,8 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from rcnn.model.postprocess import DetectionSettings, postprocess
 from rcnn.settings import SettingsError
 from rcnn.structures import ImageBatch, Proposals
-
-Boxes = Callable[..., Tensor]
-MakeBatch = Callable[..., ImageBatch]
-MakeProposals = Callable[..., Proposals]
+from tests.model.inputs import batch_of, proposals_of
+from tests.ops.inputs import random_boxes
 
 NAMES = ("cat", "dog", "hen")
 ALMOST_CERTAIN = 12.0  # a logit
@@ -29,19 +26,9 @@ def _logits(*labels: int) -> Tensor:
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize(
-    "limits",
-    [
-        DetectionSettings(),
-        DetectionSettings(score=0.3, nms_iou=0.5, per_image=7),
-    ],
+    "limits", [DetectionSettings(), DetectionSettings(score=0.3, nms_iou=0.5, per_image=7)]
 )
-def test_detections_equal_torchvision(
-    random_boxes: Boxes,
-    batch_of: MakeBatch,
-    proposals_of: MakeProposals,
-    seed: int,
-    limits: DetectionSettings,
-) -> None:
+def test_detections_equal_torchvision(seed: int, limits: DetectionSettings) -> None:
     generator = torch.Generator().manual_seed(seed)
     boxes = random_boxes(seed, 2, 40)
     logits = torch.randn(2, 40, 4, generator=generator) * 2
@@ -56,12 +43,7 @@ def test_detections_equal_torchvision(
     )
     # It drops boxes with a side below 0.01 pixels always.
     ours = postprocess(
-        proposals_of(boxes),
-        logits,
-        deltas,
-        batch,
-        replace(limits, min_size=0.01),
-        NAMES,
+        proposals_of(boxes), logits, deltas, batch, replace(limits, min_size=0.01), NAMES
     )
     for i, detections in enumerate(ours):
         its_boxes, its_scores, its_labels = (part[i] for part in expected)
@@ -71,9 +53,7 @@ def test_detections_equal_torchvision(
         assert_close(detections.scores, its_scores, atol=1e-6, rtol=0.0)
 
 
-def test_boxes_are_those_of_the_class_by_hand(
-    batch_of: MakeBatch, proposals_of: MakeProposals
-) -> None:
+def test_boxes_are_those_of_the_class_by_hand() -> None:
     boxes = torch.tensor([[[10.0, 10.0, 30.0, 50.0], [60.0, 60.0, 80.0, 80.0]]])
     deltas = torch.zeros(1, 2, 4, 4)
     deltas[0, 0, 2, 0] = 0.5  # class 2 moves the first box right by half its width
@@ -85,7 +65,7 @@ def test_boxes_are_those_of_the_class_by_hand(
     assert_close(found.boxes, torch.tensor([[20.0, 10.0, 40.0, 50.0], [60.0, 60.0, 80.0, 80.0]]))
 
 
-def test_background_is_never_detected(batch_of: MakeBatch, proposals_of: MakeProposals) -> None:
+def test_background_is_never_detected() -> None:
     boxes = torch.tensor([[[10.0, 10.0, 30.0, 50.0], [60.0, 60.0, 80.0, 80.0]]])
     (found,) = postprocess(
         proposals_of(boxes),
@@ -98,8 +78,7 @@ def test_background_is_never_detected(batch_of: MakeBatch, proposals_of: MakePro
     assert found.labels.tolist() == [3]
 
 
-def test_boxes_return_to_the_pixels_of_the_original_image(proposals_of: MakeProposals) -> None:
-    # the first image was enlarged, unevenly by rounding; the second was shrunk
+def test_boxes_return_to_the_pixels_of_the_original_image() -> None:
     batch = ImageBatch(
         torch.zeros(2, 3, 96, 128),
         sizes=torch.tensor([[80, 100], [96, 128]]),
@@ -118,7 +97,7 @@ def test_boxes_return_to_the_pixels_of_the_original_image(proposals_of: MakeProp
     assert_close(second.boxes, torch.tensor([[40.0, 80.0, 256.0, 120.0]]))
 
 
-def test_a_score_must_exceed_the_limit(batch_of: MakeBatch, proposals_of: MakeProposals) -> None:
+def test_a_score_must_exceed_the_limit() -> None:
     boxes = torch.tensor([[[10.0, 10.0, 30.0, 50.0]]])
     logits = torch.zeros(1, 1, 4)  # every class 0.25
     inputs = (proposals_of(boxes), logits, torch.zeros(1, 1, 4, 4), batch_of((100, 100)))
@@ -127,7 +106,7 @@ def test_a_score_must_exceed_the_limit(batch_of: MakeBatch, proposals_of: MakePr
     assert found.labels.tolist() == [1, 2, 3]  # one RoI may be several things
 
 
-def test_suppression_is_per_class(batch_of: MakeBatch, proposals_of: MakeProposals) -> None:
+def test_suppression_is_per_class() -> None:
     boxes = torch.tensor([[[10.0, 10.0, 50.0, 50.0]] * 3])
     logits = _logits(1, 2, 1) * torch.tensor([1.0, 0.9, 0.8])[:, None]
     (found,) = postprocess(
@@ -142,9 +121,7 @@ def test_suppression_is_per_class(batch_of: MakeBatch, proposals_of: MakeProposa
     assert torch.equal(found.scores, found.scores.sort(descending=True).values)
 
 
-def test_the_best_of_all_classes_fill_the_image(
-    random_boxes: Boxes, batch_of: MakeBatch, proposals_of: MakeProposals
-) -> None:
+def test_the_best_of_all_classes_fill_the_image() -> None:
     logits = torch.randn(1, 50, 4, generator=torch.Generator().manual_seed(0)) * 3
     limits = DetectionSettings(nms_iou=1.0, per_image=10)
     boxes = random_boxes(0, 1, 50)
@@ -155,7 +132,7 @@ def test_the_best_of_all_classes_fill_the_image(
     assert_close(found.scores, best)
 
 
-def test_padded_proposals_are_never_detected(batch_of: MakeBatch) -> None:
+def test_padded_proposals_are_never_detected() -> None:
     boxes = torch.tensor([[10.0, 10.0, 30.0, 50.0], [0.0, 0.0, 0.0, 0.0]]).expand(2, 2, 4)
     valid = torch.tensor([[True, False], [False, False]])
     proposals = Proposals(boxes, torch.ones(2, 2), valid)
@@ -174,7 +151,7 @@ def test_padded_proposals_are_never_detected(batch_of: MakeBatch) -> None:
     assert second.names == []
 
 
-def test_no_proposals_give_no_detections(batch_of: MakeBatch, proposals_of: MakeProposals) -> None:
+def test_no_proposals_give_no_detections() -> None:
     found = postprocess(
         Proposals(torch.zeros(2, 0, 4), torch.zeros(2, 0), torch.zeros(2, 0).bool()),
         torch.zeros(2, 0, 4),
@@ -186,9 +163,7 @@ def test_no_proposals_give_no_detections(batch_of: MakeBatch, proposals_of: Make
     assert [len(detections) for detections in found] == [0, 0]
 
 
-def test_a_class_agnostic_head_moves_every_class_alike(
-    random_boxes: Boxes, batch_of: MakeBatch, proposals_of: MakeProposals
-) -> None:
+def test_a_class_agnostic_head_moves_every_class_alike() -> None:
     generator = torch.Generator().manual_seed(1)
     boxes, batch = random_boxes(1, 2, 20), batch_of((90, 90), (90, 90))
     logits = torch.randn(2, 20, 4, generator=generator)
@@ -205,9 +180,7 @@ def test_a_class_agnostic_head_moves_every_class_alike(
 
 
 @pytest.mark.parametrize(("min_size", "kept"), [(0.0, 2), (10.0, 2), (10.5, 1)])
-def test_small_detections_can_be_left_out(
-    batch_of: MakeBatch, proposals_of: MakeProposals, min_size: float, kept: int
-) -> None:
+def test_small_detections_can_be_left_out(min_size: float, kept: int) -> None:
     boxes = torch.tensor([[[10.0, 10.0, 50.0, 50.0], [60.0, 60.0, 70.0, 90.0]]])
     (found,) = postprocess(
         *(proposals_of(boxes), _logits(1, 1), torch.zeros(1, 2, 4, 4), batch_of((96, 96))),
@@ -216,9 +189,7 @@ def test_small_detections_can_be_left_out(
     assert len(found) == kept
 
 
-def test_proposals_are_moved_or_stay_where_they_are(
-    random_boxes: Boxes, batch_of: MakeBatch, proposals_of: MakeProposals
-) -> None:
+def test_proposals_are_moved_or_stay_where_they_are() -> None:
     """Without deltas, or told not to use them (Fast R-CNN, table 6)."""
     generator = torch.Generator().manual_seed(2)
     boxes, batch = random_boxes(2, 2, 20), batch_of((100, 100), (100, 100))
@@ -226,7 +197,9 @@ def test_proposals_are_moved_or_stay_where_they_are(
     deltas = torch.randn(2, 20, 4, 4, generator=generator) * 0.3
     proposals, limits = proposals_of(boxes), DetectionSettings(nms_iou=1.0)
     moved = postprocess(proposals, logits, deltas, batch, limits, NAMES)
-    stay = postprocess(proposals, logits, deltas, batch, replace(limits, ablate_regression=True), NAMES)
+    stay = postprocess(
+        proposals, logits, deltas, batch, replace(limits, ablate_regression=True), NAMES
+    )
     none = postprocess(proposals, logits, None, batch, limits, NAMES)
     for i in range(2):
         assert torch.equal(stay[i].boxes, none[i].boxes)
@@ -236,9 +209,7 @@ def test_proposals_are_moved_or_stay_where_they_are(
         assert not {tuple(box) for box in moved[i].boxes.tolist()} & given
 
 
-def test_one_against_the_rest_has_the_scores_of_logistics(
-    batch_of: MakeBatch, proposals_of: MakeProposals
-) -> None:
+def test_one_against_the_rest_has_the_scores_of_logistics() -> None:
     boxes = torch.tensor([[[10.0, 10.0, 30.0, 50.0]]])
     logits = torch.tensor([[[9.0, 2.0, 0.0, -4.0]]])
     inputs = (proposals_of(boxes), logits, None, batch_of((64, 64)), DetectionSettings(), NAMES)
@@ -262,9 +233,7 @@ class TestSoftSuppression:
         inputs = (proposals, logits, None, batch, limits, NAMES)
         return postprocess(*inputs, "one_vs_rest")[0]
 
-    def test_an_overlapping_box_loses_score(
-        self, batch_of: MakeBatch, proposals_of: MakeProposals
-    ) -> None:
+    def test_an_overlapping_box_loses_score(self) -> None:
         inputs = batch_of((64, 64)), proposals_of(self.BOXES)  # IoU 0.6
         assert_close(self._found(*inputs).scores, torch.tensor([0.9, 0.7]))
         linear = self._found(*inputs, suppression="linear")
@@ -276,9 +245,7 @@ class TestSoftSuppression:
         gaussian = self._found(*inputs, suppression="gaussian", soft_sigma=0.25)
         assert_close(gaussian.scores, torch.tensor([0.9, 0.7, 0.8 * factor]))
 
-    def test_the_limits_hold_for_the_scores_after_decay(
-        self, batch_of: MakeBatch, proposals_of: MakeProposals
-    ) -> None:
+    def test_the_limits_hold_for_the_scores_after_decay(self) -> None:
         inputs = batch_of((64, 64)), proposals_of(self.BOXES)
         linear = self._found(*inputs, suppression="linear", score=0.33)
         assert_close(linear.scores, torch.tensor([0.9, 0.7]))
@@ -287,16 +254,14 @@ class TestSoftSuppression:
         linear = self._found(*inputs, suppression="linear", min_size=7.0)
         assert_close(linear.scores, torch.tensor([0.9, 0.7]))
 
-    def test_classes_do_not_touch_each_other(
-        self, batch_of: MakeBatch, proposals_of: MakeProposals
-    ) -> None:
+    def test_classes_do_not_touch_each_other(self) -> None:
         inputs = batch_of((64, 64)), proposals_of(self.BOXES)
         linear = self._found(*inputs, classes=(1, 2, 1), suppression="linear")
         assert_close(linear.scores, torch.tensor([0.9, 0.8, 0.7]))
         assert linear.labels.tolist() == [1, 2, 1]
 
     @pytest.mark.parametrize("rule", ["linear", "gaussian"])
-    def test_padding_and_images_without_proposals(self, batch_of: MakeBatch, rule: Any) -> None:
+    def test_padding_and_images_without_proposals(self, rule: Any) -> None:
         batch, limits = batch_of((64, 64), (64, 64)), DetectionSettings(suppression=rule)
         for count in (0, 1, 3):
             boxes, valid = torch.ones(2, count, 4) * 9, torch.zeros(2, count).bool()
@@ -308,9 +273,7 @@ class TestSoftSuppression:
             )
             assert [len(found[0]) > 0, len(found[1]) > 0] == [count > 0, False]
 
-    def test_boxes_apart_are_detected_as_by_hard_suppression(
-        self, batch_of: MakeBatch, proposals_of: MakeProposals
-    ) -> None:
+    def test_boxes_apart_are_detected_as_by_hard_suppression(self) -> None:
         batch = batch_of((100, 100), (100, 100))
         logits = torch.randn(2, 8, 4, generator=torch.Generator().manual_seed(0)) * 2
         places = torch.arange(8)[:, None] * 12 + torch.tensor([0.0, 0.0, 10.0, 10.0])

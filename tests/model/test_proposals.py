@@ -1,6 +1,6 @@
 """Proposals against torchvision's region proposal network."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,22 +14,17 @@ from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.models.detection.rpn import RPNHead as OracleHead
 
 from rcnn.model.anchors import AnchorGrid, AnchorSettings
-from rcnn.model.proposals import ProposalSettings, propose
+from rcnn.model.proposals import ProposalSettings, given_proposals, propose
 from rcnn.model.rpn import RPNHead, RPNSettings
 from rcnn.ops.deltas import encode
 from rcnn.settings import SettingsError
 from rcnn.structures import ImageBatch, Proposals
-
-MakeBatch = Callable[..., ImageBatch]
-Boxes = Callable[..., Tensor]
+from tests.model.inputs import batch_of, proposals_of
+from tests.ops.inputs import random_boxes
 
 SIZES = ((32.0,), (64.0,))
 LIMITS = ProposalSettings(
-    before_nms_train=200,
-    after_nms_train=60,
-    before_nms_test=80,
-    after_nms_test=30,
-    min_size=4.0,
+    before_nms_train=200, after_nms_train=60, before_nms_test=80, after_nms_test=30, min_size=4.0
 )
 
 
@@ -58,9 +53,7 @@ def _assert_same(ours: Proposals, boxes: Sequence[Tensor], scores: Sequence[Tens
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize("levels", [1, 2])
-def test_whole_network_equals_torchvision(
-    batch_of: MakeBatch, seed: int, train: bool, levels: int
-) -> None:
+def test_whole_network_equals_torchvision(seed: int, train: bool, levels: int) -> None:
     torch.manual_seed(seed)
     strides, grids = [8, 16][:levels], [(12, 16), (6, 8)][:levels]
     head, oracle_head = (
@@ -107,7 +100,7 @@ def _identity(boxes: Tensor, scores: Tensor) -> tuple[Tensor, list[Tensor], list
     return boxes, [logits], [torch.zeros(1, len(boxes), 4)]
 
 
-def test_boxes_are_decoded_clipped_and_sorted(batch_of: MakeBatch) -> None:
+def test_boxes_are_decoded_clipped_and_sorted() -> None:
     anchors = torch.tensor([[10.0, 10.0, 30.0, 30.0], [80.0, 80.0, 120.0, 120.0]])
     wanted = torch.tensor([[40.0, 20.0, 80.0, 40.0], [70.0, 60.0, 130.0, 110.0]])
     proposals = propose(
@@ -125,9 +118,7 @@ def test_boxes_are_decoded_clipped_and_sorted(batch_of: MakeBatch) -> None:
 
 
 @pytest.mark.parametrize(("scale", "kept"), [(1.0, [0, 1]), (2.0, [0]), (0.5, [0, 1, 2])])
-def test_smallest_side_is_16_pixels_of_the_original_image(
-    batch_of: MakeBatch, scale: float, kept: list[int]
-) -> None:
+def test_smallest_side_is_16_pixels_of_the_original_image(scale: float, kept: list[int]) -> None:
     sides = torch.tensor([[40.0, 32.0], [16.0, 40.0], [40.0, 8.0], [7.9, 40.0]])
     places = torch.arange(4)[:, None] * 45.0
     boxes = torch.cat([places.expand(-1, 2), places + sides], dim=1)
@@ -144,20 +135,12 @@ def test_each_image_has_its_own_scale() -> None:
     sizes = torch.tensor([[100, 100], [100, 100]])
     batch = ImageBatch(torch.zeros(2, 3, 100, 100), sizes, torch.tensor([[100, 100], [50, 50]]))
     proposals = propose(
-        boxes,
-        [torch.zeros(2, 1)],
-        [torch.zeros(2, 1, 4)],
-        batch,
-        ProposalSettings(),
-        train=True,
+        boxes, [torch.zeros(2, 1)], [torch.zeros(2, 1, 4)], batch, ProposalSettings(), train=True
     )
     assert proposals.valid.tolist() == [[True], [False]]
 
 
-def test_limits_hold_per_level_before_and_per_image_after(
-    random_boxes: Boxes, batch_of: MakeBatch
-) -> None:
-    # all apart, so that nothing is suppressed
+def test_limits_hold_per_level_before_and_per_image_after() -> None:
     places = torch.cartesian_prod(torch.arange(10.0), torch.arange(10.0)) * 20
     anchors = torch.cat([places, places + 18], dim=1)
     logits = torch.linspace(3, -3, 100).expand(2, 100)
@@ -175,7 +158,7 @@ def test_limits_hold_per_level_before_and_per_image_after(
     assert torch.equal(test.boxes[0], anchors[[*range(30), *range(60, 75)]])
 
 
-def test_without_ranking_any_come_first_but_only_when_detecting(batch_of: MakeBatch) -> None:
+def test_without_ranking_any_come_first_but_only_when_detecting() -> None:
     places = torch.cartesian_prod(torch.arange(10.0), torch.arange(10.0)) * 20
     anchors = torch.cat([places, places + 18], dim=1)
     logits, deltas = [torch.linspace(3, -3, 100).expand(2, 100)], [torch.zeros(2, 100, 4)]
@@ -193,7 +176,7 @@ def test_without_ranking_any_come_first_but_only_when_detecting(batch_of: MakeBa
     assert torch.equal(found(logits, train=True)[0], anchors[: limits.after_nms_train])
 
 
-def test_without_refinement_anchors_stay_but_only_when_detecting(batch_of: MakeBatch) -> None:
+def test_without_refinement_anchors_stay_but_only_when_detecting() -> None:
     anchors = torch.tensor([[10.0, 10.0, 30.0, 30.0], [60.0, 60.0, 90.0, 90.0]])
     wanted = torch.tensor([[40.0, 20.0, 80.0, 40.0], [10.0, 60.0, 50.0, 110.0]])
     given = [torch.tensor([[2.0, 0.0]])], [encode(anchors, wanted)[None]], batch_of((120, 120))
@@ -202,7 +185,7 @@ def test_without_refinement_anchors_stay_but_only_when_detecting(batch_of: MakeB
     assert_close(propose(anchors, *given, limits, train=True).boxes[0], wanted)
 
 
-def test_levels_do_not_suppress_each_other(batch_of: MakeBatch) -> None:
+def test_levels_do_not_suppress_each_other() -> None:
     box = torch.tensor([[10.0, 10.0, 50.0, 50.0]])
     anchors = torch.cat([box, box, box])
     levels = [torch.tensor([[2.0, 1.0]]), torch.tensor([[0.0]])]
@@ -212,7 +195,7 @@ def test_levels_do_not_suppress_each_other(batch_of: MakeBatch) -> None:
     assert_close(proposals.scores[0, :2], torch.tensor([2.0, 0.0]).sigmoid())
 
 
-def test_padding_is_no_place_for_proposals(random_boxes: Boxes, batch_of: MakeBatch) -> None:
+def test_padding_is_no_place_for_proposals() -> None:
     anchors = random_boxes(0, 200, extent=128.0)
     logits = [torch.randn(2, 200)]
     batch = batch_of((128, 128), (40, 60))
@@ -225,7 +208,7 @@ def test_padding_is_no_place_for_proposals(random_boxes: Boxes, batch_of: MakeBa
     assert inside[:, [1, 3]].max() <= 40
 
 
-def test_gradients_flow_through_the_coordinates(random_boxes: Boxes, batch_of: MakeBatch) -> None:
+def test_gradients_flow_through_the_coordinates() -> None:
     """Exact joint training differentiates the box head's loss to the RPN."""
     anchors = random_boxes(1, 50) * 0.5 + torch.tensor([10.0, 10.0, 40.0, 40.0])
     logits, deltas = torch.randn(1, 50), torch.zeros(1, 50, 4, requires_grad=True)
@@ -240,7 +223,7 @@ def test_gradients_flow_through_the_coordinates(random_boxes: Boxes, batch_of: M
     assert_close(gradient[0, kept, 0], 2 * widths)
 
 
-def test_an_untrained_network_may_say_anything(random_boxes: Boxes, batch_of: MakeBatch) -> None:
+def test_an_untrained_network_may_say_anything() -> None:
     deltas = torch.randn(1, 60, 4) * 1e3
     proposals = propose(
         random_boxes(2, 60),
@@ -254,9 +237,7 @@ def test_an_untrained_network_may_say_anything(random_boxes: Boxes, batch_of: Ma
     assert proposals.scores.isfinite().all()
 
 
-def test_half_precision_outputs_give_boxes_in_full(
-    random_boxes: Boxes, batch_of: MakeBatch
-) -> None:
+def test_half_precision_outputs_give_boxes_in_full() -> None:
     anchors = random_boxes(3, 60) + 700
     logits, deltas = torch.randn(1, 60).bfloat16(), torch.zeros(1, 60, 4).bfloat16()
     limits = replace(LIMITS, min_size=0.0, nms_iou=1.0)
@@ -280,3 +261,108 @@ def test_half_precision_outputs_give_boxes_in_full(
 def test_values_out_of_range_are_named(changes: dict[str, Any], key: str) -> None:
     with pytest.raises(SettingsError, match=f"^{key}="):
         ProposalSettings(**changes)
+
+
+BOXES = torch.tensor(
+    [
+        [0.0, 0.0, 42.0, 42.0],
+        [0.0, 0.0, 9.0, 42.0],  # narrow
+        [2.0, 2.0, 44.0, 41.0],  # in cells of 16 pixels the same as the first
+        [50.0, 10.0, 90.0, 60.0],
+    ]
+)
+
+
+def choose(
+    batch: ImageBatch, given: Proposals, limits: ProposalSettings, *, train: bool = False
+) -> Proposals:
+    return given_proposals(replace(batch, proposals=given), limits, stride=16, train=train)
+
+
+def used(chosen: Proposals, image: int = 0) -> list[list[float]]:
+    """The boxes of an image, after a check that they come before the empty places."""
+    valid = chosen.valid[image]
+    assert torch.equal(valid, valid.sort(descending=True).values)
+    assert not chosen.boxes[image, ~valid].any()
+    assert not chosen.scores[image, ~valid].any()
+    boxes: list[list[float]] = chosen.boxes[image, valid].tolist()
+    return boxes
+
+
+def rows(*which: int) -> list[list[float]]:
+    return [BOXES[row].tolist() for row in which]
+
+
+def test_small_ones_go_and_the_rest_stays_in_order() -> None:
+    chosen = choose(batch_of((64, 96)), proposals_of(BOXES[None]), ProposalSettings(min_size=10.0))
+    assert used(chosen) == rows(0, 2, 3)
+    scores = proposals_of(BOXES[None]).scores[0]
+    assert torch.equal(chosen.scores[0, :3], scores[[0, 2, 3]])
+
+
+def test_the_smallest_size_is_one_of_the_original_image() -> None:
+    given = proposals_of(BOXES[None])
+    halved = batch_of((64, 96), scale=0.5)  # 9 pixels were 18
+    assert used(choose(halved, given, ProposalSettings(min_size=18.0))) == rows(0, 1, 2, 3)
+    assert used(choose(halved, given, ProposalSettings(min_size=18.1))) == rows(0, 2, 3)
+
+
+def test_of_those_on_the_same_cells_the_first_stays() -> None:
+    limits = ProposalSettings(min_size=0.0, dedup_on_feature_grid=True)
+    assert used(choose(batch_of((64, 96)), proposals_of(BOXES[None]), limits)) == rows(0, 1, 3)
+    same = replace(limits, dedup_on_feature_grid=False)
+    assert used(choose(batch_of((64, 96)), proposals_of(BOXES[None]), same)) == rows(0, 1, 2, 3)
+
+
+def test_one_that_goes_for_its_size_hides_no_other() -> None:
+    boxes = torch.tensor([[[0.0, 0.0, 25.0, 25.0], [0.0, 0.0, 30.0, 30.0]]])
+    limits = ProposalSettings(min_size=28.0, dedup_on_feature_grid=True)
+    assert used(choose(batch_of((64, 96)), proposals_of(boxes), limits)) == boxes[0, 1:].tolist()
+
+
+@pytest.mark.parametrize(("train", "count"), [(True, 3), (False, 1)])
+def test_the_best_are_counted_after_the_small_have_gone(train: bool, count: int) -> None:
+    limits = ProposalSettings(after_nms_train=3, after_nms_test=1, min_size=10.0)
+    boxes = BOXES[[1, 0, 2, 3]][None]  # the small one first
+    chosen = choose(batch_of((64, 96)), proposals_of(boxes), limits, train=train)
+    assert used(chosen) == rows(0, 2, 3)[:count]
+
+
+@pytest.mark.parametrize("counts", [(0, 0), (1, 0), (0, 3), (3, 1)])
+def test_images_may_have_any_number(counts: Sequence[int]) -> None:
+    batch = batch_of((64, 96), (64, 96))
+    given = Proposals.pad([BOXES[[0, 2, 3]][:count] for count in counts], batch.scales)
+    chosen = choose(batch, given, ProposalSettings())
+    assert [len(used(chosen, image)) for image in range(2)] == list(counts)
+    assert chosen.boxes.shape[1] == max(counts)
+
+
+def test_places_that_held_none_are_never_chosen() -> None:
+    batch = batch_of((64, 96))
+    nothing = torch.zeros(1, 4).bool()
+    given = Proposals(BOXES[None], torch.ones(1, 4), nothing)
+    assert (
+        used(choose(batch, given, ProposalSettings(min_size=0.0, dedup_on_feature_grid=True))) == []
+    )
+
+
+def test_what_lies_outside_the_image_is_cut_off() -> None:
+    boxes = torch.tensor([[[-10.0, -20.0, 50.0, 90.0], [80.0, 0.0, 120.0, 30.0]]])
+    given = Proposals(boxes, torch.ones(1, 2), torch.ones(1, 2).bool())
+    chosen = choose(batch_of((64, 96)), given, ProposalSettings(dedup_on_feature_grid=True))
+    assert used(chosen) == [[0.0, 0.0, 50.0, 64.0], [80.0, 0.0, 96.0, 30.0]]
+    limits = ProposalSettings(min_size=16.5)
+    assert used(choose(batch_of((64, 96)), given, limits)) == [[0.0, 0.0, 50.0, 64.0]]
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_images_without_proposals_are_refused_with_the_way_out(train: bool) -> None:
+    message = r"came without proposals.*`rcnn propose`.*proposals\.folder.*detect\(images"
+    with pytest.raises(ValueError, match=message):
+        given_proposals(batch_of((64, 96)), ProposalSettings(), stride=16, train=train)
+
+
+def test_only_their_order_counts_not_their_scores() -> None:
+    given = Proposals(BOXES[None], torch.tensor([[-5.0, 0.0, 7.0, 3.0]]), torch.ones(1, 4).bool())
+    chosen = choose(batch_of((64, 96)), given, ProposalSettings(min_size=10.0, score=0.5))
+    assert used(chosen) == rows(0, 2, 3)

@@ -24,11 +24,7 @@ from rcnn.model.faster_rcnn import FasterRCNN
 from rcnn.model.proposals import ProposalSettings
 from rcnn.model.roi_pooling import PoolingSettings
 from rcnn.model.settings import DetectorSettings
-from rcnn.model.speed import (
-    SpeedSettings,
-    align_state,
-    prepare,
-)
+from rcnn.model.speed import SpeedSettings, align_state, prepare
 from rcnn.model.targets import RoISampling
 from rcnn.settings import SettingsError, from_plain
 from rcnn.training import DetectionDataModule, DetectionModule
@@ -221,7 +217,11 @@ class TestCompilation:
             module = DetectionModule(settings, system=system, speed=SpeedSettings(compile=True))
             plain = DetectionModule(settings, system=system)
         compiled = {name for name, one in module.named_modules() if one._compiled_call_impl}
-        second = set() if system == "rpn" else {"detector.roi_heads.box_head", "detector.roi_heads.box_predictor"}
+        second = (
+            set()
+            if system == "rpn"
+            else {"detector.roi_heads.box_head", "detector.roi_heads.box_predictor"}
+        )
         first = {"detector.rpn"} if system in ("rpn", "faster_rcnn") else set()
         assert compiled == {"detector.backbone"} | first | second
         assert list(module.state_dict()) == list(plain.state_dict())
@@ -239,7 +239,11 @@ class TestCompilation:
         longer so.
         """
         counts = list(answer("graphs", backbone).values())
-        assert [one["box_head"] for one in counts] == [one["box_predictor"] for one in counts] == [1, 1, 2, 2]
+        assert (
+            [one["box_head"] for one in counts]
+            == [one["box_predictor"] for one in counts]
+            == [1, 1, 2, 2]
+        )
         assert max(counts[-1]["backbone"], counts[-1]["rpn"]) <= most
 
     @pytest.mark.slow

@@ -21,6 +21,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import LearningRateMonitor
 from pytorch_lightning.loggers import CSVLogger
+from rcnn.training.losses_of import Scheme, losses_of
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -41,7 +42,6 @@ from rcnn.ops.nms import suppress
 from rcnn.structures import Proposals
 from rcnn.training import DetectionDataModule, DetectionModule, LoaderSettings
 from rcnn.training.callbacks import EMA, Progress, Throughput
-from rcnn.training.losses_of import Scheme, losses_of
 
 RESNET = BackboneSettings("resnet18", norm="batch", frozen_stages=0, weights=None)
 PYRAMID: dict[str, Any] = {

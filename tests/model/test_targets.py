@@ -1,6 +1,5 @@
 """Which anchors and which RoIs are learned from, and what they are told."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,22 +12,13 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork
 
 from rcnn.model.anchors import AnchorGrid, AnchorSettings
-from rcnn.model.targets import (
-    AnchorSampling,
-    RoISampling,
-    label_rois,
-    sample_anchors,
-    sample_rois,
-)
+from rcnn.model.targets import AnchorSampling, RoISampling, label_rois, sample_anchors, sample_rois
 from rcnn.ops.boxes import inside, iou
 from rcnn.ops.deltas import encode
 from rcnn.settings import SettingsError
 from rcnn.structures import AnchorSamples, ImageBatch, Proposals, RoISamples, Targets
-
-Boxes = Callable[..., Tensor]
-MakeBatch = Callable[..., ImageBatch]
-MakeTargets = Callable[..., Targets]
-MakeProposals = Callable[..., Proposals]
+from tests.model.inputs import batch_of, proposals_of, targets_of
+from tests.ops.inputs import random_boxes
 
 A = (10.0, 10.0, 50.0, 40.0, 1)
 B = (30.0, 50.0, 90.0, 95.0, 2)
@@ -58,7 +48,7 @@ def _all_labels(
 
 
 class TestAnchors:
-    def test_seed_001_golden_values(self, batch_of: MakeBatch, targets_of: MakeTargets) -> None:
+    def test_seed_001_golden_values(self) -> None:
         """Re-computed independently; its order is ours: y, x, scale, ratio."""
         anchors = AnchorGrid(AnchorSettings(), strides=[16])([(50, 50)], (800, 800))
         assert len(anchors) == 22_500
@@ -90,16 +80,12 @@ class TestAnchors:
         assert (sample.labels == 0).sum() == 256 - 18
 
     @pytest.mark.parametrize("seed", range(4))
-    def test_labels_and_deltas_equal_torchvision(
-        self, anchors: Tensor, random_boxes: Boxes, batch_of: MakeBatch, seed: int
-    ) -> None:
+    def test_labels_and_deltas_equal_torchvision(self, anchors: Tensor, seed: int) -> None:
         boxes = random_boxes(seed, 2, 3) * 0.9 + torch.tensor([0.0, 0.0, 8.0, 8.0])
         flags = torch.zeros(2, 3).bool()
         targets = Targets(boxes, torch.ones(2, 3).long(), flags, flags)
         oracle = RegionProposalNetwork(
-            *(AnchorGenerator(), torch.nn.Identity()),
-            *(0.7, 0.3, 256, 0.5),
-            *({}, {}, 0.7),
+            *(AnchorGenerator(), torch.nn.Identity()), *(0.7, 0.3, 256, 0.5), *({}, {}, 0.7)
         )
         expected, matched = oracle.assign_targets_to_anchors(
             [anchors, anchors], [{"boxes": image} for image in boxes]
@@ -114,7 +100,7 @@ class TestAnchors:
             codes = oracle.box_coder.encode_single(matched[i], anchors)
             assert_close(deltas[i, positive], codes[positive])
 
-    def test_labels_by_hand(self, batch_of: MakeBatch, targets_of: MakeTargets) -> None:
+    def test_labels_by_hand(self) -> None:
         anchors = torch.tensor(
             [
                 [10.0, 10.0, 50.0, 40.0],  # the object itself
@@ -134,7 +120,7 @@ class TestAnchors:
         labels, _ = _all_labels(anchors, targets_of([A]), batch, skip_border_anchors=False)
         assert labels[0, 6] == 0
 
-    def test_thresholds_are_settings(self, batch_of: MakeBatch, targets_of: MakeTargets) -> None:
+    def test_thresholds_are_settings(self) -> None:
         anchors = torch.tensor([[10.0, 10.0, 50.0, y] for y in (40.0, 34.0, 25.0, 18.0)])
         batch, targets = batch_of((100, 100)), targets_of([A])  # IoU 1, 0.8, 0.5, 0.27
         labels, _ = _all_labels(anchors, targets, batch, positive_iou=0.5)
@@ -142,10 +128,7 @@ class TestAnchors:
         labels, _ = _all_labels(anchors, targets, batch, positive_iou=0.9, negative_iou=0.2)
         assert labels.tolist() == [[1, -1, -1, -1]]
 
-    def test_the_best_anchors_of_a_box_are_positive_ties_included(
-        self, batch_of: MakeBatch, targets_of: MakeTargets
-    ) -> None:
-        # two anchors with IoU 0.25 at opposite corners, one just below
+    def test_the_best_anchors_of_a_box_are_positive_ties_included(self) -> None:
         anchors = torch.tensor(
             [[10.0, 10.0, 30.0, 25.0], [30.0, 25.0, 50.0, 40.0], [30.0, 25.2, 50.0, 40.0]]
         )
@@ -154,35 +137,29 @@ class TestAnchors:
         # Seed document 003: and those within 0.01 of the best.
         within = _all_labels(anchors, targets, batch, low_quality_margin=0.01)[0]
         assert within.tolist() == [[1, 1, 1]]
-        assert _all_labels(anchors, targets, batch, low_quality_margin=0.003)[0].tolist() == [[1, 1, 0]]
+        assert _all_labels(anchors, targets, batch, low_quality_margin=0.003)[0].tolist() == [
+            [1, 1, 0]
+        ]
 
-    def test_only_inside_anchors_compete_for_the_best(
-        self, batch_of: MakeBatch, targets_of: MakeTargets
-    ) -> None:
+    def test_only_inside_anchors_compete_for_the_best(self) -> None:
         anchors = torch.tensor([[-1.0, 0.0, 20.0, 20.0], [0.0, 0.0, 10.0, 10.0]])
         targets, batch = targets_of([(0.0, 0.0, 20.0, 20.0, 1)]), batch_of((50, 50))
         assert _all_labels(anchors, targets, batch)[0].tolist() == [[-1, 1]]
         outside_too = _all_labels(anchors, targets, batch, skip_border_anchors=False)[0]
         assert outside_too.tolist() == [[1, 0]]
 
-    def test_an_anchor_must_lie_inside_its_own_image(
-        self, anchors: Tensor, batch_of: MakeBatch, targets_of: MakeTargets
-    ) -> None:
+    def test_an_anchor_must_lie_inside_its_own_image(self, anchors: Tensor) -> None:
         batch = batch_of((96, 128), (60, 64))  # the second one is padded
         labels, _ = _all_labels(anchors, targets_of([], []), batch)
         assert torch.equal(labels[1] == 0, inside(anchors, batch.sizes)[1])
         assert (labels[1] == 0).sum() < (labels[0] == 0).sum()
 
-    def test_a_box_that_no_anchor_overlaps_makes_no_positives(
-        self, batch_of: MakeBatch, targets_of: MakeTargets
-    ) -> None:
+    def test_a_box_that_no_anchor_overlaps_makes_no_positives(self) -> None:
         anchors = torch.tensor([[0.0, 0.0, 10.0, 10.0], [20.0, 20.0, 30.0, 30.0]])
         targets = targets_of([(60.0, 60.0, 70.0, 70.0, 1)])
         assert _all_labels(anchors, targets, batch_of((100, 100)))[0].tolist() == [[0, 0]]
 
-    def test_image_without_objects_is_ordinary(
-        self, anchors: Tensor, batch_of: MakeBatch, targets_of: MakeTargets
-    ) -> None:
+    def test_image_without_objects_is_ordinary(self, anchors: Tensor) -> None:
         batch = batch_of((96, 128), (96, 128))
         for targets in (targets_of([], []), targets_of([], [], padding=2)):
             labels, deltas = _all_labels(anchors, targets, batch, skip_border_anchors=False)
@@ -192,9 +169,7 @@ class TestAnchors:
             assert (sample.labels == 0).all()
             assert sample.deltas.isfinite().all()
 
-    def test_difficult_objects_are_never_targets(
-        self, anchors: Tensor, batch_of: MakeBatch, targets_of: MakeTargets
-    ) -> None:
+    def test_difficult_objects_are_never_targets(self, anchors: Tensor) -> None:
         batch = batch_of((96, 128))
         with_difficult = _all_labels(anchors, targets_of([A, B, C], difficult=[(0, 1)]), batch)
         without = _all_labels(anchors, targets_of([A, C]), batch)
@@ -203,9 +178,7 @@ class TestAnchors:
         only_difficult = targets_of([A], difficult=[(0, 0)])
         assert (_all_labels(anchors, only_difficult, batch)[0] == 1).sum() == 0
 
-    def test_anchors_in_a_crowd_region_are_ignored(
-        self, anchors: Tensor, batch_of: MakeBatch, targets_of: MakeTargets
-    ) -> None:
+    def test_anchors_in_a_crowd_region_are_ignored(self, anchors: Tensor) -> None:
         batch = batch_of((96, 128))
         region = (50.0, 0.0, 128.0, 96.0, 1)
         plain, _ = _all_labels(anchors, targets_of([A]), batch)
@@ -218,9 +191,7 @@ class TestAnchors:
         assert torch.equal(crowded == 1, plain == 1)  # a region is no object
 
     @pytest.mark.parametrize("padding", [1, 5])
-    def test_padded_ground_truth_does_nothing(
-        self, anchors: Tensor, batch_of: MakeBatch, targets_of: MakeTargets, padding: int
-    ) -> None:
+    def test_padded_ground_truth_does_nothing(self, anchors: Tensor, padding: int) -> None:
         batch = batch_of((96, 128), (96, 128), (96, 128))
         images = [[A, B, C], [], [B]]
         samples = [
@@ -236,9 +207,7 @@ class TestAnchors:
         for plain, padded in zip(vars(samples[0]).values(), vars(samples[1]).values(), strict=True):
             assert torch.equal(plain, padded)
 
-    def test_a_batch_is_its_images_one_by_one(
-        self, anchors: Tensor, batch_of: MakeBatch, targets_of: MakeTargets
-    ) -> None:
+    def test_a_batch_is_its_images_one_by_one(self, anchors: Tensor) -> None:
         sizes, images = [(96, 128), (60, 100), (80, 80)], [[A, B, C], [], [B]]
         together = _all_labels(anchors, targets_of(*images), batch_of(*sizes))
         for i, (size, image) in enumerate(zip(sizes, images, strict=True)):
@@ -249,7 +218,7 @@ class TestAnchors:
 
     @pytest.mark.parametrize("images", [[[A]], [[A, B, C]], [[], [A, B, C]]])
     def test_256_anchors_of_each_image_at_most_half_of_them_positive(
-        self, anchors: Tensor, batch_of: MakeBatch, targets_of: MakeTargets, images: list[Any]
+        self, anchors: Tensor, images: list[Any]
     ) -> None:
         batch = batch_of(*[(96, 128)] * len(images))
         # at IoU 0.2 there are plenty of positives
@@ -262,17 +231,13 @@ class TestAnchors:
         sample = sample_anchors(anchors, targets_of(*images), batch, quarter)
         assert (sample.labels[-1] == 1).sum() == 16
 
-    def test_too_few_anchors_leave_places_unused(
-        self, batch_of: MakeBatch, targets_of: MakeTargets
-    ) -> None:
+    def test_too_few_anchors_leave_places_unused(self) -> None:
         anchors = torch.tensor([[10.0, 10.0, 50.0, 40.0], [60.0, 60.0, 70.0, 70.0]])
         sample = sample_anchors(anchors, targets_of([A]), batch_of((100, 100)), AnchorSampling())
         assert sample.labels[0].tolist() == [1, 0] + [-1] * 254
         assert sample.indices[0, :2].tolist() == [0, 1]
 
-    def test_a_sample_holds_the_anchors_and_their_matches(
-        self, anchors: Tensor, batch_of: MakeBatch, targets_of: MakeTargets
-    ) -> None:
+    def test_a_sample_holds_the_anchors_and_their_matches(self, anchors: Tensor) -> None:
         targets, batch = targets_of([A, B], []), batch_of((96, 128), (96, 128))
         sample = sample_anchors(anchors, targets, batch, AnchorSampling(positive_iou=0.5))
         assert torch.equal(sample.boxes, anchors[sample.indices])
@@ -280,9 +245,7 @@ class TestAnchors:
         matched = sample.matched_boxes[sample.labels == 1].tolist()
         assert {tuple(box) for box in matched} == {A[:4], B[:4]}
 
-    def test_a_generator_makes_the_draw_reproducible(
-        self, anchors: Tensor, batch_of: MakeBatch, targets_of: MakeTargets
-    ) -> None:
+    def test_a_generator_makes_the_draw_reproducible(self, anchors: Tensor) -> None:
         def draw(seed: int) -> AnchorSamples:
             generator = torch.Generator().manual_seed(seed)
             settings = AnchorSampling(samples=32)
@@ -308,23 +271,14 @@ def _rois(
 
 class TestRoIs:
     @pytest.mark.parametrize(("images", "each"), [(1, 128), (2, 64), (4, 32)])
-    def test_128_rois_a_minibatch_are_shared_by_its_images(
-        self,
-        random_boxes: Boxes,
-        targets_of: MakeTargets,
-        proposals_of: MakeProposals,
-        images: int,
-        each: int,
-    ) -> None:
+    def test_128_rois_a_minibatch_are_shared_by_its_images(self, images: int, each: int) -> None:
         proposals = proposals_of(random_boxes(0, images, 600))
         targets = targets_of(*[[A, B, C]] * images)
         assert _rois(proposals, targets, RoISampling()).labels.shape == (images, each)
         per_image = RoISampling(samples_per="image")
         assert _rois(proposals, targets, per_image).labels.shape == (images, 128)
 
-    def test_at_most_a_quarter_is_foreground_in_every_image(
-        self, random_boxes: Boxes, targets_of: MakeTargets, proposals_of: MakeProposals
-    ) -> None:
+    def test_at_most_a_quarter_is_foreground_in_every_image(self) -> None:
         near = torch.tensor(A[:4]) + random_boxes(1, 1, 100, extent=3.0) - 1.5
         proposals = proposals_of(torch.cat([near, random_boxes(2, 1, 300)], 1).expand(2, -1, -1))
         targets = targets_of([A, B, C], [])
@@ -335,9 +289,7 @@ class TestRoIs:
         half = _rois(proposals, targets, RoISampling(foreground_fraction=0.5))
         assert (half.labels[0] > 0).sum() == 32
 
-    def test_labels_and_deltas_by_hand(
-        self, targets_of: MakeTargets, proposals_of: MakeProposals
-    ) -> None:
+    def test_labels_and_deltas_by_hand(self) -> None:
         proposals = proposals_of(
             torch.tensor(
                 [
@@ -360,9 +312,7 @@ class TestRoIs:
         expected = torch.tensor([[0.0, 3 / 24, 0.0, log[0]], [0.0, 0.5, 0.0, log[1]]])
         assert_close(rois.deltas[0, order[:2]], expected)
 
-    def test_deltas_are_normalised_by_the_class(
-        self, targets_of: MakeTargets, proposals_of: MakeProposals
-    ) -> None:
+    def test_deltas_are_normalised_by_the_class(self) -> None:
         proposals = proposals_of(
             torch.tensor([[[12.0, 8.0, 51.0, 43.0], [31.0, 52.0, 88.0, 99.0]]])
         )
@@ -379,9 +329,7 @@ class TestRoIs:
         assert_close(rois.deltas * std[rois.labels] + mean[rois.labels], raw.deltas)
 
     @pytest.mark.parametrize("seed", range(3))
-    def test_labels_and_codes_equal_torchvision(
-        self, random_boxes: Boxes, proposals_of: MakeProposals, seed: int
-    ) -> None:
+    def test_labels_and_codes_equal_torchvision(self, seed: int) -> None:
         boxes, ground_truth = random_boxes(seed, 2, 200), random_boxes(50 + seed, 2, 3)
         flags, labels = torch.zeros(2, 3).bool(), torch.tensor([[1, 2, 3], [3, 3, 1]])
         settings = RoISampling(samples=203, samples_per="image", foreground_fraction=1.0)
@@ -399,9 +347,7 @@ class TestRoIs:
             codes = oracle.box_coder.encode_single(ground_truth[i][matched[i]], rois.boxes[i])
             assert_close(rois.deltas[i, foreground], codes[foreground], atol=1e-4, rtol=1e-5)
 
-    def test_background_window_includes_its_lower_end_and_excludes_its_upper(
-        self, targets_of: MakeTargets, proposals_of: MakeProposals
-    ) -> None:
+    def test_background_window_includes_its_lower_end_and_excludes_its_upper(self) -> None:
         """Seed document 001 loses the RoIs whose IoU is exactly 0."""
         ground_truth = (0.0, 0.0, 8.0, 8.0, 1)
         boxes = [
@@ -424,9 +370,7 @@ class TestRoIs:
         assert background(background_high=0.25) == [2, 3, 4]
         assert background(background_low=0.0625, background_high=0.25) == [2, 3]
 
-    def test_between_background_and_foreground_nothing_is_drawn(
-        self, targets_of: MakeTargets, proposals_of: MakeProposals
-    ) -> None:
+    def test_between_background_and_foreground_nothing_is_drawn(self) -> None:
         boxes = torch.tensor([[[0.0, 0.0, 8.0, 4.0]]])  # IoU 0.5
         settings = RoISampling(samples=1, foreground_iou=0.6, background_high=0.4, append_gt=False)
         rois = _rois(proposals_of(boxes), targets_of([(0.0, 0.0, 8.0, 8.0, 1)]), settings)
@@ -434,11 +378,7 @@ class TestRoIs:
 
     @pytest.mark.parametrize("padding", [0, 2])
     def test_image_without_objects_is_all_background_whatever_the_window(
-        self,
-        random_boxes: Boxes,
-        targets_of: MakeTargets,
-        proposals_of: MakeProposals,
-        padding: int,
+        self, padding: int
     ) -> None:
         targets = targets_of([], [], padding=padding)
         settings = RoISampling(background_low=0.1)
@@ -449,9 +389,7 @@ class TestRoIs:
         mixed = _rois(proposals_of(random_boxes(3, 2, 100)), targets_of([], [A, B, C]), settings)
         assert (mixed.labels[0] == 0).all()
 
-    def test_ground_truth_is_appended_or_not(
-        self, targets_of: MakeTargets, proposals_of: MakeProposals
-    ) -> None:
+    def test_ground_truth_is_appended_or_not(self) -> None:
         far = proposals_of(torch.tensor([[[0.0, 60.0, 20.0, 80.0]]]))
         targets = targets_of([A, B, C], difficult=[(0, 1)], crowd=[(0, 2)], padding=2)
         settings = RoISampling(samples=8, foreground_fraction=0.5)
@@ -461,9 +399,7 @@ class TestRoIs:
         rois = _rois(far, targets, replace(settings, append_gt=False))
         assert sorted(rois.labels[0].tolist()) == [0]
 
-    def test_padding_among_the_proposals_is_never_drawn(
-        self, random_boxes: Boxes, targets_of: MakeTargets
-    ) -> None:
+    def test_padding_among_the_proposals_is_never_drawn(self) -> None:
         boxes = random_boxes(4, 2, 50)
         valid = torch.zeros(2, 50).bool()
         valid[0, :20] = True
@@ -479,7 +415,7 @@ class TestRoIs:
         drawn = {tuple(box) for box in rois.boxes[0, used].tolist()}
         assert {tuple(box) for box in rois.boxes[0].tolist()} == drawn
 
-    def test_no_proposals_at_all(self, targets_of: MakeTargets) -> None:
+    def test_no_proposals_at_all(self) -> None:
         none = Proposals(torch.zeros(2, 0, 4), torch.zeros(2, 0), torch.zeros(2, 0).bool())
         rois = _rois(none, targets_of([], []), RoISampling(samples=8))
         assert rois.labels.tolist() == [[-1]] * 2
@@ -488,9 +424,7 @@ class TestRoIs:
         rois = _rois(none, targets_of([], [A]), RoISampling(samples=8))
         assert rois.labels.tolist() == [[-1], [1]]
 
-    def test_too_little_background_is_left_short_or_repeated(
-        self, targets_of: MakeTargets, proposals_of: MakeProposals
-    ) -> None:
+    def test_too_little_background_is_left_short_or_repeated(self) -> None:
         far = torch.tensor([[[0.0, 60.0, 20.0, 80.0], [0.0, 70.0, 20.0, 90.0]]])
         targets, proposals = targets_of([A]), proposals_of(far)
         short = _rois(proposals, targets, RoISampling(samples=12))
@@ -501,34 +435,26 @@ class TestRoIs:
         settings = RoISampling(samples=12, pad_with="background", background_low=0.1)
         assert _rois(proposals, targets, settings).labels.tolist() == [[1] * 12]
 
-    def test_labels_are_minus_one_only_where_the_sample_is_short(
-        self, random_boxes: Boxes, targets_of: MakeTargets, proposals_of: MakeProposals
-    ) -> None:
+    def test_labels_are_minus_one_only_where_the_sample_is_short(self) -> None:
         rois = _rois(
             proposals_of(random_boxes(5, 2, 300)), targets_of([A, B, C], [C]), RoISampling()
         )
         assert rois.labels.min() == 0
         assert rois.labels.max() <= 3
 
-    def test_rois_in_a_crowd_region_are_no_background(
-        self, targets_of: MakeTargets, proposals_of: MakeProposals
-    ) -> None:
+    def test_rois_in_a_crowd_region_are_no_background(self) -> None:
         boxes = torch.tensor([[[60.0, 60.0, 70.0, 70.0], [0.0, 60.0, 20.0, 80.0]]])
         targets = targets_of([A, (50.0, 50.0, 100.0, 100.0, 2)], crowd=[(0, 1)])
         settings = RoISampling(samples=4, append_gt=False)
         rois = _rois(proposals_of(boxes), targets, settings)
         assert rois.boxes[0, rois.labels[0] == 0].tolist() == [[0.0, 60.0, 20.0, 80.0]]
 
-    def test_difficult_objects_give_no_foreground(
-        self, targets_of: MakeTargets, proposals_of: MakeProposals
-    ) -> None:
+    def test_difficult_objects_give_no_foreground(self) -> None:
         proposals = proposals_of(torch.tensor([[list(A[:4])]]))
         rois = _rois(proposals, targets_of([A, B], difficult=[(0, 0)]), RoISampling(samples=4))
         assert sorted(rois.labels[0].tolist()) == [-1, 0, 2]
 
-    def test_a_batch_is_its_images_one_by_one(
-        self, random_boxes: Boxes, targets_of: MakeTargets, proposals_of: MakeProposals
-    ) -> None:
+    def test_a_batch_is_its_images_one_by_one(self) -> None:
         boxes, images = random_boxes(6, 3, 40), [[A, B, C], [], [B]]
         everything = RoISampling(samples=50, samples_per="image", foreground_fraction=1.0)
 
@@ -549,17 +475,13 @@ class TestRoIs:
             assert labelled(together, i) == labelled(alone, 0)
             assert len(labelled(alone, 0)) == 40 + len(image)
 
-    def test_a_generator_makes_the_draw_reproducible(
-        self, random_boxes: Boxes, targets_of: MakeTargets, proposals_of: MakeProposals
-    ) -> None:
+    def test_a_generator_makes_the_draw_reproducible(self) -> None:
         proposals, targets = proposals_of(random_boxes(7, 2, 300)), targets_of([A, B], [C])
         first, same, other = (_rois(proposals, targets, RoISampling(), s).boxes for s in (1, 1, 2))
         assert torch.equal(first, same)
         assert not torch.equal(first, other)
 
-    def test_gradients_flow_through_the_boxes_that_were_drawn(
-        self, random_boxes: Boxes, targets_of: MakeTargets, proposals_of: MakeProposals
-    ) -> None:
+    def test_gradients_flow_through_the_boxes_that_were_drawn(self) -> None:
         boxes = random_boxes(8, 1, 40).requires_grad_()
         settings = RoISampling(samples=10, append_gt=False)
         rois = _rois(proposals_of(boxes), targets_of([A]), settings)
@@ -575,9 +497,7 @@ class TestCandidatesOfMining:
 
     HARD = RoISampling(ohem=True, background_low=0.1, foreground_fraction=0.0)
 
-    def test_everything_with_a_label_is_a_candidate_and_background_starts_at_zero(
-        self, targets_of: MakeTargets, proposals_of: MakeProposals
-    ) -> None:
+    def test_everything_with_a_label_is_a_candidate_and_background_starts_at_zero(self) -> None:
         boxes = torch.tensor(
             [
                 [
@@ -593,16 +513,14 @@ class TestCandidatesOfMining:
         targets = targets_of([A, crowd], crowd=[(0, 1)])
         rois = label_rois(proposals_of(boxes), targets, self.HARD, *_unit_deltas())
         assert rois.labels.tolist() == [[1, 0, 0, 0, -1, 1, -1]]  # then A itself and the crowd
-        random = replace(self.HARD, mining="random")
+        random = replace(self.HARD, ohem=False)
         rois = label_rois(proposals_of(boxes), targets, random, *_unit_deltas())
         assert rois.labels.tolist() == [[1, 0, -1, -1, -1, 1, -1]]
         assert_close(rois.deltas, encode(rois.boxes, rois.matched_boxes))
 
-    def test_at_most_so_many_proposals_and_all_objects_are_candidates(
-        self, random_boxes: Boxes, targets_of: MakeTargets, proposals_of: MakeProposals
-    ) -> None:
+    def test_at_most_so_many_proposals_and_all_objects_are_candidates(self) -> None:
         boxes, targets = random_boxes(0, 2, 30), targets_of([A, B, C], [])
-        few = replace(self.HARD, candidates=10)
+        few = replace(self.HARD, ohem_candidates=10)
         rois = label_rois(proposals_of(boxes), targets, few, *_unit_deltas())
         assert torch.equal(rois.boxes[:, :10], boxes[:, :10])  # the best
         assert rois.labels[0, 10:].tolist() == [1, 2, 3]

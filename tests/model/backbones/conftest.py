@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rcnn.model.backbones import SplitNetwork, BackboneSettings, Backbone, BoxHead
+from rcnn.model.backbones import Backbone, BackboneSettings, BoxHead, SplitNetwork
 
 
 @pytest.fixture
@@ -62,7 +62,9 @@ class TinyTail(BoxHead):
 @pytest.fixture
 def tiny_backbone() -> SplitNetwork:
     """One convolution; a file of weights calls it ``stem``, its norm ``bn``."""
-    return SplitNetwork(TinyBody(), TinyTail(), {"stem.": "backbone.conv.", "bn.": "backbone.norm."})
+    return SplitNetwork(
+        TinyBody(), TinyTail(), {"stem.": "backbone.conv.", "bn.": "backbone.norm."}
+    )
 
 
 @pytest.fixture

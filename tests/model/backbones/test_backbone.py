@@ -1,8 +1,17 @@
+"""TODO."""
+
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.models.detection.backbone_utils import mobilenet_backbone, resnet_fpn_backbone
+from torchvision.ops.misc import FrozenBatchNorm2d
 
-from rcnn.model.backbones.backbone import Backbone
+from rcnn.model.backbones import BackboneSettings, TwoMLPHead, build_network
+from rcnn.model.backbones.backbone import SHIPPED, Backbone, BackboneSettings, freeze_norms
+from rcnn.settings import SettingsError, from_plain, to_plain
 
 
 @pytest.mark.parametrize("roi_levels", [0, 3])
@@ -55,3 +64,266 @@ def test_another_body_follows_the_mode() -> None:
     assert all(module.training for module in backbone.train().modules())
     assert not any(module.training for module in backbone.eval().modules())
     assert all(module.training for module in backbone.train().modules())
+
+
+def test_defaults_are_possible_for_every_shipped_name() -> None:
+    assert [BackboneSettings(name=name).name for name in SHIPPED] == list(SHIPPED)
+
+
+def test_misspelt_name_is_answered_with_the_nearest_shipped_one() -> None:
+    with pytest.raises(SettingsError, match=r"name='resnet81'.*did you mean 'resnet18'"):
+        BackboneSettings(name="resnet81")
+
+
+def test_name_unlike_any_is_answered_with_the_list() -> None:
+    with pytest.raises(SettingsError, match=r"no backbone has this name\. Shipped are vgg16, "):
+        BackboneSettings(name="xx")
+
+
+def test_dotted_path_passes_for_a_name() -> None:
+    assert BackboneSettings(name="project.models.build").name == "project.models.build"
+
+
+@pytest.mark.parametrize("name", ["project.", ".build", "a..b", "a.3b", "../resnet18"])
+def test_what_is_no_dotted_path_is_no_name(name: str) -> None:
+    with pytest.raises(SettingsError, match="name="):
+        BackboneSettings(name=name)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("norm", "group"),
+        ("frozen_stages", -1),
+        ("dropout", 1.0),
+        ("dropout", -0.1),
+        ("weights", ""),
+        ("hidden", 0),
+        ("fpn_channels", 0),
+        ("norm_eps", -1e-5),
+        ("norm_eps", float("inf")),
+        ("box_head", "layer4"),
+    ],
+)
+def test_value_out_of_range_is_an_error_that_names_key_and_value(key: str, value: object) -> None:
+    with pytest.raises(SettingsError, match=rf"backbone\.{key}={value!r}"):
+        from_plain(BackboneSettings, {key: value}, where="backbone")
+
+
+def test_settings_survive_their_plain_form() -> None:
+    settings = BackboneSettings(name="vgg16", norm="batch", weights=None, dropout=0.0)
+    assert from_plain(BackboneSettings, to_plain(settings)) == settings
+
+
+def test_ranks_survive_their_plain_form() -> None:
+    settings = BackboneSettings(name="vgg16", ranks=(1024, 0))
+    assert to_plain(settings)["ranks"] == [1024, 0]
+    assert from_plain(BackboneSettings, to_plain(settings)) == settings
+
+
+@pytest.mark.parametrize("ranks", [(0, 0), (-1, 4)])
+def test_ranks_leave_at_most_one_layer_whole(ranks: tuple[int, int]) -> None:
+    with pytest.raises(SettingsError, match=r"ranks=.*at least one of them above 0, or null"):
+        BackboneSettings(name="vgg16", ranks=ranks)
+
+
+def test_layer4_has_no_ranks() -> None:
+    with pytest.raises(SettingsError, match=r"ranks=.*only with backbone\.box_head=two_mlp"):
+        BackboneSettings(name="resnet18", ranks=(8, 8))
+    assert BackboneSettings(name="resnet18", box_head="two_mlp", ranks=(8, 8)).ranks == (8, 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "architecture"),
+    [
+        ("vgg16_bn", "vgg16_bn"),
+        ("resnet50", "resnet50"),
+        ("resnet50_fpn", "resnet50"),
+        ("mobilenet_v3_large_fpn", "mobilenet_v3_large"),
+        ("project.net_fpn", None),
+    ],
+)
+def test_architecture_is_the_classification_network_inside(
+    name: str, architecture: str | None
+) -> None:
+    assert BackboneSettings(name=name).architecture == architecture
+
+
+COUNTS = json.loads((Path(__file__).parent / "fixtures" / "frozen_params.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("trainable_layers", "count"),
+    [(int(key), value) for key, value in COUNTS["frozen_by_trainable_layers"].items()],
+)
+def test_frozen_parameters_are_counted_as_by_torchvision(trainable_layers: int, count: int) -> None:
+    backbone = _body("resnet50_fpn", frozen_stages=5 - trainable_layers, norm="frozen").backbone
+    learning = [parameter.requires_grad for parameter in backbone.parameters()]
+    assert learning == [False] * count + [True] * (53 - count)
+
+
+@pytest.mark.parametrize("frozen_stages", range(6))
+def test_resnet_learns_what_torchvision_lets_learn(frozen_stages: int) -> None:
+    with torch.device("meta"):
+        theirs = resnet_fpn_backbone(
+            backbone_name="resnet18",
+            weights=None,
+            norm_layer=nn.BatchNorm2d,
+            trainable_layers=5 - frozen_stages,
+        )
+    assert _learning(_body("resnet18_fpn", frozen_stages, "batch")) == _learning(theirs)
+
+
+@pytest.mark.parametrize("frozen_stages", range(7))
+def test_mobilenet_learns_what_torchvision_lets_learn(frozen_stages: int) -> None:
+    with torch.device("meta"):
+        theirs = mobilenet_backbone(
+            backbone_name="mobilenet_v3_large",
+            weights=None,
+            fpn=True,
+            trainable_layers=6 - frozen_stages,
+        )
+    assert _learning(_body("mobilenet_v3_large_fpn", frozen_stages, "frozen")) == _learning(theirs)
+
+
+def test_two_frozen_stages_of_vgg16_are_conv1_and_conv2() -> None:
+    backbone = _body("vgg16", frozen_stages=2, norm="auto")
+    frozen = [name for name, value in backbone.named_parameters() if not value.requires_grad]
+    assert frozen == [f"features.{i}.{kind}" for i in (0, 2, 5, 7) for kind in ("weight", "bias")]
+
+
+def test_fifth_stage_of_a_c4_resnet_is_its_tail() -> None:
+    with torch.device("meta"):
+        four = build_network(BackboneSettings(frozen_stages=4))
+        five = build_network(BackboneSettings(frozen_stages=5))
+    assert not _learning(four.backbone)
+    assert _learning(four.box_head)
+    assert not _learning(five.box_head)
+
+
+@pytest.mark.parametrize("name", ["vgg16_bn", "resnet18", "resnet18_fpn", "mobilenet_v3_large_fpn"])
+def test_norm_setting_decides_about_every_norm_and_its_epsilon(name: str) -> None:
+    for norm, kind in (("batch", nn.BatchNorm2d), ("frozen", FrozenBatchNorm2d)):
+        with torch.device("meta"):
+            backbone = build_network(
+                BackboneSettings(name=name, norm=norm, frozen_stages=0, norm_eps=0.25)
+            )
+        parts = [*network.backbone.modules(), *network.box_head.modules()]
+        norms = [part for part in parts if isinstance(part, nn.BatchNorm2d | FrozenBatchNorm2d)]
+        assert norms
+        assert all(type(part) is kind and part.eps == 0.25 for part in norms)
+
+
+def test_frozen_stage_counts_no_statistics_while_later_stages_do(pixels: Tensor) -> None:
+    backbone = build_network(BackboneSettings(norm="batch", frozen_stages=2)).backbone.train()
+    before = {name: value.clone() for name, value in backbone.named_buffers()}
+    backbone(pixels)
+    moved = {
+        name for name, value in backbone.named_buffers() if not torch.equal(value, before[name])
+    }
+    assert moved
+    assert all(name.startswith(("layer2.", "layer3.")) for name in moved)
+
+
+def test_frozen_norms_are_the_same_in_training_and_inference(pixels: Tensor) -> None:
+    backbone = build_network(BackboneSettings(norm="frozen")).backbone
+    torch.testing.assert_close(backbone.train()(pixels), backbone.eval()(pixels))
+
+
+def test_freezing_keeps_what_the_norm_computes(generator: torch.Generator) -> None:
+    norm = nn.BatchNorm2d(3, eps=0.1).eval()
+    for tensor in (norm.weight.data, norm.bias.data, norm.running_mean, norm.running_var):
+        tensor.uniform_(0.5, 2.0, generator=generator)
+    features = torch.rand(2, 3, 4, 5, generator=generator)
+    frozen = freeze_norms(nn.Sequential(nn.Identity(), nn.Sequential(norm)))
+    assert not list(frozen.parameters())
+    torch.testing.assert_close(frozen(features), norm(features).detach())
+
+
+def _body(name: str, frozen_stages: int, norm: str) -> nn.Module:
+    with torch.device("meta"):
+        settings = BackboneSettings(name=name, frozen_stages=frozen_stages, norm=norm)
+        return build_network(settings).backbone
+
+
+def _learning(module: nn.Module) -> set[str]:
+    return {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+
+def test_fully_connected_tail_is_two_layers_with_relu() -> None:
+    box_head = TwoMLPHead(in_channels=1, cells=1, hidden=1, dropout=0.0)
+    for layer, weight, bias in ((box_head.fc6, 2.0, 1.0), (box_head.fc7, -1.0, 5.0)):
+        nn.init.constant_(layer.weight, weight)
+        nn.init.constant_(layer.bias, bias)
+    pooled = torch.tensor([1.0, 10.0, -3.0]).reshape(3, 1, 1, 1)
+    # 1 -> 3 -> 2; 10 -> 21 -> -16, cut to 0; -3 -> -5, cut to 0 -> 5
+    torch.testing.assert_close(box_head(pooled), torch.tensor([[2.0], [0.0], [5.0]]))
+
+
+def test_dropout_acts_in_training_alone() -> None:
+    box_head = TwoMLPHead(in_channels=2, cells=4, hidden=64, dropout=0.5)
+    pooled = torch.rand(3, 2, 2, 2)
+    nn.init.ones_(box_head.fc7.bias)
+    trained, evaluated = box_head.train()(pooled), box_head.eval()(pooled)
+    assert (trained == 0).any(dim=1).all()
+    assert not (evaluated == 0).all(dim=0).any()
+    torch.testing.assert_close(box_head(pooled), evaluated)
+
+
+def test_dropout_follows_both_layers() -> None:
+    box_head = TwoMLPHead(in_channels=1, cells=1, hidden=64, dropout=0.5).train()
+    for layer in (box_head.fc6, box_head.fc7):
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    nn.init.ones_(box_head.fc6.bias)
+    nn.init.eye_(box_head.fc7.weight)
+    # a unit that survives is doubled, twice
+    assert set(box_head(torch.ones(3, 1, 1, 1)).flatten().tolist()) == {0.0, 4.0}
+
+
+@pytest.mark.parametrize("rois", [0, 1, 3])
+def test_fully_connected_tail_gives_one_vector_per_roi(rois: int) -> None:
+    box_head = TwoMLPHead(in_channels=3, cells=4, hidden=5, dropout=0.5)
+    assert box_head(torch.rand(rois, 3, 2, 2)).shape == (rois, 5)
+    assert box_head.channels == 5
+
+
+def factorised(ranks: tuple[int, int]) -> TwoMLPHead:
+    return TwoMLPHead(in_channels=3, cells=4, hidden=8, dropout=0.0, ranks=ranks)
+
+
+def test_a_layer_with_a_rank_is_two_layers_of_which_the_second_has_the_bias() -> None:
+    box_head = factorised((5, 0))
+    shapes = {name: tuple(tensor.shape) for name, tensor in box_head.state_dict().items()}
+    assert shapes == {
+        "fc6.first.weight": (5, 12),
+        "fc6.second.weight": (8, 5),
+        "fc6.second.bias": (8,),
+        "fc7.weight": (8, 8),
+        "fc7.bias": (8,),
+    }
+
+
+def test_a_factorised_layer_computes_the_product_of_its_two() -> None:
+    box_head, whole = factorised((5, 2)), factorised((0, 0))
+    for name in ("fc6", "fc7"):
+        thin, layer = getattr(box_head, name), getattr(whole, name)
+        layer.weight.data = thin.second.weight.data @ thin.first.weight.data
+        layer.bias.data = thin.second.bias.data
+    pooled = torch.rand(3, 3, 2, 2)
+    torch.testing.assert_close(box_head(pooled), whole(pooled))
+
+
+@pytest.mark.parametrize(
+    ("ranks", "message"),
+    [
+        ((9, 2), r"ranks=\(9, 2\) .*fc6 \(12 to 8\) has rank 8 at most"),
+        ((2, 9), r"ranks=\(2, 9\) .*fc7 \(8 to 8\) has rank 8 at most"),
+        ((-1, 2), r"ranks=\(-1, 2\) .*fc6"),
+    ],
+)
+def test_a_rank_that_no_such_matrix_has_is_an_error_that_names_the_layer(
+    ranks: tuple[int, int], message: str
+) -> None:
+    with pytest.raises(SettingsError, match=message):
+        factorised(ranks)

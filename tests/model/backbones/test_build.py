@@ -1,3 +1,5 @@
+"""TODO."""
+
 import dataclasses
 from typing import Literal
 
@@ -37,7 +39,11 @@ def test_levels_and_vectors_have_the_promised_shapes(name: str) -> None:
         levels = backbone(torch.empty(2, 3, 128, 192))
         vectors = {rois: box_head(torch.empty(rois, channels, 7, 7)) for rois in (0, 1, 3)}
 
-    assert (backbone.strides, backbone.channels, backbone.roi_levels) == (strides, channels, roi_levels)
+    assert (backbone.strides, backbone.channels, backbone.roi_levels) == (
+        strides,
+        channels,
+        roi_levels,
+    )
     assert [tuple(level.shape) for level in levels] == [
         (2, channels, 128 // stride, 192 // stride) for stride in strides
     ]
@@ -113,7 +119,9 @@ def test_a_linear_tail_is_two_layers_on_the_pooled_cells(
     name: str, hidden: int | None, width: int
 ) -> None:
     with torch.device("meta"):
-        backbone, box_head = _parts(BackboneSettings(name=name, box_head="two_mlp", hidden=hidden), cells=4)
+        backbone, box_head = _parts(
+            BackboneSettings(name=name, box_head="two_mlp", hidden=hidden), cells=4
+        )
         vectors = box_head(torch.empty(3, backbone.channels, 2, 2))
     assert vectors.shape == (3, width)
     assert (box_head.fc6.in_features, box_head.fc7.in_features) == (4 * backbone.channels, width)
@@ -138,7 +146,9 @@ def test_layer4_is_no_stage_of_a_resnet_with_a_linear_tail() -> None:
 @pytest.mark.parametrize(
     ("name", "box_head"), [("vgg16", "own"), ("resnet18", "linear"), ("resnet18_fpn", "own")]
 )
-def test_ranks_reach_every_fully_connected_tail(name: str, box_head: Literal["own", "linear"]) -> None:
+def test_ranks_reach_every_fully_connected_tail(
+    name: str, box_head: Literal["own", "linear"]
+) -> None:
     with torch.device("meta"):
         _, built = _parts(BackboneSettings(name=name, box_head=box_head, hidden=32, ranks=(5, 0)))
     assert (built.fc6.first.out_features, built.fc7.out_features) == (5, 32)

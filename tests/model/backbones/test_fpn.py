@@ -1,12 +1,11 @@
+"""TODO."""
+
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection import (
-    fasterrcnn_mobilenet_v3_large_fpn,
-    fasterrcnn_resnet50_fpn,
-)
+from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_fpn, fasterrcnn_resnet50_fpn
 
 from rcnn.model.backbones import BackboneSettings, LoadedWeights, build_network
 from rcnn.model.backbones.fpn import Trunk
@@ -43,8 +42,7 @@ def test_pyramid_computes_what_torchvisions_detector_does(
 
 
 @pytest.mark.parametrize(
-    ("name", "key"),
-    [("resnet18_fpn", "layer4.0.bn1"), ("mobilenet_v3_large_fpn", "features.16.1")],
+    ("name", "key"), [("resnet18_fpn", "layer4.0.bn1"), ("mobilenet_v3_large_fpn", "features.16.1")]
 )
 def test_classification_weights_fill_all_of_the_trunk_and_nothing_else(name: str, key: str) -> None:
     ours = build_network(BackboneSettings(name=name, norm="batch"))
@@ -61,7 +59,9 @@ def test_classification_weights_fill_all_of_the_trunk_and_nothing_else(name: str
 
 def test_statistics_of_mobilenet_move_as_fast_as_in_torchvisions_detector() -> None:
     with torch.device("meta"):
-        backbone = build_network(BackboneSettings(name="mobilenet_v3_large_fpn", norm="batch")).backbone
+        backbone = build_network(
+            BackboneSettings(name="mobilenet_v3_large_fpn", norm="batch")
+        ).backbone
     norms = [part for part in backbone.modules() if isinstance(part, nn.BatchNorm2d)]
     assert {part.momentum for part in norms} == {0.1}
 

@@ -1,3 +1,5 @@
+"""TODO."""
+
 from collections.abc import Callable
 from dataclasses import replace
 

@@ -1,23 +1,37 @@
+"""Starting from a checkpoint of this package."""
+
 import dataclasses
+import hashlib
+import socket
+import urllib.error
 import warnings
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rcnn.model.backbones import (
-    SplitNetwork,
     BackboneSettings,
     LoadedWeights,
+    SplitNetwork,
     WeightsError,
     WeightsWarning,
     build_network,
     resolve,
 )
-from rcnn.model.backbones.weights import DownloadError
-from rcnn.settings import SettingsError
+from rcnn.model.backbones.backbone import SHIPPED, BackboneSettings
+from rcnn.model.backbones.weights import (
+    TIMEOUT_SECONDS,
+    DownloadError,
+    cached_file,
+    download,
+    imagenet_url,
+)
+from rcnn.settings import SettingsError, to_plain
 
 RESNET18 = "resnet18-f37072fd.pth"
 SMALL = {"conv1.weight": torch.ones(2, 3)}
@@ -140,13 +154,19 @@ def test_own_backbone_loads_a_file_in_its_own_names(
     torch.save(state, path)
     _, loaded = resolve(dataclasses.replace(own_backbone, weights=str(path)), never)
     loaded.load_into(second)
-    torch.testing.assert_close(dict(second.box_head.state_dict()), dict(first.box_head.state_dict()))
+    torch.testing.assert_close(
+        dict(second.box_head.state_dict()), dict(first.box_head.state_dict())
+    )
     torch.testing.assert_close(second.backbone.conv.weight, first.backbone.conv.weight)
 
 
 def test_weights_survive_a_file(tmp_path: Path) -> None:
     first = build_network(BackboneSettings(weights=None))
-    state = {**first.backbone.state_dict(), **first.box_head.state_dict(), "fc.bias": torch.zeros(9)}
+    state = {
+        **first.backbone.state_dict(),
+        **first.box_head.state_dict(),
+        "fc.bias": torch.zeros(9),
+    }
     state["bn1.running_var"].fill_(2.5)
     torch.save(state, tmp_path / "resnet18.pth")
 
@@ -261,3 +281,165 @@ def test_no_warning_where_weights_are_loaded(cache: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         resolve(BackboneSettings(), never)
+
+
+LINEAR = BackboneSettings("resnet18", norm="batch", frozen_stages=0, box_head="two_mlp", hidden=8)
+Write = Callable[[BackboneSettings], Path]
+
+
+@pytest.fixture
+def write(randomise: Callable[[nn.Module], dict[str, Tensor]], tmp_path: Path) -> Write:
+    """Writes what a detector's checkpoint holds of its backbone, with known weights."""
+
+    def checkpoint(settings: BackboneSettings, cells: int = 4) -> Path:
+        backbone = build_network(settings, cells)
+        state = {"detector.rpn.head.conv.weight": torch.ones(2)}
+        for prefix, part in (
+            ("backbone", network.backbone),
+            ("roi_heads.box_head", network.box_head),
+        ):
+            tensors = randomise(part)
+            state |= {f"detector.{prefix}.{key}": value for key, value in tensors.items()}
+        record = {"format": 1, "settings": {"backbone": to_plain(settings)}}
+        path = tmp_path / "best.ckpt"
+        torch.save({"state_dict": state, "rcnn": record, "epoch": 3}, path)
+        return path
+
+    return checkpoint
+
+
+def started(path: Path, settings: BackboneSettings) -> tuple[SplitNetwork, str]:
+    settled, loaded = resolve(replace(settings, weights=str(path)))
+    backbone = build_network(settled, cells=4)
+    return backbone, loaded.load_into(backbone)
+
+
+def below(prefix: str, path: Path) -> dict[str, Tensor]:
+    state = torch.load(path, weights_only=True)["state_dict"]
+    return {key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)}
+
+
+@pytest.mark.parametrize("settings", [LINEAR, replace(LINEAR, box_head="own")])
+def test_body_and_tail_of_a_checkpoint_are_taken(settings: BackboneSettings, write: Write) -> None:
+    path = write(settings)
+    backbone, sentence = started(path, settings)
+    assert sentence == f"The backbone starts from the checkpoint {path}: backbone, box head."
+    for part, prefix in ((network.backbone, "backbone"), (network.box_head, "roi_heads.box_head")):
+        theirs = below(f"detector.{prefix}.", path)
+        assert part.state_dict().keys() == theirs.keys()
+        for key, tensor in part.state_dict().items():
+            torch.testing.assert_close(tensor, theirs[key], rtol=0, atol=0)
+
+
+def test_a_compressed_tail_is_taken_by_one_of_the_same_ranks(write: Write) -> None:
+    settings = replace(LINEAR, ranks=(3, 0))
+    path = write(settings)
+    backbone, _ = started(path, settings)
+    theirs = below("detector.roi_heads.box_head.", path)
+    torch.testing.assert_close(network.box_head.fc6.first.weight.data, theirs["fc6.first.weight"])
+
+
+@pytest.mark.parametrize(
+    "changes", [{"box_head": "own", "hidden": None}, {"hidden": 9}, {"ranks": (3, 3)}]
+)
+def test_a_tail_that_does_not_fit_starts_at_random_and_the_body_is_taken(
+    changes: dict[str, object], write: Write
+) -> None:
+    path = write(LINEAR)
+    backbone, sentence = started(path, replace(LINEAR, **changes))
+    assert sentence.endswith(": backbone; box head starts at random.")
+    theirs = below("detector.backbone.", path)
+    torch.testing.assert_close(network.backbone.conv1.weight.data, theirs["conv1.weight"])
+
+
+@pytest.mark.parametrize(("trained", "wished"), [("frozen", "batch"), ("batch", "frozen")])
+def test_frozen_and_batch_norms_are_interchangeable(
+    trained: str, wished: str, write: Write
+) -> None:
+    path = write(replace(LINEAR, norm=trained))
+    backbone, _ = started(path, replace(LINEAR, norm=wished))
+    theirs = below("detector.backbone.", path)
+    torch.testing.assert_close(network.backbone.bn1.running_var, theirs["bn1.running_var"])
+    assert isinstance(network.backbone.bn1, nn.BatchNorm2d) == (wished == "batch")
+
+
+def test_norms_are_frozen_on_a_checkpoint_as_on_any_loaded_weights(write: Write) -> None:
+    settled, _ = resolve(replace(LINEAR, norm="auto", frozen_stages=2, weights=str(write(LINEAR))))
+    assert (settled.norm, settled.frozen_stages) == ("frozen", 2)
+
+
+def test_another_architecture_is_an_error_that_names_both(write: Write) -> None:
+    path = write(LINEAR)
+    with pytest.raises(WeightsError, match=r"best\.ckpt has the backbone 'resnet18'.*'resnet34'"):
+        resolve(BackboneSettings("resnet34", weights=str(path)))
+
+
+def test_a_body_of_other_shapes_is_an_error(write: Write) -> None:
+    pyramid = BackboneSettings("resnet18_fpn", norm="batch", fpn_channels=4, hidden=4)
+    path = write(pyramid)
+    with pytest.raises(WeightsError, match=r"backbone\.fpn.*in the file and .* in the network"):
+        started(path, replace(pyramid, fpn_channels=5))
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    """A file named as torchvision names its weights."""
+    contents = b"these are weights"
+    path = tmp_path / f"net-{hashlib.sha256(contents).hexdigest()[:8]}.pth"
+    path.write_bytes(contents)
+    return path
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_backbone_has_imagenet_weights(name: str) -> None:
+    architecture = BackboneSettings(name=name).architecture
+    assert architecture is not None
+    assert Path(imagenet_url(architecture)).name.startswith(f"{architecture}-")
+
+
+def test_first_imagenet_weights_are_taken() -> None:
+    assert imagenet_url("resnet50").endswith("/resnet50-0676ba61.pth")
+
+
+def test_cached_file_lies_in_the_folder_of_torch_hub(cache: Path) -> None:
+    assert cached_file("https://example.org/models/net-0123abcd.pth") == cache / "net-0123abcd.pth"
+
+
+def test_download_writes_the_file_and_makes_its_folder(published: Path, tmp_path: Path) -> None:
+    target = tmp_path / "new" / "folder" / published.name
+    download(published.as_uri(), target)
+    assert target.read_bytes() == published.read_bytes()
+
+
+def test_download_of_other_contents_is_an_error_and_leaves_nothing(
+    published: Path, tmp_path: Path
+) -> None:
+    published.write_bytes(b"a page of the hotel's network")
+    target = tmp_path / "cache" / published.name
+    with pytest.raises(DownloadError, match="invalid hash value"):
+        download(published.as_uri(), target)
+    assert not list(target.parent.iterdir())
+
+
+def test_download_without_network_fails_with_the_address_and_a_short_timeout(
+    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timeouts = []
+
+    def unreachable(*args: object, **options: object) -> None:
+        timeouts.append(socket.getdefaulttimeout())
+        raise urllib.error.URLError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
+    before = socket.getdefaulttimeout()
+    with pytest.raises(DownloadError, match=r"example\.org/a-0\.pth.*no route to host"):
+        download("https://example.org/a-0.pth", tmp_path / "a-0.pth")
+    assert timeouts == [TIMEOUT_SECONDS]
+    assert socket.getdefaulttimeout() == before
+    assert TIMEOUT_SECONDS <= 15
+
+
+def test_cache_that_cannot_be_written_is_a_download_error(published: Path, tmp_path: Path) -> None:
+    (tmp_path / "a_file").touch()
+    with pytest.raises(DownloadError, match="a_file"):
+        download(published.as_uri(), tmp_path / "a_file" / published.name)
