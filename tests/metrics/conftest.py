@@ -1,5 +1,7 @@
-"""Images that the tests of the metrics share."""
+"""Images and oracles that the tests of the metrics share."""
 
+import contextlib
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
 Images = list[dict[str, Tensor]]
@@ -75,3 +79,71 @@ def random_images() -> Callable[..., tuple[Images, Images]]:
         return predictions, targets
 
     return make
+
+
+class HonouringIgnore(COCOeval):
+    """pycocotools, which forgets the ignore flag when it prepares, reminded of it."""
+
+    def _prepare(self) -> None:
+        super()._prepare()
+        for annotations in self._gts.values():
+            for annotation in annotations:
+                annotation["ignore"] = annotation["iscrowd"] or annotation["difficult"]
+
+
+def evaluate(
+    predictions: Images,
+    targets: Images,
+    num_classes: int,
+    limits: list[int] | None = None,
+    faster: bool = False,
+) -> Any:
+    """The evaluation of pycocotools, or of faster-coco-eval (which knows no ignored objects)."""
+
+    def annotations(images: Images) -> list[dict[str, Any]]:
+        return [
+            {"image_id": number, "category_id": int(label), "bbox": [x1, y1, x2 - x1, y2 - y1]}
+            for number, image in enumerate(images, start=1)
+            for (x1, y1, x2, y2), label in zip(
+                image["boxes"].tolist(), image["labels"], strict=True
+            )
+        ]
+
+    ground_truth, found = annotations(targets), annotations(predictions)
+    for key, name in (("crowd", "iscrowd"), ("ignore", "difficult"), ("area", "area")):
+        values = torch.cat([image[key] for image in targets]).tolist()
+        for annotation, value in zip(ground_truth, values, strict=True):
+            annotation[name] = value if key == "area" else int(value)
+    for number, annotation in enumerate(ground_truth, start=1):
+        annotation["id"] = number
+    scores = torch.cat([image["scores"] for image in predictions]).tolist()
+    for annotation, score in zip(found, scores, strict=True):
+        annotation["score"] = score
+    dataset = {
+        "images": [{"id": number} for number in range(1, 1 + len(targets))],
+        "annotations": ground_truth,
+        "categories": [{"id": number} for number in range(1, 1 + num_classes)],
+        "info": {},
+    }
+    with contextlib.redirect_stdout(io.StringIO()):
+        if faster:
+            faster_coco_eval = pytest.importorskip("faster_coco_eval")
+            objects = faster_coco_eval.COCO(dataset)
+            evaluation = faster_coco_eval.COCOeval_faster(objects, objects.loadRes(found), "bbox")
+        else:
+            objects = COCO()
+            objects.dataset = dataset
+            objects.createIndex()
+            evaluation = HonouringIgnore(objects, objects.loadRes(found), "bbox")
+        evaluation.params.maxDets = limits or [1, 10, 100]
+        evaluation.evaluate()
+        evaluation.accumulate()
+        if limits is None:
+            evaluation.summarize()
+    return evaluation
+
+
+@pytest.fixture
+def pycocotools() -> Callable[..., Any]:
+    """Evaluates as pycocotools does, see ``evaluate``."""
+    return evaluate

@@ -1,11 +1,28 @@
+import copy
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch import distributed as dist
 
 from rcnn.metrics import COCOAveragePrecision, ProposalRecall, VOCAveragePrecision
-from rcnn.metrics.inputs import class_names_of, read_update
+from rcnn.metrics.inputs import (
+    DetectionMetric,
+    class_names_of,
+    gather,
+    read_update,
+    transport_device,
+)
+
+Images = list[dict[str, Tensor]]
 
 
 def prediction(**changes: Tensor) -> dict[str, Tensor]:
@@ -173,6 +190,196 @@ def test_at_least_one_class_is_needed(classes: list[str] | int) -> None:
         class_names_of(classes)
 
 
-def test_one_name_in_place_of_a_list_is_an_error() -> None:
+def test_one_name_instead_of_a_list_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"give a list, as \['cat'\]"):
         class_names_of("cat")
+
+
+# --- state, on one and on several processes -------------------------------------------------
+
+
+def metric_of(name: str, num_classes: int = 4) -> DetectionMetric:
+    match name:
+        case "voc":
+            return VOCAveragePrecision(num_classes, iou_threshold=[0.5, 0.7])
+        case "coco":
+            return COCOAveragePrecision(num_classes)
+        case _:
+            return ProposalRecall(limits=(1, 3, 10))
+
+
+every_metric = pytest.mark.parametrize("name", ["voc", "coco", "recall"])
+FAR_APART = torch.tensor([[100.0 * i, 0.0, 100.0 * i + 10, 10.0] for i in range(3)])
+
+
+def equal_images(num_detections: int, num_objects: int) -> tuple[Images, Images]:
+    """One image of one class with so many detections, as far as possible exactly its objects."""
+    one, no = torch.ones(3, dtype=torch.int64), torch.zeros(3, dtype=torch.bool)
+    found = {"boxes": FAR_APART, "scores": torch.tensor([0.9, 0.8, 0.7]), "labels": one}
+    target = {"boxes": FAR_APART, "labels": one, "ignore": no, "crowd": no, "area": one * 100}
+    return (
+        [{key: value[:num_detections] for key, value in found.items()}],
+        [{key: value[:num_objects] for key, value in target.items()}],
+    )
+
+
+@pytest.mark.parametrize("num_objects", [0, 1, 3])
+@pytest.mark.parametrize("num_detections", [0, 1, 3])
+@every_metric
+def test_a_data_set_with_one_class(name: str, num_detections: int, num_objects: int) -> None:
+    metric = metric_of(name, num_classes=1)
+    images = equal_images(num_detections, num_objects)
+    metric.update(*images)
+    values = metric.compute()
+    assert {value.shape for key, value in values.items() if "per_class" in key} <= {(1,)}
+    assert {value.shape for key, value in values.items() if "per_class" not in key} == {()}
+    # All objects are found by the best detections; recall 1/3 reaches 34 of COCO's 101 levels.
+    recall = min(num_detections, num_objects) / num_objects if num_objects else float("nan")
+    name_of_mean = {"voc": "voc_map", "coco": "map", "recall": "recall_10"}[name]
+    expected = 34 / 101 if name == "coco" and 0 < recall < 1 else recall
+    assert float(values[name_of_mean]) == pytest.approx(expected, nan_ok=True)
+    again = copy.deepcopy(metric), pickle.loads(pickle.dumps(metric))
+    for one in (metric, *again):
+        torch.testing.assert_close(one.compute(), values, equal_nan=True)
+    torch.testing.assert_close(metric_of(name, 1)(*images), values, equal_nan=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_classes", [1, 4])
+def test_two_processes_agree_with_one_even_if_one_saw_nothing(
+    num_classes: int, tmp_path: Path, random_images: Callable[..., tuple[Images, Images]]
+) -> None:
+    images = random_images(3, num_images=12, num_classes=num_classes, distinct_scores=True)
+    evaluations = [
+        (num_classes, *images, shares)
+        for shares in ([(0, 8), (8, 12)], [(0, 0), (0, 12)], [(0, 12), (0, 0)])
+    ]
+    if num_classes == 1:
+        evaluations += [
+            (1, *equal_images(found, objects), [(0, 1), (0, 0)])
+            for found in (0, 1, 3)
+            for objects in (0, 1, 3)
+        ]
+    torch.save(evaluations, tmp_path / "images.pt")
+    worker = Path(__file__).parent / "one_rank.py"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(worker), str(rank), str(world_size), str(tmp_path)],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for world_size, rank in ((1, 0), (2, 0), (2, 1))
+    ]
+    try:
+        output = [process.communicate(timeout=240)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0, 0], "\n".join(output)
+    expected, *results = (torch.load(tmp_path / f"{name}.pt") for name in ("1_0", "2_0", "2_1"))
+    assert len(expected) == len(evaluations)
+    for result in results:
+        torch.testing.assert_close(result, expected, equal_nan=True)
+
+
+@every_metric
+def test_a_process_without_images_sends_what_the_others_expect(
+    name: str, random_images: Callable[..., tuple[Images, Images]]
+) -> None:
+    sent: list[list[tuple[torch.dtype, torch.Size]]] = []
+    for images in (random_images(2), ([], [])):
+        metric, messages = metric_of(name), []
+
+        def record(tensor: Tensor, group: None, messages: list[Tensor] = messages) -> list[Tensor]:
+            messages.append(tensor)
+            return [tensor]
+
+        if images[0]:
+            metric.update(*images)
+        metric.sync(dist_sync_fn=record, distributed_available=lambda: True)
+        sent.append([(message.dtype, message.shape[1:]) for message in messages])
+    assert sent[0] == sent[1]
+    assert sent[0]
+
+
+@every_metric
+def test_computing_in_the_middle_changes_nothing(
+    name: str, random_images: Callable[..., tuple[Images, Images]]
+) -> None:
+    predictions, targets = random_images(4)
+    at_once, interrupted = metric_of(name), metric_of(name)
+    interrupted.update(predictions[:7], targets[:7])
+    interrupted.compute()
+    interrupted.update(predictions[7:], targets[7:])
+    at_once.update(predictions, targets)
+    torch.testing.assert_close(interrupted.compute(), at_once.compute(), equal_nan=True)
+
+
+@every_metric
+def test_reset_forgets_everything(
+    name: str, random_images: Callable[..., tuple[Images, Images]]
+) -> None:
+    predictions, targets = random_images(5)
+    used, fresh = metric_of(name), metric_of(name)
+    used.update(predictions, targets)
+    used.compute()
+    used.reset()
+    for metric in (used, fresh):
+        metric.update(predictions[:5], targets[:5])
+    torch.testing.assert_close(used.compute(), fresh.compute(), equal_nan=True)
+
+
+@every_metric
+def test_forward_scores_the_batch_and_keeps_it(
+    name: str, random_images: Callable[..., tuple[Images, Images]]
+) -> None:
+    predictions, targets = random_images(6)
+    whole, second_part, in_parts = (metric_of(name) for _ in range(3))
+    in_parts(predictions[:9], targets[:9])
+    of_batch = in_parts(predictions[9:], targets[9:])
+    second_part.update(predictions[9:], targets[9:])
+    torch.testing.assert_close(of_batch, second_part.compute(), equal_nan=True)
+    whole.update(predictions, targets)
+    torch.testing.assert_close(in_parts.compute(), whole.compute(), equal_nan=True)
+
+
+@every_metric
+def test_images_after_an_empty_update_and_before_one_count(
+    name: str, random_images: Callable[..., tuple[Images, Images]]
+) -> None:
+    predictions, targets = random_images(8)
+    plain, padded = metric_of(name), metric_of(name)
+    plain.update(predictions, targets)
+    for images in ([], predictions, []):
+        padded.update(images, targets if images else [])
+    torch.testing.assert_close(padded.compute(), plain.compute(), equal_nan=True)
+
+
+def test_tensors_travel_on_the_device_that_the_processes_talk_by(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    for backend, device in (("nccl", "cuda:3"), ("gloo", "cpu"), ("cpu:gloo,cuda:nccl", "cpu")):
+        monkeypatch.setattr(dist, "get_backend", lambda _, backend=backend: backend)
+        assert transport_device(None) == torch.device(device)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="NCCL needs a CUDA device")
+def test_nccl_carries_a_table_that_lies_on_the_cpu(tmp_path: Path) -> None:
+    dist.init_process_group(
+        "nccl",
+        init_method=f"file://{tmp_path}/store",
+        rank=0,
+        world_size=1,
+        device_id=torch.device("cuda", torch.cuda.current_device()),
+    )
+    try:
+        table = torch.arange(6).reshape(3, 2)
+        (gathered,) = gather(table)
+    finally:
+        dist.destroy_process_group()
+    assert gathered.device == table.device
+    torch.testing.assert_close(gathered, table)

@@ -1,106 +1,308 @@
+from collections.abc import Sequence
+
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torchvision.ops import box_iou
 
+from rcnn.metrics import matching as module
 from rcnn.metrics.inputs import FlatDetections, FlatObjects
-from rcnn.metrics.matching import HIT, MISS, NOT_COUNTED, outcomes
+from rcnn.metrics.matching import (
+    FALSE_POSITIVE,
+    IGNORED,
+    TRUE_POSITIVE,
+    Pairs,
+    match,
+    match_image,
+    overlapping_pairs,
+    ranks_of,
+    voc_outcomes,
+)
+from rcnn.structures import Detections, GroundTruth
+
+TP, FP, IG = TRUE_POSITIVE, FALSE_POSITIVE, IGNORED
 
 # One object, and boxes that overlap it by 0.9, 0.8 and 0.4.
 OBJECT = [0.0, 0.0, 10.0, 10.0]
 BY_90, BY_80, BY_40 = [0.0, 0.0, 10.0, 9.0], [0.0, 0.0, 10.0, 8.0], [0.0, 0.0, 10.0, 4.0]
+FAR_APART = [[100.0 * i, 0.0, 100.0 * i + 10, 10.0] for i in range(3)]
 
 
-def detections(*boxes: list[float], scores: list[float], label: int = 1) -> FlatDetections:
+def detections(*boxes: list[float], scores: Sequence[float] = (), label: int = 1) -> FlatDetections:
     return FlatDetections(
         boxes=torch.tensor(boxes).reshape(-1, 4),
-        scores=torch.tensor(scores),
+        scores=torch.tensor(scores or [0.5] * len(boxes)),
         labels=torch.full((len(boxes),), label),
         counts=torch.tensor([len(boxes)]),
     )
 
 
-def objects(*boxes: list[float], ignore: bool = False, crowd: bool = False) -> FlatObjects:
+def objects(
+    *boxes: list[float], ignore: Sequence[bool] = (), crowd: Sequence[bool] = ()
+) -> FlatObjects:
+    no = [False] * len(boxes)
     return FlatObjects(
         boxes=torch.tensor(boxes).reshape(-1, 4),
         labels=torch.ones(len(boxes), dtype=torch.int64),
-        ignore=torch.full((len(boxes),), ignore),
-        crowd=torch.full((len(boxes),), crowd),
+        ignore=torch.tensor(ignore or no, dtype=torch.bool),
+        crowd=torch.tensor(crowd or no, dtype=torch.bool),
         areas=torch.ones(len(boxes)),
         counts=torch.tensor([len(boxes)]),
     )
 
 
-def test_the_best_scored_detection_is_the_hit_not_the_best_placed() -> None:
-    found = detections(BY_90, BY_80, BY_40, scores=[0.2, 0.7, 0.9])
-    assert outcomes(found, objects(OBJECT), [0.5])[:, 0].tolist() == [MISS, HIT, MISS]
+# --- pairs and their overlaps ---------------------------------------------------------------
 
 
-def test_each_threshold_has_its_own_outcome() -> None:
-    found = detections(BY_90, BY_80, BY_40, scores=[0.2, 0.7, 0.9])
-    table = outcomes(found, objects(OBJECT), [0.3, 0.5, 0.85, 0.95])
-    assert table.T.tolist() == [
-        [MISS, MISS, HIT],
-        [MISS, HIT, MISS],
-        [HIT, MISS, MISS],
-        [MISS, MISS, MISS],
+def overlap(a: list[float], b: list[float], plus_one: bool = False) -> float:
+    pairs = overlapping_pairs(detections(a), objects(b), 0.0, plus_one)
+    return float(pairs.overlaps[0])
+
+
+def test_plus_one_counts_the_last_pixel() -> None:
+    # Pixels 0..9 and 5..14 of one row: 5 of 15 are common.
+    row, shifted = [0.0, 0.0, 9.0, 0.0], [5.0, 0.0, 14.0, 0.0]
+    assert overlap(row, shifted, plus_one=True) == pytest.approx(5 / 15)
+    assert overlap(row, shifted) == 0.0
+
+
+def test_an_overlap_of_exactly_the_threshold_is_not_rounded_away() -> None:
+    assert overlap(OBJECT, [0.0, 0.0, 10.0, 7.0]) == 0.7
+    assert voc_outcomes(detections(BY_80), objects(OBJECT), [0.8]).tolist() == [[TP]]
+
+
+def test_overlaps_are_torchvisions_iou() -> None:
+    corners = torch.rand(2, 30, 2, generator=torch.Generator().manual_seed(0)) * 50
+    sizes = torch.rand(2, 30, 2, generator=torch.Generator().manual_seed(1)) * 50
+    a, b = torch.cat([corners, corners + sizes], dim=2)
+    pairs = overlapping_pairs(detections(*a.tolist()), objects(*b.tolist()), 0.0)
+    expected = box_iou(a.double(), b.double())[pairs.detections, pairs.objects]
+    assert len(pairs.overlaps) == 900
+    torch.testing.assert_close(torch.from_numpy(pairs.overlaps), expected)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+@pytest.mark.parametrize("at_once", [1, 2, 100])
+def test_pairs_overlap_enough_however_many_are_listed_at_once(
+    count: int, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "DETECTIONS_AT_ONCE", at_once)
+    halves = [[x1, y1, x2, 5.0] for x1, y1, x2, _ in FAR_APART[:count]]
+    crowd = [index == 1 for index in range(count)]
+    sides = detections(*halves), objects(*FAR_APART[:count], crowd=crowd)
+    pairs = overlapping_pairs(*sides, 0.5)
+    assert pairs.detections.tolist() == pairs.objects.tolist() == list(range(count))
+    assert pairs.overlaps.tolist() == [0.5, 1.0, 0.5][:count]  # the crowd contains its half
+    assert overlapping_pairs(*sides, 0.6).objects.tolist() == [1][: max(count - 1, 0)]
+
+
+@given(st.lists(st.integers(0, 5), max_size=10), st.lists(st.integers(0, 5), max_size=10))
+def test_pairs_are_those_of_the_same_image_and_class(left: list[int], right: list[int]) -> None:
+    # A number is an image, 0 to 2, and a class, 1 or 2.
+    left, right = sorted(left), sorted(right)
+    images, labels = (
+        [torch.tensor([of(number) for number in side]).long() for side in (left, right)]
+        for of in (lambda number: number // 2, lambda number: number % 2 + 1)
+    )
+    counts = [torch.bincount(side, minlength=3) for side in images]
+    boxes = [torch.zeros(len(side), 4) for side in (left, right)]
+    no = torch.zeros(len(right), dtype=torch.bool)
+    pairs = overlapping_pairs(
+        FlatDetections(boxes[0], torch.zeros(len(left)), labels[0], counts[0]),
+        FlatObjects(boxes[1], labels[1], no, no, torch.ones(len(right)), counts[1]),
+        0.0,
+    )
+    expected = [(d, o) for d, a in enumerate(left) for o, b in enumerate(right) if a == b]
+    assert sorted(zip(pairs.detections.tolist(), pairs.objects.tolist(), strict=True)) == expected
+
+
+def test_ranks_start_at_zero_in_every_image_and_class_and_keep_the_order_of_equal_scores() -> None:
+    found = FlatDetections(
+        boxes=torch.zeros(6, 4),
+        scores=torch.tensor([0.5, 0.1, 0.9, 0.5, 0.2, 0.7]),
+        labels=torch.tensor([2, 1, 2, 2, 1, 2]),
+        counts=torch.tensor([5, 1]),
+    )
+    assert ranks_of(found).tolist() == [1, 1, 0, 2, 0, 0]
+
+
+# --- COCO's rule ----------------------------------------------------------------------------
+
+
+def coco_outcomes(
+    overlaps: list[list[float]],
+    ignored: Sequence[bool] = (),
+    crowd: Sequence[bool] = (),
+    thresholds: Sequence[float] = (0.5,),
+) -> list[list[int]]:
+    """The outcomes of the detections of one image and class, best first, for each threshold.
+
+    One row of overlaps per detection.
+    """
+    table = np.array(overlaps)
+    num_objects = table.shape[1]
+    need_not = np.array([ignored or [False] * num_objects])
+    at = np.nonzero(table >= min(thresholds))
+    matching = match(
+        Pairs(*at, table[at]),
+        np.arange(len(table)),
+        need_not,
+        np.array(crowd or [False] * num_objects),
+        np.array(thresholds),
+    )
+    result = np.full((len(thresholds), len(table)), FP)
+    result[:, matching.detections] = matching.outcomes(need_not)[0]
+    return result.tolist()
+
+
+def test_a_taken_object_leaves_the_next_detection_the_second_best() -> None:
+    # By VOC's rule the second detection would be a false positive.
+    assert coco_outcomes([[0.9, 0.6], [0.8, 0.6]]) == [[TP, TP]]
+    assert coco_outcomes([[0.9, 0.6], [0.8, 0.4]]) == [[TP, FP]]
+
+
+def test_of_equal_overlaps_coco_takes_the_last_object() -> None:
+    assert coco_outcomes([[0.7, 0.7], [0.7, 0.0]]) == [[TP, TP]]
+    assert coco_outcomes([[0.7, 0.7], [0.0, 0.7]]) == [[TP, FP]]
+
+
+def test_an_object_to_be_found_comes_before_an_ignored_one_that_fits_better() -> None:
+    assert coco_outcomes([[0.6, 0.9]], ignored=[False, True]) == [[TP]]
+    assert coco_outcomes([[0.6, 0.9]], ignored=[False, True], thresholds=[0.75]) == [[IG]]
+
+
+def test_an_ignored_object_takes_one_detection_and_a_crowd_any_number() -> None:
+    three = [[0.9], [0.8], [0.7]]
+    assert coco_outcomes(three, ignored=[True]) == [[IG, FP, FP]]
+    assert coco_outcomes(three, ignored=[True], crowd=[True]) == [[IG] * 3]
+
+
+def test_each_threshold_has_a_matching_of_its_own() -> None:
+    table = [[0.6, 0.0], [0.9, 0.7]]
+    assert coco_outcomes(table, thresholds=[0.5, 0.65, 0.8, 0.95]) == [
+        [TP, TP],
+        [FP, TP],
+        [FP, TP],
+        [FP, FP],
     ]
 
 
-def test_an_overlap_of_exactly_the_threshold_is_enough() -> None:
-    found = detections(BY_80, scores=[0.5])
-    assert outcomes(found, objects(OBJECT), [0.8]).tolist() == [[HIT]]
+@given(st.data())
+def test_outcomes_are_those_of_going_through_the_detections_one_by_one(data: st.DataObject) -> None:
+    num_objects = data.draw(st.integers(1, 5))
+    twentieths = st.integers(0, 20).map(lambda count: count / 20)
+    row = st.lists(twentieths, min_size=num_objects, max_size=num_objects)
+    flags = st.lists(st.booleans(), min_size=num_objects, max_size=num_objects)
+    overlaps = data.draw(st.lists(row, min_size=1, max_size=8))
+    crowd = data.draw(flags)
+    ignored = [a or b for a, b in zip(data.draw(flags), crowd, strict=True)]
+    thresholds = [0.3, 0.5]
+    expected = []
+    for threshold in thresholds:
+        free, one_by_one = set(range(num_objects)), []
+        for of_detection in overlaps:
+            able = [g for g in free if of_detection[g] >= threshold]
+            if not able:
+                one_by_one.append(FP)
+                continue
+            best = max(able, key=lambda g: (not ignored[g], of_detection[g], g))
+            free -= set() if crowd[best] else {best}
+            one_by_one.append(IG if ignored[best] else TP)
+        expected.append(one_by_one)
+    assert coco_outcomes(overlaps, ignored, crowd, thresholds) == expected
+
+
+# --- VOC's rule -----------------------------------------------------------------------------
+
+
+def test_the_true_positive_has_the_best_score_not_the_best_overlap() -> None:
+    found = detections(BY_90, BY_80, BY_40, scores=[0.2, 0.7, 0.9])
+    table = voc_outcomes(found, objects(OBJECT), [0.3, 0.5, 0.85, 0.95])
+    assert table.T.tolist() == [[FP, FP, TP], [FP, TP, FP], [TP, FP, FP], [FP, FP, FP]]
 
 
 @pytest.mark.parametrize("flag", ["ignore", "crowd"])
-def test_detections_of_a_difficult_object_are_not_counted_however_many(flag: str) -> None:
+def test_a_difficult_object_ignores_any_number_of_detections(flag: str) -> None:
     found = detections(BY_90, BY_80, BY_40, scores=[0.2, 0.7, 0.9])
-    table = outcomes(found, objects(OBJECT, **{flag: True}), [0.5])
-    assert table[:, 0].tolist() == [NOT_COUNTED, NOT_COUNTED, MISS]
+    ground_truth = objects(OBJECT, ignore=[flag == "ignore"], crowd=[flag == "crowd"])
+    assert voc_outcomes(found, ground_truth, [0.5])[:, 0].tolist() == [IG, IG, FP]
 
 
 def test_a_detection_goes_to_its_best_object_even_if_another_is_free() -> None:
     # Both detections overlap the first object more, and the second still enough.
-    second = [0.0, 0.0, 10.0, 6.0]
     found = detections(BY_90, BY_80, scores=[0.9, 0.5])
-    first_and_second = objects(OBJECT, second)
-    assert outcomes(found, first_and_second, [0.5])[:, 0].tolist() == [HIT, MISS]
+    both = objects(OBJECT, [0.0, 0.0, 10.0, 6.0])
+    assert voc_outcomes(found, both, [0.5])[:, 0].tolist() == [TP, FP]
 
 
-def test_of_equal_overlaps_the_first_object_is_taken() -> None:
-    left_and_right = objects([0.0, 0.0, 10.0, 10.0], [10.0, 0.0, 20.0, 10.0])
-    middle = [5.0, 0.0, 15.0, 10.0]
-    difficult_first = FlatObjects(
-        **(vars(left_and_right) | {"ignore": torch.tensor([True, False])})
-    )
-    difficult_last = FlatObjects(**(vars(left_and_right) | {"ignore": torch.tensor([False, True])}))
-    found = detections(middle, scores=[0.5])
-    assert outcomes(found, difficult_first, [0.3]).tolist() == [[NOT_COUNTED]]
-    assert outcomes(found, difficult_last, [0.3]).tolist() == [[HIT]]
+@pytest.mark.parametrize(("ignore", "outcome"), [([True, False], IG), ([False, True], TP)])
+def test_of_equal_overlaps_voc_takes_the_first_object(ignore: list[bool], outcome: int) -> None:
+    left_and_right = objects(OBJECT, [10.0, 0.0, 20.0, 10.0], ignore=ignore)
+    middle = detections([5.0, 0.0, 15.0, 10.0])
+    assert voc_outcomes(middle, left_and_right, [0.3]).tolist() == [[outcome]]
 
 
-def test_of_equal_scores_the_first_detection_is_the_hit() -> None:
-    found = detections(BY_80, BY_90, scores=[0.5, 0.5])
-    assert outcomes(found, objects(OBJECT), [0.5])[:, 0].tolist() == [HIT, MISS]
+def test_of_equal_scores_the_first_detection_is_the_true_positive() -> None:
+    assert voc_outcomes(detections(BY_80, BY_90), objects(OBJECT), [0.5]).tolist() == [[TP], [FP]]
 
 
-def test_another_class_is_not_an_object_to_hit() -> None:
-    assert outcomes(detections(BY_90, scores=[0.5], label=2), objects(OBJECT), [0.5]).tolist() == [
-        [MISS]
-    ]
-
-
-def test_another_image_is_not_an_object_to_hit() -> None:
-    found = FlatDetections(
-        **(vars(detections(BY_90, scores=[0.5])) | {"counts": torch.tensor([0, 1])})
-    )
-    ground_truth = FlatObjects(**(vars(objects(OBJECT)) | {"counts": torch.tensor([1, 0])}))
-    assert outcomes(found, ground_truth, [0.5]).tolist() == [[MISS]]
+def test_an_object_of_another_class_or_image_does_not_count() -> None:
+    found, ground_truth = detections(BY_90), objects(OBJECT)
+    assert voc_outcomes(detections(BY_90, label=2), ground_truth, [0.5]).tolist() == [[FP]]
+    elsewhere = FlatDetections(**(vars(found) | {"counts": torch.tensor([0, 1])}))
+    ground_truth = FlatObjects(**(vars(ground_truth) | {"counts": torch.tensor([1, 0])}))
+    assert voc_outcomes(elsewhere, ground_truth, [0.5]).tolist() == [[FP]]
 
 
 @pytest.mark.parametrize("num_objects", [0, 1, 3])
 @pytest.mark.parametrize("num_detections", [0, 1, 3])
 def test_any_number_of_boxes_is_ordinary(num_objects: int, num_detections: int) -> None:
-    far_apart = [[100.0 * i, 0.0, 100.0 * i + 10, 10.0] for i in range(3)]
-    found = detections(*far_apart[:num_detections], scores=[0.5] * num_detections)
-    table = outcomes(found, objects(*far_apart[:num_objects]), [0.5])
+    found = detections(*FAR_APART[:num_detections])
+    table = voc_outcomes(found, objects(*FAR_APART[:num_objects]), [0.5])
     hits = min(num_objects, num_detections)
-    assert table[:, 0].tolist() == [HIT] * hits + [MISS] * (num_detections - hits)
+    assert table[:, 0].tolist() == [TP] * hits + [FP] * (num_detections - hits)
+    assert table.shape == (num_detections, 1)
+
+
+# --- one image ------------------------------------------------------------------------------
+
+
+def test_an_image_is_matched_with_its_difficult_objects_and_crowds() -> None:
+    boxes = torch.tensor([OBJECT, FAR_APART[1], [200.0, 0.0, 300.0, 100.0]])
+    one = torch.ones(3, dtype=torch.int64)
+    ground_truth = GroundTruth(
+        boxes=boxes,
+        labels=one,
+        difficult=torch.tensor([False, True, False]),
+        crowd=torch.tensor([False, False, True]),
+        areas=torch.ones(3),
+    )
+    inside_crowd = [210.0, 10.0, 220.0, 20.0]
+    found = Detections(
+        boxes=torch.tensor([BY_80, BY_90, FAR_APART[1], FAR_APART[1], inside_crowd, BY_90]),
+        scores=torch.tensor([0.6, 0.9, 0.8, 0.7, 0.5, 1.0]),
+        labels=torch.tensor([1, 1, 1, 1, 1, 2]),
+        class_names=("cat", "dog"),
+    )
+    matching = match_image(found, ground_truth)
+    assert matching.true_positive.tolist() == [False, True, False, False, False, False]
+    assert matching.ignored.tolist() == [False, False, True, True, True, False]
+    assert matching.objects.tolist() == [-1, 0, 1, 1, 2, -1]
+    assert matching.found.tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize("num_objects", [0, 1, 3])
+@pytest.mark.parametrize("num_detections", [0, 1, 3])
+def test_an_image_may_have_any_number_of_boxes(num_objects: int, num_detections: int) -> None:
+    boxes = torch.tensor(FAR_APART)
+    one, no = torch.ones(3, dtype=torch.int64), torch.zeros(3, dtype=torch.bool)
+    n, m = num_detections, num_objects
+    matching = match_image(
+        Detections(boxes[:n], torch.ones(n), one[:n], ("cat",)),
+        GroundTruth(boxes[:m], one[:m], no[:m], no[:m], torch.ones(m)),
+    )
+    assert matching.true_positive.tolist() == [index < m for index in range(n)]
+    assert matching.found.tolist() == [index < n for index in range(m)]
+    assert not matching.ignored.any()

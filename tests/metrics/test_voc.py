@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from rcnn.metrics import VOCAveragePrecision
-from rcnn.metrics.matching import HIT, MISS, NOT_COUNTED
+from rcnn.metrics.matching import FALSE_POSITIVE, IGNORED, TRUE_POSITIVE
 from rcnn.metrics.voc import eleven_point_ap, every_point_ap
 
 Images = list[dict[str, Tensor]]
+TP, FP, IG = TRUE_POSITIVE, FALSE_POSITIVE, IGNORED
 
 
 def ranked(*outcomes: int) -> np.ndarray:
@@ -20,42 +21,42 @@ def ranked(*outcomes: int) -> np.ndarray:
 
 def test_every_point_ap_by_hand() -> None:
     # Precisions 1, 1/2, 2/3, 1/2 at recalls 1/3, 1/3, 2/3, 2/3; a third object is never found.
-    assert every_point_ap(ranked(HIT, MISS, HIT, MISS), 3) == pytest.approx((1 + 2 / 3) / 3)
+    assert every_point_ap(ranked(TP, FP, TP, FP), 3) == pytest.approx((1 + 2 / 3) / 3)
 
 
 def test_eleven_point_ap_by_hand() -> None:
     # Levels 0 to 0.3 have precision 1, 0.4 to 0.6 have 2/3, the others 0.
     expected = (4 * 1 + 3 * 2 / 3) / 11
-    assert eleven_point_ap(ranked(HIT, MISS, HIT, MISS), 3) == pytest.approx(expected)
+    assert eleven_point_ap(ranked(TP, FP, TP, FP), 3) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("average_precision", [every_point_ap, eleven_point_ap])
 def test_bounds_of_ap(average_precision: Callable[[np.ndarray, int], float]) -> None:
-    assert average_precision(ranked(HIT, HIT, MISS), 2) == pytest.approx(1.0)
-    assert average_precision(ranked(MISS, MISS), 2) == 0.0
+    assert average_precision(ranked(TP, TP, FP), 2) == pytest.approx(1.0)
+    assert average_precision(ranked(FP, FP), 2) == 0.0
     assert average_precision(ranked(), 2) == 0.0
     assert np.isnan(average_precision(ranked(), 0))
-    assert np.isnan(average_precision(ranked(MISS), 0))
+    assert np.isnan(average_precision(ranked(FP), 0))
 
 
 @pytest.mark.parametrize("average_precision", [every_point_ap, eleven_point_ap])
-def test_a_detection_that_is_not_counted_leaves_no_trace(
+def test_an_ignored_detection_changes_nothing(
     average_precision: Callable[[np.ndarray, int], float],
 ) -> None:
-    without = average_precision(ranked(MISS, HIT, MISS, HIT), 3)
-    with_ignored = ranked(NOT_COUNTED, MISS, HIT, NOT_COUNTED, MISS, HIT, NOT_COUNTED)
+    without = average_precision(ranked(FP, TP, FP, TP), 3)
+    with_ignored = ranked(IG, FP, TP, IG, FP, TP, IG)
     assert average_precision(with_ignored, 3) == without
 
 
 def test_three_of_ten_objects_just_miss_recall_three_tenths_as_in_published_figures() -> None:
-    assert eleven_point_ap(ranked(HIT, HIT, HIT), 10) == pytest.approx(3 / 11)
-    assert eleven_point_ap(ranked(HIT, HIT), 10) == pytest.approx(3 / 11)
-    assert eleven_point_ap(ranked(HIT, HIT, HIT, HIT), 10) == pytest.approx(5 / 11)
+    assert eleven_point_ap(ranked(TP, TP, TP), 10) == pytest.approx(3 / 11)
+    assert eleven_point_ap(ranked(TP, TP), 10) == pytest.approx(3 / 11)
+    assert eleven_point_ap(ranked(TP, TP, TP, TP), 10) == pytest.approx(5 / 11)
 
 
 def test_the_precision_of_a_level_is_the_best_at_that_recall_or_beyond() -> None:
-    assert every_point_ap(ranked(MISS, HIT, HIT), 2) == pytest.approx(2 / 3)
-    assert eleven_point_ap(ranked(MISS, HIT, HIT), 2) == pytest.approx(2 / 3)
+    assert every_point_ap(ranked(FP, TP, TP), 2) == pytest.approx(2 / 3)
+    assert eleven_point_ap(ranked(FP, TP, TP), 2) == pytest.approx(2 / 3)
 
 
 def padilla(stored: Callable[[str], Any], plus_one: bool) -> tuple[dict[str, Tensor], Any]:
@@ -106,9 +107,9 @@ def devkit(
     curve: list[tuple[Fraction, Fraction]] = []
     for _, number, box in found:
         image = targets[number]
-        best, best_place = Fraction(-1), -1
-        for place, other in enumerate(image["boxes"].tolist()):
-            if image["labels"][place] != label:
+        best, best_index = Fraction(-1), -1
+        for index, other in enumerate(image["boxes"].tolist()):
+            if image["labels"][index] != label:
                 continue
             x1, y1, x2, y2 = (Fraction(value) for value in box)
             a1, b1, a2, b2 = (Fraction(value) for value in other)
@@ -120,14 +121,14 @@ def devkit(
             its = (a2 - a1 + extra) * (b2 - b1 + extra)
             overlap = width * height / (own + its - width * height)
             if overlap > best:
-                best, best_place = overlap, place
+                best, best_index = overlap, index
         if best >= Fraction(str(threshold)):
-            if image["ignore"][best_place] or image["crowd"][best_place]:
+            if image["ignore"][best_index] or image["crowd"][best_index]:
                 continue
-            if (number, best_place) in taken:
+            if (number, best_index) in taken:
                 misses += 1
             else:
-                taken.add((number, best_place))
+                taken.add((number, best_index))
                 hits += 1
         else:
             misses += 1

@@ -1,7 +1,8 @@
-"""How good the detections are: VOC AP, COCO AP, recall of proposals, kinds of error.
+"""How good the detections are: VOC AP, COCO AP, recall of proposals.
 
 Each metric is a ``torchmetrics.Metric`` around pure functions. All of them take the same update:
-``update(predictions, targets)``, two equally long lists with one dict of tensors per image.
+``update(predictions, targets)``, two equally long lists with one dict of tensors per image, and
+compute a dict of tensors by name.
 """
 
 from rcnn.metrics.coco import COCOAveragePrecision

@@ -1,11 +1,10 @@
 """Average precision and recall as COCO measures them.
 
 Letters: D detections and G objects of all images, N ranked detections of one class, K classes,
-T ten overlap thresholds 0.5:0.95, R 101 recall levels, A four ranges of area (all, small, medium,
+T ten IoU thresholds 0.5:0.95, R 101 recall levels, A four ranges of area (all, small, medium,
 large), M three limits of detections per image and class (1, 10, 100).
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,24 +12,17 @@ import torch
 from jaxtyping import Bool, Float, Int8
 from torch import Tensor
 
-from rcnn.metrics.inputs import (
-    DetectionMetric,
-    FlatDetections,
-    FlatObjects,
-    Images,
-    class_names_of,
-    read_update,
-)
+from rcnn.metrics.inputs import ClassMetric, FlatDetections, FlatObjects
 from rcnn.metrics.matching import (
-    HIT,
-    MISS,
-    NOT_COUNTED,
-    areas,
-    claim,
-    ranks_within_groups,
-    reaching_pairs,
+    FALSE_POSITIVE,
+    IGNORED,
+    IOU_THRESHOLDS,
+    TRUE_POSITIVE,
+    match,
+    overlapping_pairs,
+    ranks_of,
 )
-from rcnn.metrics.recall import IOU_THRESHOLDS
+from rcnn.ops.boxes import area
 
 AREA_RANGES = {
     "all": (0.0, 1e10),
@@ -43,13 +35,12 @@ AREA_RANGES = {
 DETECTION_LIMITS = (1, 10, 100)
 RECALL_LEVELS = np.linspace(0.0, 1.0, 101)
 IOU_50, IOU_75 = 0, 5
-NO_DETECTIONS, NO_OBJECTS = read_update([], [], num_classes=None)
 
 
 class COCOCurves(NamedTuple):
     """Precision at each recall level with at most 100 detections, and final recall with each limit.
 
-    Both are NaN where there is nothing to be found.
+    Both are NaN where no object has to be found.
     """
 
     precision: Float[np.ndarray, "T R K A"]
@@ -57,9 +48,9 @@ class COCOCurves(NamedTuple):
 
 
 def coco_curves(detections: FlatDetections, objects: FlatObjects, num_classes: int) -> COCOCurves:
-    """Run COCO's evaluation of all images at once.
+    """Return the curves of all classes, matching the detections of all images at once.
 
-    A crowd absorbs any number of detections that lie inside it. An ignored object absorbs one
+    A crowd takes any number of detections that lie inside it. An ignored object takes one
     detection, by IoU. That is pycocotools' own rule for objects outside the range of areas in
     question (it overwrites the ``ignore`` of an annotation by ``iscrowd``).
 
@@ -68,25 +59,20 @@ def coco_curves(detections: FlatDetections, objects: FlatObjects, num_classes: i
         objects: of the same images.
         num_classes: K.
     """
-    groups = detections.labels * len(detections.counts) + detections.images
-    ranks = ranks_within_groups(groups.numpy(), detections.scores.numpy())
+    ranks = ranks_of(detections)
     if (ranks >= DETECTION_LIMITS[-1]).any():
         detections = detections.where(torch.from_numpy(ranks < DETECTION_LIMITS[-1]))
         ranks = ranks[ranks < DETECTION_LIMITS[-1]]
-    outside = _outside_ranges(areas(detections.boxes.numpy()))
+    outside = _outside_ranges(area(detections.boxes.double()).numpy())
     ignored = ~objects.counted.numpy() | _outside_ranges(objects.areas.double().numpy())
-    claims = claim(
-        *reaching_pairs(detections, objects, IOU_THRESHOLDS.min()),
-        ranks,
-        objects.crowd.numpy(),
-        ignored,
-        IOU_THRESHOLDS,
-    )
+    pairs = overlapping_pairs(detections, objects, IOU_THRESHOLDS.min())
+    matching = match(pairs, ranks, ignored, objects.crowd.numpy(), IOU_THRESHOLDS)
+    outcomes = matching.outcomes(ignored)
     # A detection without an object counts in its own range of areas only.
-    unclaimed = claims.fates == MISS
-    claims.fates[unclaimed & outside[:, None, claims.detections]] = NOT_COUNTED
-    place_of_claim = np.full(len(ranks), -1)
-    place_of_claim[claims.detections] = np.arange(len(claims.detections))
+    unmatched = outcomes == FALSE_POSITIVE
+    outcomes[unmatched & outside[:, None, matching.detections]] = IGNORED
+    column_of = np.full(len(ranks), -1)
+    column_of[matching.detections] = np.arange(len(matching.detections))
 
     labels, object_labels = detections.labels.numpy(), objects.labels.numpy()
     ranking = np.lexsort((-detections.scores.numpy(), labels))
@@ -96,20 +82,21 @@ def coco_curves(detections: FlatDetections, objects: FlatObjects, num_classes: i
     recall = np.full((shape[0], *shape[2:], len(DETECTION_LIMITS)), np.nan)
     for k in range(num_classes):
         ranked = ranking[ends[k] : ends[k + 1]]
-        claimants = np.flatnonzero(place_of_claim[ranked] >= 0)
-        of_class = place_of_claim[ranked[claimants]]
-        claimant_ranks = ranks[ranked[claimants]]
+        overlapping = np.flatnonzero(column_of[ranked] >= 0)
+        columns = column_of[ranked[overlapping]]
+        overlapping_ranks = ranks[ranked[overlapping]]
         num_objects = (~ignored[:, object_labels == k + 1]).sum(axis=1).tolist()
         for a, to_find in enumerate(num_objects):
             if to_find == 0:
                 continue
-            missed = np.where(outside[a, ranked], NOT_COUNTED, MISS).astype(np.int8)
-            fates = np.tile(missed, (len(IOU_THRESHOLDS), 1))
-            fates[:, claimants] = claims.fates[a][:, of_class]
-            precision[:, :, k, a] = interpolated_precision(fates, to_find)
-            hits = fates[:, claimants] == HIT
+            without_object = np.where(outside[a, ranked], IGNORED, FALSE_POSITIVE).astype(np.int8)
+            of_class = np.tile(without_object, (len(IOU_THRESHOLDS), 1))
+            of_class[:, overlapping] = outcomes[a][:, columns]
+            precision[:, :, k, a] = interpolated_precision(of_class, to_find)
+            positive = of_class[:, overlapping] == TRUE_POSITIVE
             for m, limit in enumerate(DETECTION_LIMITS):
-                recall[:, k, a, m] = hits[:, claimant_ranks < limit].sum(axis=1) / to_find
+                within = overlapping_ranks < limit
+                recall[:, k, a, m] = positive[:, within].sum(axis=1) / to_find
     return COCOCurves(precision, recall)
 
 
@@ -119,19 +106,19 @@ def interpolated_precision(
     """Return the best precision at each recall level or a higher recall, 0 where none is reached.
 
     Args:
-        ranked: fates (:mod:`rcnn.metrics.matching`) of one class, best score first.
-        num_objects: those to be found, at least one.
+        ranked: outcomes (:mod:`rcnn.metrics.matching`) of one class, best score first.
+        num_objects: number of objects that have to be found, at least 1.
     """
-    # Recall grows at hits only, so that precision is needed nowhere else.
-    hits_before = np.searchsorted(np.arange(1, num_objects + 1) / num_objects, RECALL_LEVELS)
-    counted = (ranked != NOT_COUNTED).cumsum(axis=1, dtype=np.int32)
+    # Recall grows at true positives only, so that precision is needed nowhere else.
+    found_before = np.searchsorted(np.arange(1, num_objects + 1) / num_objects, RECALL_LEVELS)
+    counted = (ranked != IGNORED).cumsum(axis=1, dtype=np.int32)
     result = np.zeros((len(ranked), len(RECALL_LEVELS)))
-    for row, fates in enumerate(ranked):
-        at = np.flatnonzero(fates == HIT)
+    for row, outcomes in enumerate(ranked):
+        at = np.flatnonzero(outcomes == TRUE_POSITIVE)
         precision = np.arange(1, len(at) + 1) / counted[row, at]
         envelope = np.maximum.accumulate(precision[::-1])[::-1]
         # A level that is never reached has the appended zero.
-        result[row] = np.append(envelope, 0.0)[np.minimum(hits_before, len(at))]
+        result[row] = np.append(envelope, 0.0)[np.minimum(found_before, len(at))]
     return result
 
 
@@ -140,12 +127,12 @@ def _outside_ranges(sizes: Float[np.ndarray, " N"]) -> Bool[np.ndarray, "A N"]:
 
 
 def _mean(values: Float[np.ndarray, "..."]) -> float:
-    """The mean of those that are defined."""
+    """Return the mean of the values that are defined."""
     defined = values[~np.isnan(values)]
     return float(defined.mean()) if len(defined) else float("nan")
 
 
-class COCOAveragePrecision(DetectionMetric):
+class COCOAveragePrecision(ClassMetric):
     """The twelve numbers of COCO's detection challenge, in 0..1, and the APs of the classes.
 
     ``compute()`` returns scalars ``map`` (IoU 0.5:0.95), ``map_50``, ``map_75``, ``map_small``,
@@ -154,9 +141,8 @@ class COCOAveragePrecision(DetectionMetric):
     ``mar_medium``, ``mar_large``, and tensors (K,) ``map_per_class`` and ``map_50_per_class``.
     What is not defined, as for a class or a size without objects, is NaN (pycocotools: -1).
 
-    Objects marked ``ignore`` or ``crowd`` are neither hit nor miss, see ``coco_curves``.
-    All boxes are kept until ``compute``: about 30 bytes per detection, and at most some 300 while
-    it runs.
+    Objects marked ``ignore`` or ``crowd`` need not be found, see :func:`coco_curves`.
+    ``compute`` needs at most some 300 bytes per detection while it runs.
 
     Source: https://cocodataset.org/#detection-eval
 
@@ -167,38 +153,9 @@ class COCOAveragePrecision(DetectionMetric):
         ValueError: there is no class.
     """
 
-    def __init__(self, class_names: Sequence[str] | int) -> None:
-        super().__init__()
-        self.class_names = class_names_of(class_names)
-        for side, nothing in (("detection", NO_DETECTIONS), ("object", NO_OBJECTS)):
-            for name, column in vars(nothing).items():
-                self.add_table(f"{side}_{name}", column.dtype, columns=column.shape[1:])
-
-    def update(self, predictions: Images, targets: Images) -> None:
-        """Add images.
-
-        Args:
-            predictions: per image ``boxes`` (N, 4), ``scores`` (N,), ``labels`` (N,).
-            targets: per image ``boxes`` (M, 4), ``labels`` (M,), if wanted ``ignore`` (M,) bool,
-                ``crowd`` (M,) bool and ``area`` (M,) in square pixels (by default the box's).
-
-        Raises:
-            ValueError: a key is missing or a value is wrong; names it and the image's position.
-        """
-        sides = read_update(predictions, targets, len(self.class_names))
-        for side, flat in zip(("detection", "object"), sides, strict=True):
-            for name, column in vars(flat).items():
-                getattr(self, f"{side}_{name}").append(column)
-
     def compute(self) -> dict[str, Tensor]:
         """Return the numbers by name, see the class."""
-        precision, recall = coco_curves(
-            FlatDetections(
-                **{name: self.table(f"detection_{name}") for name in vars(NO_DETECTIONS)}
-            ),
-            FlatObjects(**{name: self.table(f"object_{name}") for name in vars(NO_OBJECTS)}),
-            len(self.class_names),
-        )
+        precision, recall = coco_curves(self.detections(), self.objects(), len(self.class_names))
         values = {
             "map": precision[..., 0],
             "map_50": precision[IOU_50, ..., 0],

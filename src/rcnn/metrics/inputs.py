@@ -2,14 +2,15 @@
 
 Letters: B images, D detections and G objects of all images.
 
-This is the form in which they are matched in one go, kept from batch to batch, and gathered from
-several processes: one tensor per column and one count per image, nothing ragged.
+Metrics match them in this form, keep them from batch to batch and gather them from several
+processes: one tensor per column and one count per image, nothing ragged.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import torch
@@ -18,6 +19,12 @@ from torch import Tensor
 from torch import distributed as dist
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
+
+Images = Sequence[Mapping[str, object]]
+"""One dict of tensors per image."""
+
+Side = Literal["predictions", "targets"]
+Kind = Literal["real", "integer", "bool"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +35,7 @@ class FlatDetections:
         boxes: absolute pixels.
         scores: higher is better.
         labels: 1..K.
-        counts: how many detections each image has.
+        counts: number of detections of each image.
     """
 
     boxes: Float[Tensor, "D 4"]
@@ -38,15 +45,16 @@ class FlatDetections:
 
     @property
     def images(self) -> Int[Tensor, " D"]:
-        """The position of the image that each detection belongs to."""
+        """The index of each detection's image."""
         return torch.arange(len(self.counts)).repeat_interleave(self.counts)
 
-    def above(self, min_score: float) -> FlatDetections:
-        """Return those with at least this score; the images stay."""
-        return self.where(self.scores >= min_score)
+    @property
+    def groups(self) -> Int[Tensor, " D"]:
+        """A number for each detection's image and class."""
+        return self.labels * len(self.counts) + self.images
 
     def where(self, kept: Bool[Tensor, " D"]) -> FlatDetections:
-        """Return the marked ones; the images stay."""
+        """Return the detections that are ``kept``, of as many images."""
         return FlatDetections(
             boxes=self.boxes[kept],
             scores=self.scores[kept],
@@ -62,10 +70,10 @@ class FlatObjects:
     Attributes:
         boxes: absolute pixels.
         labels: 1..K.
-        ignore: neither hit nor miss (difficult in VOC).
-        crowd: regions of many objects (COCO).
-        areas: square pixels that sort an object into small, medium and large.
-        counts: how many objects each image has.
+        ignore: objects that need not be found (difficult in VOC).
+        crowd: regions of many objects, which need not be found either (COCO).
+        areas: area in square pixels that makes an object small, medium or large.
+        counts: number of objects of each image.
     """
 
     boxes: Float[Tensor, "G 4"]
@@ -77,8 +85,13 @@ class FlatObjects:
 
     @property
     def images(self) -> Int[Tensor, " G"]:
-        """The position of the image that each object belongs to."""
+        """The index of each object's image."""
         return torch.arange(len(self.counts)).repeat_interleave(self.counts)
+
+    @property
+    def groups(self) -> Int[Tensor, " G"]:
+        """A number for each object's image and class."""
+        return self.labels * len(self.counts) + self.images
 
     @property
     def counted(self) -> Bool[Tensor, " G"]:
@@ -105,7 +118,11 @@ def gather(tensor: Tensor, group: dist.ProcessGroup | None = None) -> list[Tenso
 
 
 class DetectionMetric(Metric):
-    """A metric whose state is tables that grow by rows, beside ordinary tensor states."""
+    """A metric with a ``compute`` that returns a dict of tensors, which keep their shape.
+
+    torchmetrics would make a scalar of every tensor with one element, and so of the per-class
+    table of a data set with one class.
+    """
 
     full_state_update = False
     is_differentiable = False
@@ -113,18 +130,77 @@ class DetectionMetric(Metric):
 
     def __init__(self) -> None:
         super().__init__(dist_sync_fn=gather)
-        self._empty_tables: dict[str, Tensor] = {}
+        self._shapes: dict[str, torch.Size] = {}
 
-    def add_table(self, name: str, dtype: torch.dtype, columns: Sequence[int] = ()) -> None:
-        """Add a list state, to which ``update`` appends tensors of shape (rows, *columns)."""
-        self.add_state(name, default=[], dist_reduce_fx="cat")
-        self._empty_tables[name] = torch.zeros((0, *columns), dtype=dtype)
+    def _wrap_compute(self, compute: Callable[..., Any]) -> Callable[..., Any]:
+        # torchmetrics calls this when a metric is made, copied and unpickled.
+        @functools.wraps(compute)
+        def recorded() -> dict[str, Tensor]:
+            values: dict[str, Tensor] = compute()
+            self._shapes = {name: value.shape for name, value in values.items()}
+            return values
 
-    def table(self, name: str) -> Shaped[Tensor, "N ..."]:
-        """Return all rows so far, on the CPU; after a synchronisation those of every process."""
+        squeezing = super()._wrap_compute(recorded)
+
+        @functools.wraps(compute)
+        def reshaped() -> dict[str, Tensor]:
+            return {name: value.reshape(self._shapes[name]) for name, value in squeezing().items()}
+
+        return reshaped
+
+
+class ClassMetric(DetectionMetric):
+    """A metric that keeps the detections and objects of all images until ``compute``.
+
+    They take about 30 bytes each, on the CPU.
+
+    Args:
+        class_names: the names of the classes 1..K, or K.
+
+    Raises:
+        ValueError: there is no class.
+    """
+
+    def __init__(self, class_names: Sequence[str] | int) -> None:
+        super().__init__()
+        self.class_names = class_names_of(class_names)
+        detections, objects = read_update([], [], num_classes=None)
+        self._empty = {f"detection_{name}": column for name, column in vars(detections).items()}
+        self._empty |= {f"object_{name}": column for name, column in vars(objects).items()}
+        for name in self._empty:
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+
+    def update(self, predictions: Images, targets: Images) -> None:
+        """Add images.
+
+        Args:
+            predictions: per image ``boxes`` (N, 4), ``scores`` (N,), ``labels`` (N,).
+            targets: per image ``boxes`` (M, 4), ``labels`` (M,), if wanted ``ignore`` (M,) bool,
+                ``crowd`` (M,) bool and ``area`` (M,) in square pixels (by default the box's).
+
+        Raises:
+            ValueError: a key is missing or a value is wrong; names it and the image's index.
+        """
+        detections, objects = read_update(predictions, targets, len(self.class_names))
+        for name, column in vars(detections).items():
+            getattr(self, f"detection_{name}").append(column)
+        for name, column in vars(objects).items():
+            getattr(self, f"object_{name}").append(column)
+
+    def detections(self) -> FlatDetections:
+        """Return all detections so far; after a synchronisation those of every process."""
+        columns = [field.name for field in fields(FlatDetections)]
+        return FlatDetections(**{name: self._column(f"detection_{name}") for name in columns})
+
+    def objects(self) -> FlatObjects:
+        """Return all objects so far; after a synchronisation those of every process."""
+        columns = [field.name for field in fields(FlatObjects)]
+        return FlatObjects(**{name: self._column(f"object_{name}") for name in columns})
+
+    def _column(self, name: str) -> Shaped[Tensor, "N ..."]:
         state = getattr(self, name)
         parts = [state] if isinstance(state, Tensor) else state
-        return torch.cat([self._empty_tables[name], *(part.cpu() for part in parts)])
+        return torch.cat([self._empty[name], *(part.cpu() for part in parts)])
 
     def sync(
         self,
@@ -135,27 +211,20 @@ class DetectionMetric(Metric):
     ) -> None:
         """Gather the states of all processes, as ``Metric.sync`` does.
 
-        Each table becomes one tensor first, which has its type and columns even without a row:
+        Each column becomes one tensor first, which has its type and width even without a row:
         torchmetrics would send an untyped vector for a process that saw no image, and NCCL and
         gloo would then wait for, or misread, each other's bytes.
         """
-        for name in self._empty_tables:
-            setattr(self, name, [self.table(name)])
+        for name in self._empty:
+            setattr(self, name, [self._column(name)])
         super().sync(dist_sync_fn, process_group, should_sync, distributed_available)
-
-
-Images = Sequence[Mapping[str, object]]
-"""One dict of tensors per image."""
-
-Side = Literal["predictions", "targets"]
-Kind = Literal["real", "integer", "bool"]
 
 
 def class_names_of(classes: Sequence[str] | int) -> tuple[str, ...]:
     """Return the names of the classes 1..K, which are their numbers if only K is given.
 
     Raises:
-        ValueError: there is no class, or one string is given in place of a list of names.
+        ValueError: there is no class, or one string is given instead of a list of names.
     """
     if isinstance(classes, str):
         raise ValueError(f"class_names is the string {classes!r}: give a list, as [{classes!r}].")
@@ -168,7 +237,7 @@ def class_names_of(classes: Sequence[str] | int) -> tuple[str, ...]:
 def read_update(
     predictions: Images, targets: Images, num_classes: int | None
 ) -> tuple[FlatDetections, FlatObjects]:
-    """Check the arguments of an update and lay them end to end on the CPU.
+    """Return the checked arguments of an update, laid end to end on the CPU.
 
     Args:
         predictions: dicts with ``boxes`` (N, 4), ``scores`` (N,) and ``labels`` (N,).
@@ -178,7 +247,7 @@ def read_update(
         num_classes: K; ``None`` reads no labels and makes everything class 1 (class-agnostic).
 
     Raises:
-        ValueError: a key is missing or a value is wrong; names the key and the image's position.
+        ValueError: a key is missing or a value is wrong; names the key and the image's index.
     """
     if len(predictions) != len(targets):
         raise ValueError(
@@ -208,11 +277,11 @@ def read_update(
 
 
 def _boxes(side: Side, images: Images) -> tuple[Float[Tensor, "N 4"], Int[Tensor, " B"]]:
-    parts = [_tensor(side, images, position, "boxes") for position in range(len(images))]
-    for position, part in enumerate(parts):
+    parts = [_tensor(side, images, number, "boxes") for number in range(len(images))]
+    for number, part in enumerate(parts):
         if part.ndim != 2 or part.shape[1] != 4:
             raise ValueError(
-                f"{side}[{position}]['boxes'] has shape {tuple(part.shape)}: give (N, 4), "
+                f"{side}[{number}]['boxes'] has shape {tuple(part.shape)}: give (N, 4), "
                 "which is torch.zeros(0, 4) for an image without boxes."
             )
     counts = torch.tensor([len(part) for part in parts], dtype=torch.int64)
@@ -241,23 +310,23 @@ def _column(
     counts: Int[Tensor, " B"],
     default: Shaped[Tensor, " N"] | None = None,
 ) -> Shaped[Tensor, " N"]:
-    """One value per box of every image; where a dict lacks an optional key, the default's part."""
+    """Return one value per box; where a dict lacks an optional key, the default's part."""
     defaults = [None] * len(images) if default is None else default.split(counts.tolist())
     parts = [torch.zeros(0, dtype=torch.bool)]
-    for position, (image, fallback) in enumerate(zip(images, defaults, strict=True)):
+    for number, (image, fallback) in enumerate(zip(images, defaults, strict=True)):
         if fallback is not None and key not in image:
             parts.append(fallback)
             continue
-        part = _tensor(side, images, position, key)
-        expected = (int(counts[position]),)
+        part = _tensor(side, images, number, key)
+        expected = (int(counts[number]),)
         if part.shape != expected:
             raise ValueError(
-                f"{side}[{position}][{key!r}] has shape {tuple(part.shape)}: "
+                f"{side}[{number}][{key!r}] has shape {tuple(part.shape)}: "
                 f"its boxes ask for {expected}."
             )
         if not _is(part.dtype, kind):
             raise ValueError(
-                f"{side}[{position}][{key!r}] has dtype {part.dtype}: give {kind} numbers."
+                f"{side}[{number}][{key!r}] has dtype {part.dtype}: give {kind} numbers."
             )
         parts.append(part)
     return torch.cat(parts)
@@ -269,14 +338,14 @@ def _is(dtype: torch.dtype, kind: Kind) -> bool:
     return dtype != torch.bool and (kind == "real" or not dtype.is_floating_point)
 
 
-def _tensor(side: Side, images: Images, position: int, key: str) -> Tensor:
-    image = images[position]
+def _tensor(side: Side, images: Images, number: int, key: str) -> Tensor:
+    image = images[number]
     if key not in image:
         keys = ", ".join(map(repr, image)) or "none"
-        raise ValueError(f"{side}[{position}] has no {key!r}; its keys: {keys}.")
+        raise ValueError(f"{side}[{number}] has no {key!r}; its keys: {keys}.")
     value = image[key]
     if not isinstance(value, Tensor):
-        raise ValueError(f"{side}[{position}][{key!r}] is a {type(value).__name__}, not a tensor.")
+        raise ValueError(f"{side}[{number}][{key!r}] is a {type(value).__name__}, not a tensor.")
     return value.detach().cpu()
 
 
@@ -288,13 +357,13 @@ def _require(
     fine: Bool[Tensor, " N"],
     allowed: str,
 ) -> None:
-    """Raise ValueError for the first value that is not fine: its image, and its place there."""
+    """Raise ValueError for the first value that is not fine, with its image and index there."""
     if bool(fine.all()):
         return
     index = int((~fine).nonzero()[0])
     ends = counts.cumsum(dim=0)
-    position = int(torch.searchsorted(ends, index, right=True))
-    place = index - int(ends[position] - counts[position])
+    number = int(torch.searchsorted(ends, index, right=True))
+    row = index - int(ends[number] - counts[number])
     raise ValueError(
-        f"{side}[{position}][{key!r}][{place}] is {values[index].tolist()}: allowed is {allowed}."
+        f"{side}[{number}][{key!r}][{row}] is {values[index].tolist()}: allowed is {allowed}."
     )

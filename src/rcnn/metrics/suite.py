@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
+from torch import distributed as dist
 
-from rcnn.metrics import COCOAveragePrecision, ProposalRecall, VOCAveragePrecision
+from rcnn.metrics.coco import COCOAveragePrecision
+from rcnn.metrics.inputs import gather
+from rcnn.metrics.recall import ProposalRecall
+from rcnn.metrics.voc import VOCAveragePrecision
 from rcnn.ops.boxes import scale
 from rcnn.structures import Detections, GroundTruth, ImageBatch, Proposals
 
@@ -15,7 +20,7 @@ class Scores(nn.Module):
     """VOC's two average precisions, COCO's twelve numbers and the recall of the proposals.
 
     Args:
-        class_names: of the classes 1..K.
+        class_names: the names of the classes 1..K.
         plus_one: VOC's IoU counts pixels inclusively, as its development kit does.
     """
 
@@ -33,7 +38,14 @@ class Scores(nn.Module):
         proposals: Proposals | None = None,
         batch: ImageBatch | None = None,
     ) -> None:
-        """Add the images of one minibatch; all boxes in original pixels but the proposals'."""
+        """Add the images of one minibatch.
+
+        Args:
+            detections: per image, in original pixels; None where no classes are detected.
+            ground_truths: per image, in original pixels.
+            proposals: in pixels of the resized images; None leaves the recall as it is.
+            batch: the resized images of the proposals.
+        """
         # Every metric works on the CPU: each tensor is fetched once, not once for each metric.
         ground_truths = [ground_truth.to("cpu") for ground_truth in ground_truths]
         targets = [
@@ -55,28 +67,43 @@ class Scores(nn.Module):
             self.coco.update(found, targets)
         if proposals is not None and batch is not None:
             original = scale(proposals.boxes, 1 / batch.scales).cpu()
-            regions = [
+            found = [
                 {"boxes": boxes[valid], "scores": scores[valid]}
                 for boxes, scores, valid in zip(
                     original, proposals.scores.cpu(), proposals.valid.cpu(), strict=True
                 )
             ]
-            self.recall.update(regions, targets)
+            self.recall.update(found, targets)
 
     def compute(self) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-        """Return the headline numbers, and the average precisions of each class by name."""
+        """Return the headline numbers, and the average precisions of each class by name.
+
+        Metrics that no process updated are left out.
+        """
         values: dict[str, Tensor] = {}
-        if self.voc.update_called:
-            values |= {**self.voc.compute(), **self.coco.compute()}
-        if self.recall.update_called:
-            values |= self.recall.compute()
+        for metric, updated in zip(self._metrics, self._updated(), strict=True):
+            if updated and not metric.update_called:
+                metric.update([], [])  # other processes wait for this one's share
+            if updated:
+                values |= metric.compute()
         headline = {name: float(value) for name, value in values.items() if value.ndim == 0}
-        return headline, self._per_class(values) if self.voc.update_called else {}
+        return headline, self._per_class(values) if "map" in values else {}
 
     def reset(self) -> None:
         """Forget all images."""
-        for metric in (self.voc, self.coco, self.recall):
+        for metric in self._metrics:
             metric.reset()
+
+    @property
+    def _metrics(self) -> tuple[VOCAveragePrecision | COCOAveragePrecision | ProposalRecall, ...]:
+        return self.voc, self.coco, self.recall
+
+    def _updated(self) -> list[bool]:
+        """Return whether any process updated each of the metrics."""
+        flags = torch.tensor([metric.update_called for metric in self._metrics], dtype=torch.uint8)
+        if dist.is_available() and dist.is_initialized():
+            flags = torch.stack(gather(flags)).amax(dim=0)
+        return flags.bool().tolist()
 
     def _per_class(self, values: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
         columns = {
