@@ -1,33 +1,44 @@
 """The data module: minibatches of the size that the trainer's module wants."""
 
+# ruff: noqa: ARG002 (the arguments of the hooks are Lightning's)
+
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
 
 from rcnn.data import DataError, DataSource, DetectionBatch, ShapesSource
-from rcnn.data.stored import ProposalFiles, ProposedDataset
+from rcnn.data.proposals import ProposalFiles
+from rcnn.model.settings import DetectorSettings
 from rcnn.model.transform import ImageSettings
-from rcnn.settings import SettingsError
+from rcnn.settings import SettingsError, from_plain, to_plain
 from rcnn.training import DetectionDataModule, DetectionModule, LoaderSettings
 
 MakeTrainer = Callable[..., pl.Trainer]
 Propose = Callable[[DataSource], Path]
 
 
-def data_of(train: int = 5, val: int = 3, **loader: object) -> DetectionDataModule:
-    source = ShapesSource(train=train, val=val, test=3, size=64)
+def data_of(
+    train: int = 5, val: int = 3, proposals: ProposalFiles | None = None, **loader: Any
+) -> DetectionDataModule:
     return DetectionDataModule(
-        source,
-        LoaderSettings(workers=0, **loader),  # type: ignore[arg-type]
-        images=ImageSettings(shorter_side=64, longer_side=64),
+        ShapesSource(train, val, test=3, size=64),
+        LoaderSettings(**{"workers": 0, **loader}),
+        ImageSettings(shorter_side=64, longer_side=64),
+        proposals,
     )
 
 
-def batches_of(loader: object) -> list[DetectionBatch]:
-    return list(loader)  # type: ignore[call-overload]
+def batches_of(loader: Any) -> list[DetectionBatch]:
+    return list(loader)
 
 
 def test_training_minibatches_are_full_and_miss_no_image() -> None:
@@ -37,10 +48,10 @@ def test_training_minibatches_are_full_and_miss_no_image() -> None:
 
 
 def test_evaluation_sees_every_image_once() -> None:
-    batches = batches_of(data_of().val_dataloader())
-    assert sorted(name for batch in batches for name in batch.image_ids) == sorted(
-        data_of().dataset("val").image_ids
-    )
+    data = data_of()
+    for split, loader in (("val", data.val_dataloader()), ("test", data.test_dataloader())):
+        names = [name for batch in batches_of(loader) for name in batch.image_ids]
+        assert sorted(names) == sorted(data.dataset(split).image_ids)  # type: ignore[arg-type]
 
 
 def test_the_size_of_the_images_is_the_modules(
@@ -55,11 +66,8 @@ def test_the_size_of_the_images_is_the_modules(
 
 
 def test_training_scales_are_drawn_from_the_list() -> None:
-    data = data_of(train=16, shorter_sides=(32, 64))
-    sides = {
-        size for batch in batches_of(data.train_dataloader()) for size, _ in batch.images.sizes
-    }
-    assert {int(side) for side in sides} == {32, 64}
+    batches = batches_of(data_of(train=16, shorter_sides=(32, 64)).train_dataloader())
+    assert {int(size) for batch in batches for size in batch.images.sizes[:, 0]} == {32, 64}
 
 
 def test_targets_follow_the_mirrored_image() -> None:
@@ -74,86 +82,166 @@ def test_targets_follow_the_mirrored_image() -> None:
         )
 
 
-def proposed_data(propose: Propose, limit: int = 2000, **loader: object) -> DetectionDataModule:
-    """Data whose proposals are its objects."""
-    source = ShapesSource(train=8, val=3, test=3, size=64)
-    return DetectionDataModule(
-        source,
-        LoaderSettings(workers=0, **loader),  # type: ignore[arg-type]
-        images=ImageSettings(shorter_side=64, longer_side=64),
-        proposals=ProposalFiles(str(propose(source)), limit),
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("batch_size", 0), ("workers", -1), ("flip", 1.5), ("shorter_sides", ()), ("seed", -1)],
+)
+def test_impossible_loader_settings_are_named(key: str, value: Any) -> None:
+    with pytest.raises(SettingsError, match=key):
+        LoaderSettings(**{key: value})
+
+
+# --- what a trainer sees ----------------------------------------------------------------------
+
+
+class Recorder(pl.LightningModule):
+    """Learns nothing; writes down the pictures of each epoch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.epochs: list[list[tuple[tuple[str, ...], float]]] = []
+
+    def on_train_epoch_start(self) -> None:
+        self.epochs.append([])
+
+    def training_step(self, batch: DetectionBatch, batch_idx: int) -> torch.Tensor:
+        # The first column differs between a picture and its mirror image.
+        column = float(batch.images.pixels[..., 0].double().mean())
+        self.epochs[-1].append((batch.image_ids, column))
+        return self.weight * 1.0
+
+    def validation_step(self, batch: DetectionBatch, batch_idx: int) -> None:
+        """Lightning warns of a module without one."""
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(("overfit", "count"), [(2, 2), (0.5, 3)])
+def test_overfit_batches_repeats_the_same_minibatches_in_every_epoch(
+    trainer: MakeTrainer, workers: int, overfit: float, count: int
+) -> None:
+    module, data = Recorder(), data_of(train=12, workers=workers)
+    trainer(max_epochs=3, overfit_batches=overfit).fit(module, data)
+    assert [len(epoch) for epoch in module.epochs] == [count] * 3
+    assert module.epochs[0] == module.epochs[1] == module.epochs[2]
+    assert len({name for names, _ in module.epochs[0] for name in names}) == 2 * count
+    usual = Recorder()
+    trainer(max_epochs=2).fit(usual, data_of(train=12, workers=workers))
+    assert module.epochs[0] == usual.epochs[0][:count]
+    assert usual.epochs[0] != usual.epochs[1]
+
+
+@pytest.mark.parametrize("val", [0, 2])
+def test_one_class_trains_validates_and_tests(
+    settings: DetectorSettings, trainer: MakeTrainer, val: int
+) -> None:
+    names = ("square",)
+    module = DetectionModule(
+        from_plain(DetectorSettings, to_plain(settings) | {"class_names": names})
     )
+    source = ShapesSource(train=2, val=val, test=2, size=64, class_names=names)
+    data = DetectionDataModule(source, LoaderSettings(workers=0))
+    assert data.class_names == names
+    training = trainer(limit_train_batches=1)
+    training.fit(module, data)
+    assert training.callback_metrics["train/loss"].isfinite()
+    assert ("val/map_50" in training.callback_metrics) == (val > 0)
+    (scores,) = training.test(module, data, verbose=False)
+    assert 0 <= scores["test/map_50"] <= 1
 
 
-@pytest.mark.parametrize("flip", [0.0, 1.0])
-def test_proposals_follow_the_mirrored_and_resized_image(propose: Propose, flip: float) -> None:
-    data = proposed_data(propose, flip=flip, shorter_sides=(32, 64))
-    batches = batches_of(data.train_dataloader())
-    sides = {int(side) for batch in batches for side in batch.images.sizes.flatten()}
-    assert sides == {32, 64}
-    for batch in batches:
-        given, used = batch.images.proposals, batch.targets.labels > 0
-        assert given is not None
-        assert torch.equal(given.valid, used)
-        torch.testing.assert_close(given.boxes, batch.targets.boxes)
-
-
-def test_every_split_has_its_own_proposals(propose: Propose) -> None:
-    data = proposed_data(propose)
-    for loader in (data.val_dataloader(), data.test_dataloader(), data.predict_dataloader()):
-        for batch in batches_of(loader):
-            assert batch.images.proposals is not None
-            torch.testing.assert_close(batch.images.proposals.boxes, batch.targets.boxes)
-    for split in ("train", "val", "test"):
-        assert isinstance(data.dataset(split), ProposedDataset)
-
-
-def test_no_more_proposals_are_read_than_the_limit(propose: Propose) -> None:
-    batches = batches_of(proposed_data(propose, limit=1).test_dataloader())
-    for batch in batches:
-        assert batch.images.proposals is not None
-        assert batch.images.proposals.boxes.shape[1] == 1
-    assert any(batch.targets.labels.shape[1] > 1 for batch in batches)
-
-
-def test_a_missing_file_is_told_with_the_command_that_makes_it(propose: Propose) -> None:
-    data = proposed_data(propose)
-    assert data.proposals is not None
-    file = Path(str(data.proposals.folder), "val.proposals")
-    file.unlink()
-    data.train_dataloader()
-    with pytest.raises(DataError, match=r"val\.proposals: there is no such file.*`rcnn propose"):
-        data.val_dataloader()
-
-
-def test_no_folder_is_told_with_the_setting_to_give() -> None:
-    source = ShapesSource(train=2, val=2, test=2, size=64)
-    data = DetectionDataModule(source, proposals=ProposalFiles())
-    with pytest.raises(DataError, match=r"proposals\.folder is null"):
-        data.setup("fit")
-
-
-def test_proposals_of_other_images_are_refused(propose: Propose) -> None:
-    folder = propose(ShapesSource(train=2, val=2, test=2, size=64))
-    other = ShapesSource(train=3, val=2, test=2, size=64)
-    data = DetectionDataModule(other, proposals=ProposalFiles(str(folder)))
-    with pytest.raises(DataError, match="1 of the data set's 3 images have no proposals"):
-        data.setup("fit")
-
-
-def test_a_limit_below_one_is_named() -> None:
-    with pytest.raises(SettingsError, match="limit=0"):
-        ProposalFiles("somewhere", 0)
+def test_other_classes_than_the_modules_are_refused_by_name(
+    module: DetectionModule, trainer: MakeTrainer
+) -> None:
+    source = ShapesSource(train=2, val=2, test=2, size=64, class_names=["square"])
+    with pytest.raises(ValueError, match=r"test split has the classes square, .* circle, square"):
+        trainer().test(module, DetectionDataModule(source, LoaderSettings(workers=0)))
 
 
 def test_without_a_validation_split_there_is_no_loader() -> None:
     assert data_of(val=0).val_dataloader() == []
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [("batch_size", 0), ("workers", -1), ("flip", 1.5), ("shorter_sides", ())],
-)
-def test_impossible_loader_settings_are_named(key: str, value: object) -> None:
-    with pytest.raises(SettingsError, match=key):
-        LoaderSettings(**{key: value})  # type: ignore[arg-type]
+# --- stored proposals -------------------------------------------------------------------------
+
+SHAPES = ShapesSource(8, 3, 3, 64)
+
+
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_proposals_follow_the_mirrored_and_resized_image(propose: Propose, flip: float) -> None:
+    files = ProposalFiles(str(propose(SHAPES)))
+    data = data_of(8, 3, files, flip=flip, shorter_sides=(32, 64))
+    batches = batches_of(data.train_dataloader())
+    assert {int(side) for batch in batches for side in batch.images.sizes.flatten()} == {32, 64}
+    for batch in batches:
+        given = batch.images.proposals
+        assert given is not None
+        assert torch.equal(given.valid, batch.targets.labels > 0)
+        torch.testing.assert_close(given.boxes, batch.targets.boxes)
+
+
+def test_every_split_has_its_own_proposals_up_to_the_limit(propose: Propose) -> None:
+    folder = str(propose(SHAPES))
+    data, limited = (data_of(8, 3, ProposalFiles(folder, limit)) for limit in (2000, 1))
+    for loader in (data.val_dataloader(), data.test_dataloader(), data.predict_dataloader()):
+        for batch in batches_of(loader):
+            assert batch.images.proposals is not None
+            torch.testing.assert_close(batch.images.proposals.boxes, batch.targets.boxes)
+    for batch in batches_of(limited.test_dataloader()):
+        assert batch.images.proposals is not None
+        assert batch.images.proposals.boxes.shape[1] == 1
+
+
+def test_missing_and_foreign_proposals_are_refused_before_the_training(propose: Propose) -> None:
+    folder = propose(SHAPES)
+    with pytest.raises(DataError, match="proposals"):
+        data_of(9, 3, ProposalFiles(str(folder))).setup("fit")
+    (folder / "val.safetensors").unlink()
+    with pytest.raises(DataError, match=r"val\.safetensors.*rcnn propose"):
+        data_of(8, 3, ProposalFiles(str(folder))).setup("fit")
+    with pytest.raises(DataError, match=r"proposals\.folder"):
+        data_of(8, 3, ProposalFiles()).setup("fit")
+
+
+# --- worker processes -------------------------------------------------------------------------
+
+READER = """
+import multiprocessing, sys
+multiprocessing.set_start_method(sys.argv[1])
+from rcnn.data import ShapesSource
+from rcnn.training import DetectionDataModule, LoaderSettings
+
+source = ShapesSource(train=8, val=2, test=2, size=64)
+data = DetectionDataModule(source, LoaderSettings(workers=2))
+batches = iter(data.train_dataloader())
+next(batches)
+print(*(process.pid for process in multiprocessing.active_children()), flush=True)
+sys.stdin.read()
+"""
+
+
+def is_there(process: int) -> bool:
+    """Return whether a process runs; one that has ended may still wait to be collected."""
+    status = Path(f"/proc/{process}/status")
+    return status.exists() and "State:\tZ" not in status.read_text()
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks at processes through /proc")
+@pytest.mark.parametrize("start", ["fork", "forkserver"])
+def test_workers_end_when_their_reader_is_killed(start: str) -> None:
+    words = [sys.executable, "-W", "ignore", "-c", READER, start]
+    with subprocess.Popen(
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as reader:
+        assert reader.stdout is not None
+        workers = [int(word) for word in reader.stdout.readline().split()]
+        assert len(workers) == 2
+        assert all(is_there(worker) for worker in workers)
+        os.kill(reader.pid, signal.SIGKILL)
+    end = time.monotonic() + 30
+    while any(is_there(worker) for worker in workers) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not any(is_there(worker) for worker in workers)
