@@ -14,7 +14,6 @@ from benchmarks import results
 
 PARTS = {
     "detectors": "benchmarks.detectors",
-    "gpu": "benchmarks.gpu",
     "stages": "benchmarks.stages",
     "switches": "benchmarks.switches",
     "growth": "benchmarks.growth",

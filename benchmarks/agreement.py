@@ -1,7 +1,7 @@
-"""Whether both detectors find and learn the same; what differs is not worth timing.
+"""Whether both detectors have the same proposals, detections and losses; only then they are timed.
 
-In double precision, in which rounding carries hardly any pair of boxes across the threshold of
-suppression, and none of many layers of random weights enlarges it.
+The comparison runs in double precision: rounding hardly ever carries a pair of boxes across the
+threshold of suppression there, and many layers of random weights do not amplify it.
 
 Letters: N and M boxes.
 """
@@ -18,8 +18,8 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN as TorchvisionRCNN
 
-from benchmarks.scenes import Scene
-from benchmarks.sides import images_of, targets_of
+from benchmarks.pair import pixels_of, targets_of
+from benchmarks.synthetic_images import SyntheticImage
 from rcnn.interop import from_torchvision
 from rcnn.model.faster_rcnn import FasterRCNN
 from rcnn.model.roi_heads import eval_mode
@@ -30,11 +30,11 @@ from rcnn.structures import Losses, Targets
 Module = TypeVar("Module", bound=nn.Module)
 
 PIXELS, SCORE, SHARE, LOSS = 1e-3, 1e-5, 0.99, 2e-3
-"""Allowed differences of a box and a score; the share of boxes that has to be the same, and the
-largest relative difference of a loss."""
+"""Allowed differences of a box and a score; required fraction of equal boxes; largest relative
+difference of a loss."""
 
 EVERYTHING, FEW = 1_000_000, 100
-"""Samples of which none is left out, and how many proposals then pass through the box head."""
+"""A number of samples that includes all anchors and RoIs, and a small number of proposals."""
 
 TERMS = {
     "rpn_objectness": "loss_objectness",
@@ -46,36 +46,39 @@ TERMS = {
 
 
 class DisagreementError(Exception):
-    """Both detectors do not do the same, so that their times cannot be compared."""
+    """The detectors differ, so that their times cannot be compared."""
 
 
 @torch.no_grad()
 def check(
-    model: TorchvisionRCNN, detector: FasterRCNN, scenes: Sequence[Scene], speed: SpeedSettings
+    model: TorchvisionRCNN,
+    detector: FasterRCNN,
+    images: Sequence[SyntheticImage],
+    speed: SpeedSettings,
 ) -> float:
     """Compare proposals, detections and losses.
 
     Args:
         model: torchvision's detector.
-        detector: ours, with the same weights, as it will be timed.
-        scenes: what both look at.
-        speed: how ours is run.
+        detector: our detector with the same weights, as it will be timed.
+        images: images that both see.
+        speed: switches of our detector.
 
     Returns:
-        The smallest share of boxes of one side that the other one has, too.
+        The smallest fraction of boxes of one detector that the other has, too.
 
     Raises:
-        DisagreementError: it says what differs.
+        DisagreementError: the detectors differ; the message names the part.
     """
     found = {
-        "proposals of a training step": _proposals(model, detector, scenes),
-        "detections": _detections(model, detector, scenes),
+        "proposals of a training step": _proposals(model, detector, images),
+        "detections": _detections(model, detector, images),
     }
-    differences = _losses(model, scenes, replace(speed, compile=False))
+    differences = _losses(model, images, replace(speed, compile=False))
     for name, share in found.items():
         if share < SHARE:
             raise DisagreementError(
-                f"Only {share:.1%} of the {name} are the same on both sides; it takes {SHARE:.0%}."
+                f"Only {share:.1%} of the {name} are the same in both; {SHARE:.0%} are required."
             )
     for name, difference in differences.items():
         if not difference <= LOSS:
@@ -85,26 +88,31 @@ def check(
     return min(found.values())
 
 
-def _proposals(model: TorchvisionRCNN, detector: FasterRCNN, scenes: Sequence[Scene]) -> float:
-    device = detector.images.mean.device
-    images = _in_double(scenes, device)
+def _proposals(
+    model: TorchvisionRCNN, detector: FasterRCNN, images: Sequence[SyntheticImage]
+) -> float:
+    device = detector.transform.mean.device
+    pixels = _in_double(images, device)
     with _double(model), _double(detector), eval_mode(model), eval_mode(detector):
-        pictures, targets = model.transform(images, targets_of(list(scenes), device))
+        pictures, targets = model.transform(pixels, targets_of(list(images), device))
         levels = model.backbone(pictures.tensors)
         levels = {"0": levels} if isinstance(levels, Tensor) else levels
         model.rpn.training = True  # the limits of training
         theirs = model.rpn(pictures, levels, targets)[0]
-        batch = detector.images.batch(images)
-        ours = detector.propose(detector.look(batch), batch, train=True)
+        batch = detector.transform.batch(pixels)
+        output = detector.rpn(detector.extract_features(batch), batch)
+        ours = detector.rpn.propose(output, batch, train=True)
     return min(
         _shared(_near(ours.boxes[i, ours.valid[i]], boxes)) for i, boxes in enumerate(theirs)
     )
 
 
-def _detections(model: TorchvisionRCNN, detector: FasterRCNN, scenes: Sequence[Scene]) -> float:
-    images = _in_double(scenes, detector.images.mean.device)
+def _detections(
+    model: TorchvisionRCNN, detector: FasterRCNN, images: Sequence[SyntheticImage]
+) -> float:
+    pixels = _in_double(images, detector.transform.mean.device)
     with _double(model), _double(detector), eval_mode(model), eval_mode(detector):
-        theirs, ours = model(images), detector.detect(images)
+        theirs, ours = model(pixels), detector.detect(pixels)
     return min(
         _shared(
             _near(one.boxes, other["boxes"])
@@ -116,21 +124,21 @@ def _detections(model: TorchvisionRCNN, detector: FasterRCNN, scenes: Sequence[S
 
 
 def _losses(
-    model: TorchvisionRCNN, scenes: Sequence[Scene], speed: SpeedSettings
+    model: TorchvisionRCNN, images: Sequence[SyntheticImage], speed: SpeedSettings
 ) -> dict[str, float]:
-    """Compare the losses of all anchors and of all of a few proposals: nothing is drawn."""
+    """Compare the losses of all anchors and of all of a few proposals: nothing is sampled."""
     device = next(model.parameters()).device
-    images = _in_double(scenes, device)
-    # Where an image has fewer RoIs than another one, ours fills up with copies, which the norms of
-    # the box head would count.
+    pixels = _in_double(images, device)
+    # If an image has fewer RoIs than another one, ours fills the batch with copies, which would
+    # enter the statistics of the norms in the box head: they are in evaluation mode.
     with _sampling_all(model), eval_mode(model):
         detector = from_torchvision(model)
         prepare(detector, speed)
-        batch = detector.images.batch(images)
-        ground_truths = Targets.pad([scene.ground_truth.to(device) for scene in scenes])
+        batch = detector.transform.batch(pixels)
+        ground_truths = Targets.pad([image.ground_truth.to(device) for image in images])
         with _double(model), _double(detector):
             ours: Losses = _but_norms(detector).losses(batch, ground_truths)
-            theirs = _but_norms(model)(images, targets_of(list(scenes), device))
+            theirs = _but_norms(model)(pixels, targets_of(list(images), device))
     return {
         name: ((ours.named[name] - theirs[other]).abs() / theirs[other].abs()).item()
         for name, other in TERMS.items()
@@ -166,12 +174,14 @@ def _double(module: nn.Module) -> Iterator[None]:
         if isinstance(part, ImageTransform):  # its constants had been rounded, theirs are not
             part.mean.copy_(torch.tensor(part.settings.mean, dtype=torch.float64))
             part.std.copy_(torch.tensor(part.settings.std, dtype=torch.float64))
-    yield
-    module.float()
+    try:
+        yield
+    finally:
+        module.float()
 
 
-def _in_double(scenes: Sequence[Scene], device: torch.device) -> list[Tensor]:
-    return [image.double() for image in images_of(list(scenes), device)]
+def _in_double(images: Sequence[SyntheticImage], device: torch.device) -> list[Tensor]:
+    return [image.double() for image in pixels_of(list(images), device)]
 
 
 def _near(ours: Tensor, theirs: Tensor) -> Bool[Tensor, "N M"]:

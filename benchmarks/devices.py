@@ -29,10 +29,10 @@ from torch.optim import Optimizer
 
 from benchmarks.scenes import draw
 from benchmarks.sides import Workload, build_model, scenes_of
-from rcnn.app.build import build_data, build_module
-from rcnn.app.config import parse
+from rcnn.app.config import parse, register_schema
+from rcnn.app.processes import run_in_processes
+from rcnn.app.run import build_data, build_module
 from rcnn.interop import from_torchvision
-from rcnn.launch import run_in_processes
 from rcnn.model.build import Detector
 from rcnn.model.faster_rcnn import FasterRCNN
 from rcnn.structures import ImageBatch, Targets
@@ -170,7 +170,8 @@ def _step(
 
 
 def _shapes(_: Task, rank: int, processes: int) -> tuple[Detector, list[Minibatch], Optimizer]:
-    overrides = ["loader.workers=0", "run_dir=unused"]
+    overrides = ["loader.workers=0", "run_dir=unused", "name=unused"]
+    register_schema()
     with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
         composed = compose("config", overrides=overrides)
     config = parse(OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]

@@ -209,7 +209,9 @@ def draw(work: Work, seed: int = 0) -> tuple[Images, Images]:
         "labels": torch.where(right, labels[nearest], classes(total)),
     }
     ground_truth = {"boxes": objects, "labels": labels, "crowd": crowd, "iscrowd": crowd.long()}
-    return _per_image(found, [work.detections] * work.images), _per_image(ground_truth, counts.tolist())
+    return _per_image(found, [work.detections] * work.images), _per_image(
+        ground_truth, counts.tolist()
+    )
 
 
 def _per_image(columns: dict[str, Tensor], counts: list[int]) -> Images:
@@ -261,7 +263,9 @@ class _COCOTools:
                 "categories": self.categories,
             }
             ground_truth.createIndex()
-            evaluation = self.evaluation(ground_truth, ground_truth.loadRes(np.concatenate(self.found)), "bbox")
+            evaluation = self.evaluation(
+                ground_truth, ground_truth.loadRes(np.concatenate(self.found)), "bbox"
+            )
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()

@@ -1,8 +1,8 @@
-"""The most memory that a train step and inference take, on both sides.
+"""Peak memory of a training step and of inference, for both detectors.
 
-Each figure is of a fresh process, in MiB: weights, gradients, the optimiser's state and all
-features, without what Python and its imports take. On a GPU it is the most that PyTorch has
-allocated; on a CPU the largest resident set, which Linux alone can measure from a chosen moment on.
+Each figure comes from a fresh process, in MiB: weights, gradients, the optimiser's state and all
+features, without Python and its imports. On a GPU it is PyTorch's peak allocation; on a CPU the
+largest resident set, which only Linux can reset at a chosen moment.
 """
 
 from __future__ import annotations
@@ -16,31 +16,40 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.options import add_runtime, add_size, add_workloads, workloads
-from benchmarks.pairs import INFERENCE, STEP, Row, set_task
-from benchmarks.runtime import Runtime
-from benchmarks.sides import Side, Workload, build_sides
+from benchmarks.pair import (
+    INFERENCE,
+    STEP,
+    Contestant,
+    Row,
+    Runtime,
+    Workload,
+    add_runtime_options,
+    add_workload_options,
+    build_pair,
+    runtime_from,
+    set_task,
+    workloads,
+)
 
 RUNS = 2
-"""Of each task: gradients and momenta are there from the second step on."""
+"""Number of runs; gradients and momenta exist from the second step on."""
 
 MIB = 1 << 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this part."""
-    add_workloads(parser)
-    add_size(parser)
-    add_runtime(parser)
+    add_workload_options(parser)
+    add_runtime_options(parser)
 
 
 def measure(arguments: argparse.Namespace) -> list[Row]:
     """Measure every backbone in four processes."""
-    runtime = Runtime.of(arguments)
+    runtime = runtime_from(arguments)
     rows: list[Row] = []
-    for load in workloads(arguments, arguments.size):
+    for load in workloads(arguments):
         for task in (STEP, INFERENCE):
-            ours, theirs = (_in_a_process(load, runtime, place, task) for place in (0, 1))
+            ours, theirs = (_in_a_process(load, runtime, index, task) for index in (0, 1))
             about = {**load.columns(), **runtime.columns(), "task": task}
             rows.append(
                 {**about, "rcnn MiB": ours, "torchvision MiB": theirs, "ratio": ours / theirs}
@@ -52,43 +61,39 @@ def measure(arguments: argparse.Namespace) -> list[Row]:
     return rows
 
 
-def peak(load: Workload, runtime: Runtime, place: int, task: str, threads: int) -> float:
-    """Run one side in this process, and return the most memory that it took, in MiB.
+def peak(load: Workload, runtime: Runtime, index: int, task: str, threads: int) -> float:
+    """Run one detector in this process, and return its peak memory in MiB.
 
     Args:
-        load: what it does.
-        runtime: how.
-        place: 0 for our side, 1 for torchvision's.
-        task: training or inference.
-        threads: of the processor.
+        load: workload.
+        runtime: device and switches.
+        index: 0 for our detector, 1 for torchvision's.
+        task: training step or inference.
+        threads: number of CPU threads.
     """
     torch.set_num_threads(threads)
     before = 0 if _on_gpu(runtime) else _status("VmRSS")
-    side = _only(load, runtime, place, task)
+    pair = build_pair(load, runtime)
+    set_task(pair, task)
+    contestant: Contestant = pair[index]
+    del pair  # the other detector is freed
     gc.collect()
     if _on_gpu(runtime):
         torch.cuda.reset_peak_memory_stats(runtime.device)
     else:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     for _ in range(RUNS):
-        side.step() if task == STEP else side.detect()
+        contestant.run(task)
     if _on_gpu(runtime):
         return torch.cuda.max_memory_allocated(runtime.device) / MIB
     return (_status("VmHWM") - before) / MIB
 
 
-def _only(load: Workload, runtime: Runtime, place: int, task: str) -> Side:
-    """Build both sides, and keep one."""
-    sides = build_sides(load, runtime)
-    set_task(sides, task)
-    return sides[place]
-
-
-def _in_a_process(load: Workload, runtime: Runtime, place: int, task: str) -> float:
+def _in_a_process(load: Workload, runtime: Runtime, index: int, task: str) -> float:
     # A forked process would begin with the memory of this one.
     spawning = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawning) as pool:
-        return pool.submit(peak, load, runtime, place, task, torch.get_num_threads()).result()
+        return pool.submit(peak, load, runtime, index, task, torch.get_num_threads()).result()
 
 
 def _on_gpu(runtime: Runtime) -> bool:
@@ -96,7 +101,7 @@ def _on_gpu(runtime: Runtime) -> bool:
 
 
 def _status(name: str) -> int:
-    """Return a size of this process in bytes, as Linux tells it."""
+    """Return a size of this process in bytes, read from Linux."""
     lines = Path("/proc/self/status").read_text().splitlines()
     (line,) = (line for line in lines if line.startswith(f"{name}:"))
     return 1024 * int(line.split()[1])

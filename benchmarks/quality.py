@@ -21,10 +21,8 @@ from omegaconf import OmegaConf
 
 from benchmarks.baseline import TorchvisionModule
 from benchmarks.peers import c4_detector
-from rcnn.app.build import build_data, build_module
-from rcnn.app.config import Config, parse
-from rcnn.app.quiet import quieten
-from rcnn.app.record import environment
+from rcnn.app.config import Config, parse, register_schema
+from rcnn.app.run import build_data, build_module, environment, silence_warnings
 from rcnn.files import write_json
 
 REPOSITORY = Path(__file__).parents[1]
@@ -41,7 +39,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0, help="0: as many as torch takes")
     parser.add_argument("--out", default=str(REPOSITORY / "benchmarks/results/quality_bccd.json"))
     arguments = parser.parse_args()
-    quieten()
+    silence_warnings()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     for seed in arguments.seeds:
@@ -88,7 +86,9 @@ def _config(root: str, seed: int, epochs: int) -> Config:
         f"seed={seed}",
         f"trainer.max_epochs={epochs}",
         "run_dir=unused",
+        "name=unused",
     ]
+    register_schema()
     with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
         composed = compose("config", overrides=overrides)
     return parse(OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]

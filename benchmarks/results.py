@@ -17,7 +17,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from rcnn.app.record import environment
+from rcnn.app.run import environment
 from rcnn.files import write_json
 
 Row: TypeAlias = Mapping[str, str | int | float]

@@ -1,4 +1,4 @@
-"""Detectors that do not do the same are not timed."""
+"""Detectors that differ are not timed."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,8 +11,7 @@ from torchvision.models.detection import FasterRCNN as TorchvisionRCNN
 
 from benchmarks import agreement, detectors
 from benchmarks.agreement import DisagreementError, check
-from benchmarks.runtime import Runtime
-from benchmarks.sides import Workload, build_model, scenes_of
+from benchmarks.pair import Runtime, Workload, build_model, images_for
 from rcnn.interop import from_torchvision
 from rcnn.model.faster_rcnn import FasterRCNN
 from rcnn.model.speed import SpeedSettings
@@ -20,34 +19,34 @@ from rcnn.model.speed import SpeedSettings
 pytestmark = pytest.mark.slow
 
 LOAD = Workload("mobilenet_v3_large_fpn", (64, 96), classes=3, objects=2)
-SCENES = scenes_of(LOAD)
+IMAGES = images_for(LOAD)
 
 
 @pytest.fixture(scope="module")
 def model() -> TorchvisionRCNN:
-    return build_model(LOAD, SCENES, torch.device("cpu"))
+    return build_model(LOAD, IMAGES, torch.device("cpu"))
 
 
 def test_the_same_weights_agree_and_the_model_stays_as_it_is(model: TorchvisionRCNN) -> None:
     before = {key: value.clone() for key, value in model.state_dict().items()}
     limits = from_torchvision(model).settings
-    assert check(model, from_torchvision(model), SCENES, SpeedSettings()) == 1
+    assert check(model, from_torchvision(model), IMAGES, SpeedSettings()) == 1
     assert from_torchvision(model).settings == limits
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
 def test_the_pixels_that_both_see_are_the_same(model: TorchvisionRCNN) -> None:
-    """A deep network of random weights makes much of the rounding of a mean."""
+    """A deep network of random weights amplifies the rounding of a mean."""
     detector = from_torchvision(model)
-    pictures = agreement._in_double(SCENES, torch.device("cpu"))
+    pictures = agreement._in_double(IMAGES, torch.device("cpu"))
     with agreement._double(detector):
-        ours = detector.images.normalise(detector.images.batch(pictures))
+        ours = detector.transform.normalise(detector.transform.batch(pictures))
     theirs = model.transform(pictures)[0].tensors
     assert_close(ours, theirs, rtol=0, atol=1e-15)
 
 
 def more_deltas(detector: FasterRCNN) -> None:
-    detector.rpn.deltas.bias.detach().add_(0.5)
+    detector.rpn.head.deltas.bias.detach().add_(0.5)
 
 
 def other_classes(detector: FasterRCNN) -> None:
@@ -67,13 +66,13 @@ def fewer_detections(detector: FasterRCNN) -> None:
         (fewer_detections, "detections"),
     ],
 )
-def test_what_differs_is_named(
+def test_the_part_that_differs_is_named(
     model: TorchvisionRCNN, change: Callable[[FasterRCNN], None], named: str
 ) -> None:
     detector = from_torchvision(model)
     change(detector)
     with pytest.raises(DisagreementError, match=named):
-        check(model, detector, SCENES, SpeedSettings())
+        check(model, detector, IMAGES, SpeedSettings())
 
 
 def test_another_loss_is_named(model: TorchvisionRCNN, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,16 +84,16 @@ def test_another_loss_is_named(model: TorchvisionRCNN, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(model.rpn, "compute_loss", doubled)
     with pytest.raises(DisagreementError, match=r"loss rpn_boxes differs by 0\.5"):
-        check(model, from_torchvision(model), SCENES, SpeedSettings())
+        check(model, from_torchvision(model), IMAGES, SpeedSettings())
 
 
 def test_no_detections_at_all_are_no_agreement(model: TorchvisionRCNN) -> None:
-    """Two detectors that find nothing have not shown that they find the same."""
+    """Two empty lists of detections do not show that two detectors are equal."""
     threshold = model.roi_heads.score_thresh
     model.roi_heads.score_thresh = 0.999999
     try:
         with pytest.raises(DisagreementError, match=r"Only 0\.0% of the detections"):
-            check(model, from_torchvision(model), SCENES, SpeedSettings())
+            check(model, from_torchvision(model), IMAGES, SpeedSettings())
     finally:
         model.roi_heads.score_thresh = threshold
 
@@ -110,5 +109,5 @@ def test_the_part_refuses_to_time_them(
     monkeypatch.setattr(detectors, "build_model", lambda *_: model)
     monkeypatch.setattr(detectors, "from_torchvision", wrong)
     monkeypatch.setattr(detectors, "time_tasks", lambda *_: pytest.fail("was timed"))
-    with pytest.raises(DisagreementError, match=r"mobilenet_v3_large_fpn \(norm batch\) at 64x96"):
-        detectors.time_sides(LOAD, Runtime(torch.device("cpu")), pairs=1)
+    with pytest.raises(DisagreementError, match=r"mobilenet_v3_large_fpn \(norm batch\)"):
+        detectors.time_pair(LOAD, Runtime(torch.device("cpu")), pairs=1)

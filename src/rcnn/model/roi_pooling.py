@@ -7,7 +7,7 @@ output.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -77,6 +77,7 @@ class WarpSettings:
         require(2 * self.context < self.size, "context", self.context, allowed)
 
 
+@runtime_checkable
 class Pooler(Protocol):
     """Turns the features of images, and RoIs in pixels of the resized images, into RoI features.
 

@@ -1,12 +1,15 @@
-"""Torchvision's Faster R-CNN, assembled around every backbone that is shipped here.
+"""Torchvision's Faster R-CNN around every backbone that is shipped here, with realistic weights.
 
-Weights are random and nothing is downloaded. All layers learn, and batch norms count.
+Nothing is downloaded: weights are random, all layers are trained, batch norms use the minibatch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torchvision.models import get_model
 from torchvision.models.detection import FasterRCNN, fasterrcnn_mobilenet_v3_large_fpn
@@ -18,6 +21,15 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from rcnn.model.backbones.backbone import MOBILENET_PYRAMIDS, RESNET_PYRAMIDS, VGGS
 from rcnn.model.settings import DetectorSettings
+
+OBJECTNESS, ANCHOR_DELTAS = 2.0, 0.3
+"""Standard deviations of the RPN's outputs over all anchors."""
+
+CLASSES, BOX_DELTAS = 2.0, 1.0
+"""Standard deviations of the box predictor's outputs over all RoIs."""
+
+BACKGROUND = 7.0
+"""Offset of background's logit: a few hundred scores per image pass 0.05."""
 
 
 class Layer4Head(nn.Module):
@@ -37,7 +49,7 @@ def pyramid_detector(backbone: str, size: tuple[int, int], classes: int) -> Fast
     """Return a detector with a feature pyramid and torchvision's own limits and thresholds.
 
     Args:
-        backbone: the name of a pyramid.
+        backbone: name of a backbone with a feature pyramid.
         size: (height, width) of the images, which are not resized.
         classes: K, without background.
     """
@@ -47,24 +59,23 @@ def pyramid_detector(backbone: str, size: tuple[int, int], classes: int) -> Fast
         return fasterrcnn_mobilenet_v3_large_fpn(
             weights=None, weights_backbone=None, num_classes=classes + 1, **sides
         )
-    backbone = resnet_fpn_backbone(
+    network = resnet_fpn_backbone(
         backbone_name=backbone.removesuffix("_fpn"),
         weights=None,
         norm_layer=nn.BatchNorm2d,
         trainable_layers=5,
     )
-    return FasterRCNN(backbone, classes + 1, **sides)
+    return FasterRCNN(network, classes + 1, **sides)
 
 
 def c4_detector(settings: DetectorSettings, images: int = 2) -> FasterRCNN:
-    """Return a detector with one feature map of stride 16, its limits and thresholds as given.
+    """Return a detector with one feature map of stride 16 and the limits of ``settings``.
 
-    They are those of ``settings`` wherever torchvision has them. It cannot leave out anchors that
-    cross the border, and has no two-way softmax for objectness.
+    Torchvision cannot skip anchors that cross the border, and has no two-way softmax.
 
     Args:
-        settings: with a backbone without pyramid.
-        images: of a minibatch, among which RoIs may be shared out.
+        settings: settings with a backbone without feature pyramid.
+        images: number of images of a minibatch, among which RoIs may be divided.
     """
     backbone, head, features = _c4_parts(settings.backbone.name, settings.pooling.size)
     classes = len(settings.class_names) + 1
@@ -94,7 +105,7 @@ def c4_detector(settings: DetectorSettings, images: int = 2) -> FasterRCNN:
         box_detections_per_img=settings.detections.per_image,
         box_fg_iou_thresh=rois.foreground_iou,
         box_bg_iou_thresh=rois.background_high,
-        box_batch_size_per_image=rois.share(images),
+        box_batch_size_per_image=rois.rois_per_image(images),
         box_positive_fraction=rois.foreground_fraction,
         bbox_reg_weights=tuple(1 / deviation for deviation in settings.deltas.std),
     )
@@ -110,21 +121,80 @@ def has_norms(backbone: str) -> bool:
     return backbone != "vgg16"
 
 
-def _c4_parts(backbone: str, side: int) -> tuple[nn.Module, nn.Module, int]:
-    """Return backbone, box head and the width of its output."""
-    if backbone in VGGS:
-        backbone = make_layers(cfgs["D"], batch_norm=backbone == "vgg16_bn")[:-1]
-        for layer in backbone:
+def _c4_parts(name: str, pooled_size: int) -> tuple[nn.Module, nn.Module, int]:
+    """Return backbone, box head and the number of its output channels."""
+    if name in VGGS:
+        vgg = make_layers(cfgs["D"], batch_norm=name == "vgg16_bn")[:-1]
+        for layer in vgg:
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
                 assert layer.bias is not None
                 nn.init.zeros_(layer.bias)
-        backbone.out_channels = 512
-        return backbone, TwoMLPHead(512 * side**2, 4096), 4096
-    net = get_model(backbone, weights=None)
-    backbone = nn.Sequential(
+        vgg.out_channels = 512
+        return vgg, TwoMLPHead(512 * pooled_size**2, 4096), 4096
+    net = get_model(name, weights=None)
+    resnet = nn.Sequential(
         net.conv1, net.bn1, net.relu, net.maxpool, net.layer1, net.layer2, net.layer3
     )
     features = net.fc.in_features
-    backbone.out_channels = features // 2
-    return backbone, Layer4Head(net.layer4), features
+    resnet.out_channels = features // 2
+    return resnet, Layer4Head(net.layer4), features
+
+
+@torch.no_grad()
+def set_realistic_weights(
+    model: FasterRCNN, images: Sequence[Tensor], targets: Sequence[dict[str, Tensor]]
+) -> None:
+    """Fit the batch norms to the images, and spread the predictions over anchors and RoIs.
+
+    Fresh weights score all anchors alike and leave them where they are: suppression would meet a
+    regular grid, no detection would pass the threshold, and the timed case would be one that no
+    user has.
+    """
+    norms = [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
+    if norms:
+        momenta = [layer.momentum for layer in norms]
+        for layer in norms:
+            layer.momentum = 1.0  # the statistics become those of the images
+        model.train()(images, targets)
+        for layer, momentum in zip(norms, momenta, strict=True):
+            layer.momentum = momentum
+    model.eval()
+    head = model.rpn.head
+    with _outputs([head.cls_logits, head.bbox_pred]) as outputs:
+        levels = model.backbone(model.transform(list(images))[0].tensors)
+        head([levels] if isinstance(levels, Tensor) else list(levels.values()))
+    _spread(head.cls_logits, outputs[0], OBJECTNESS)
+    _spread(head.bbox_pred, outputs[1], ANCHOR_DELTAS)
+    predictor = model.roi_heads.box_predictor
+    with _outputs([predictor.cls_score, predictor.bbox_pred]) as outputs:
+        model(images)
+    _spread(predictor.cls_score, outputs[0], CLASSES)
+    _spread(predictor.bbox_pred, outputs[1], BOX_DELTAS)
+    predictor.cls_score.bias[0] += BACKGROUND
+
+
+@contextmanager
+def _outputs(layers: Sequence[nn.Module]) -> Iterator[list[list[Tensor]]]:
+    """Collect the outputs of layers, one row per channel."""
+    found: list[list[Tensor]] = [[] for _ in layers]
+
+    def collect(index: int, output: Tensor) -> None:
+        found[index].append(output.transpose(0, 1).flatten(1))
+
+    handles = [
+        layer.register_forward_hook(lambda _, __, output, index=index: collect(index, output))
+        for index, layer in enumerate(layers)
+    ]
+    yield found
+    for handle in handles:
+        handle.remove()
+
+
+def _spread(layer: nn.Conv2d | nn.Linear, outputs: Sequence[Tensor], deviation: float) -> None:
+    """Scale a layer so that each of its channels has mean 0 and the given deviation."""
+    rows = torch.cat(list(outputs), dim=1)
+    factor = deviation / rows.std(dim=1).clamp(min=1e-12)
+    layer.weight.mul_(factor.view(-1, *(1,) * (layer.weight.ndim - 1)))
+    assert layer.bias is not None
+    layer.bias.sub_(rows.mean(dim=1)).mul_(factor)

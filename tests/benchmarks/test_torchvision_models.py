@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.peers import c4_detector, is_pyramid, pyramid_detector
+from benchmarks.torchvision_models import c4_detector, is_pyramid, pyramid_detector
 from rcnn.interop import from_torchvision
 from rcnn.model.backbones import SHIPPED, BackboneSettings
 from rcnn.model.roi_pooling import PoolingSettings
@@ -26,7 +26,7 @@ def test_a_c4_detector_has_the_papers_limits_and_is_taken_over(name: str) -> Non
     assert settings.anchors.per_cell == 9
     assert settings.anchors.sizes == ((128.0, 256.0, 512.0),)
     assert replace(settings.proposals, min_size=16.0) == paper.proposals
-    assert (settings.roi_sampling.rois, settings.roi_sampling.per) == (32, "image")
+    assert (settings.roi_sampling.samples, settings.roi_sampling.samples_per) == (32, "image")
     assert settings.detections.nms_iou == paper.detections.nms_iou
     assert settings.deltas == paper.deltas
     images = settings.images
@@ -39,7 +39,7 @@ def test_a_pyramid_has_torchvisions_limits_and_is_taken_over(name: str) -> None:
     assert settings.backbone.name == name
     assert (settings.backbone.norm, settings.backbone.frozen_stages) == ("batch", 0)
     assert len(settings.class_names) == 2
-    assert settings.roi_sampling.rois == 512
+    assert settings.roi_sampling.samples == 512
     assert settings.proposals.before_nms_train == 2000
     assert (settings.images.shorter_side, settings.images.longer_side) == (64, 96)
 

@@ -1,4 +1,4 @@
-"""Pictures with objects, drawn from a seed: texture, grain, and coloured blobs of all sizes."""
+"""Synthetic photographs: texture, grain, and coloured ellipses of all sizes, from a seed."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import Tensor
 from rcnn.structures import GroundTruth
 
 SMALLEST, LARGEST = 24.0, 0.6
-"""Sides of an object: from so many pixels to this share of the picture's side."""
+"""Range of an object's sides: pixels, and fraction of the image's side."""
 
 
 @dataclass(frozen=True)
-class Scene:
-    """A picture with numbers in 0..1, and the objects in it."""
+class SyntheticImage:
+    """Pixels in 0..1, and the objects in them."""
 
     pixels: Float[Tensor, "3 h w"]
     ground_truth: GroundTruth
@@ -25,21 +25,23 @@ class Scene:
 
 def draw(
     size: tuple[int, int], objects: int, classes: int, count: int, seed: int = 0
-) -> list[Scene]:
-    """Draw pictures of one size.
+) -> list[SyntheticImage]:
+    """Draw images of one size.
 
     Args:
-        size: (height, width).
-        objects: in each picture; they may hide each other.
+        size: (height, width) in pixels.
+        objects: number of objects per image; they may occlude each other.
         classes: K.
-        count: of pictures.
-        seed: of all of them.
+        count: number of images.
+        seed: seed of the whole list.
     """
     generator = torch.Generator().manual_seed(seed)
     return [_draw(size, objects, classes, generator) for _ in range(count)]
 
 
-def _draw(size: tuple[int, int], objects: int, classes: int, generator: torch.Generator) -> Scene:
+def _draw(
+    size: tuple[int, int], objects: int, classes: int, generator: torch.Generator
+) -> SyntheticImage:
     height, width = size
     pixels = torch.zeros(3, height, width)
     for cells, share in ((6, 0.5), (24, 0.3), (max(size), 0.2)):  # blotches, texture, grain
@@ -51,7 +53,7 @@ def _draw(size: tuple[int, int], objects: int, classes: int, generator: torch.Ge
         down = torch.linspace(-1, 1, window.shape[1])[:, None]
         across = torch.linspace(-1, 1, window.shape[2])
         colour = torch.rand(3, 1, 1, generator=generator)
-        # An ellipse that lets a part of the texture through.
+        # A translucent ellipse, so that the texture remains visible.
         window.copy_(torch.where(down**2 + across**2 <= 1, 0.7 * colour + 0.3 * window, window))
     none = torch.zeros(objects, dtype=torch.bool)
     ground_truth = GroundTruth(
@@ -61,11 +63,11 @@ def _draw(size: tuple[int, int], objects: int, classes: int, generator: torch.Ge
         crowd=none.clone(),
         areas=(boxes[:, 2:] - boxes[:, :2]).prod(dim=1),
     )
-    return Scene(pixels, ground_truth)
+    return SyntheticImage(pixels, ground_truth)
 
 
 def _boxes(size: tuple[int, int], objects: int, generator: torch.Generator) -> Float[Tensor, "N 4"]:
-    """Draw boxes whose sides are spread evenly over the powers of two, as those of photographs."""
+    """Draw boxes with log-uniform sides, as photographs have them."""
     whole = torch.tensor([size[1], size[0]], dtype=torch.float32)
     longest = (LARGEST * whole).clamp(min=1)
     shortest = longest.clamp(max=SMALLEST)
