@@ -1,16 +1,28 @@
 """Selective search finds what stands out, and always in the same order."""
 
+import dataclasses
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 
 import cv2
 import pytest
 import torch
 
-from rcnn.data.selective_search import SelectiveSearchSettings, selective_search
+from rcnn.data import DataError, DataWarning, Sample, ShapesDataset, VOCDataset
+from rcnn.data.proposals import StoredProposals, with_proposals
+from rcnn.data.selective_search import (
+    SelectiveSearchSettings,
+    propose_by_search,
+    selective_search,
+)
 from rcnn.ops.boxes import iou
 from rcnn.settings import SettingsError
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+
+SETTINGS = SelectiveSearchSettings(width=100, min_size=8, limit=20)
 RECTANGLES = torch.tensor(
     [[20.0, 30, 120, 90], [150, 20, 190, 130], [60, 110, 100, 140]]
 )  # of 200 x 150 pixels
@@ -103,7 +115,7 @@ def test_nothing_large_enough_is_no_box() -> None:
     assert search(torch.zeros(3, 8, 40, dtype=torch.uint8), width=40).shape == (0, 4)
 
 
-def test_missing_opencv_is_told_with_the_extra(
+def test_missing_opencv_names_the_extra(
     picture: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
@@ -111,7 +123,7 @@ def test_missing_opencv_is_told_with_the_extra(
         search(picture)
 
 
-def test_opencv_without_contributed_modules_is_told_apart(
+def test_opencv_without_contributed_modules_is_named(
     picture: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = ModuleType("cv2")
@@ -121,7 +133,142 @@ def test_opencv_without_contributed_modules_is_told_apart(
         search(picture)
 
 
-@pytest.mark.parametrize(("key", "value"), [("width", 0), ("min_size", 0), ("limit", 0)])
+@pytest.mark.parametrize(
+    ("key", "value"), [("width", 0), ("min_size", 0), ("limit", 0), ("mode", "slow")]
+)
 def test_impossible_settings_are_named(key: str, value: object) -> None:
     with pytest.raises(SettingsError, match=f"{key}={value!r}"):
         SelectiveSearchSettings(**{key: value})
+
+
+# A whole data set: the same bytes whoever searches, and however often it is interrupted.
+
+
+class Interrupted(ShapesDataset):
+    """Ctrl-C is pressed at the image number ``at``."""
+
+    at = 2
+
+    def __getitem__(self, index: int) -> Sample:
+        if index == self.at:
+            raise KeyboardInterrupt
+        return super().__getitem__(index)
+
+
+@pytest.fixture
+def shapes() -> ShapesDataset:
+    return ShapesDataset(4, size=50)
+
+
+@pytest.fixture
+def broken_voc(write_voc: Callable[..., Path]) -> Callable[[str], VOCDataset]:
+    """Images a, b and c; the file of b breaks after the data set was opened."""
+
+    def make(on_error: str) -> VOCDataset:
+        for image_id in ("a", "b", "c"):
+            root = write_voc(image_id)
+        dataset = VOCDataset(root, "train", class_names=("dog",), on_error=on_error)
+        (root / "JPEGImages" / "b.jpg").write_bytes(b"\xff\xd8 no picture any more")
+        return dataset
+
+    return make
+
+
+def test_file_holds_the_boxes_of_each_image(tmp_path: Path, shapes: ShapesDataset) -> None:
+    stored = StoredProposals(propose_by_search(shapes, tmp_path / "train.safetensors", SETTINGS))
+    proposed = with_proposals(shapes, stored)
+    every = dataclasses.replace(SETTINGS, limit=None)
+    for index, image_id in enumerate(shapes.image_ids):
+        boxes = proposed[index].proposals
+        assert boxes is not None
+        assert 1 <= len(boxes) <= 20
+        # The same boxes as without a file, in an order of the image's own.
+        alone = selective_search(shapes[index].image, every, torch.Generator())
+        assert {tuple(box) for box in boxes.tolist()} <= {tuple(box) for box in alone.tolist()}
+        ranks = torch.arange(1, len(boxes) + 1)
+        torch.testing.assert_close(stored.scores(image_id), 1 / ranks, rtol=0, atol=0)
+    for word in (cv2.__version__, "mode=fast", "width=100", "min_size=8", "limit=20"):
+        assert word in stored.header.origin
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_number_of_workers_does_not_matter(
+    tmp_path: Path, shapes: ShapesDataset, workers: int
+) -> None:
+    one = propose_by_search(shapes, tmp_path / "one", SETTINGS, workers=1)
+    other = propose_by_search(shapes, tmp_path / "other", SETTINGS, workers=workers)
+    assert one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize("at", [0, 2])
+def test_interrupted_search_goes_on(tmp_path: Path, shapes: ShapesDataset, at: int) -> None:
+    whole = propose_by_search(shapes, tmp_path / "whole", SETTINGS)
+    path = tmp_path / "resumed"
+    interrupted = Interrupted(4, size=50)
+    interrupted.at = at
+    with pytest.raises(KeyboardInterrupt):
+        propose_by_search(interrupted, path, SETTINGS, workers=0)
+    assert not path.exists()
+    searched: list[int] = []
+
+    class Watched(ShapesDataset):
+        def __getitem__(self, index: int) -> Sample:
+            searched.append(index)
+            return super().__getitem__(index)
+
+    propose_by_search(Watched(4, size=50), path, SETTINGS, workers=0)
+    assert searched == list(range(at, 4))
+    assert path.read_bytes() == whole.read_bytes()
+
+
+def test_other_settings_do_not_go_on(tmp_path: Path, shapes: ShapesDataset) -> None:
+    path = tmp_path / "x.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        propose_by_search(Interrupted(4, size=50), path, SETTINGS, workers=0)
+    with pytest.raises(DataError, match=r"x\.safetensors\.shards.*mode=fast.*mode=quality"):
+        propose_by_search(shapes, path, dataclasses.replace(SETTINGS, mode="quality"))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_broken_file_is_one_line_without_a_traceback(
+    tmp_path: Path, broken_voc: Callable[[str], VOCDataset], workers: int
+) -> None:
+    with pytest.raises(DataError, match=r"^[^\n]*b\.jpg[^\n]*$"):
+        propose_by_search(broken_voc("raise"), tmp_path / "x", SETTINGS, workers=workers)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_broken_file_gets_no_proposals_if_such_are_skipped(
+    tmp_path: Path, broken_voc: Callable[[str], VOCDataset], workers: int
+) -> None:
+    dataset = broken_voc("skip")
+    with pytest.warns(DataWarning, match=r"b\.jpg.*gets no proposals"):
+        stored = StoredProposals(
+            propose_by_search(dataset, tmp_path / "x", SETTINGS, workers=workers)
+        )
+    assert (stored.counts > 0).tolist() == [True, False, True]
+    assert "b.jpg" in stored.failed["b"]
+
+
+def test_threads_of_opencv_are_as_before(tmp_path: Path, shapes: ShapesDataset) -> None:
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(2)
+    try:
+        propose_by_search(shapes, tmp_path / "x", SETTINGS, workers=1)
+        assert cv2.getNumThreads() == 2
+    finally:
+        cv2.setNumThreads(before)
+
+
+def test_impossible_requests_are_named_before_anything_begins(
+    tmp_path: Path, shapes: ShapesDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SettingsError, match="workers=-1"):
+        propose_by_search(shapes, tmp_path / "x", SETTINGS, workers=-1)
+    (tmp_path / "there").touch()
+    with pytest.raises(DataError, match="there exists already"):
+        propose_by_search(shapes, tmp_path / "there", SETTINGS)
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(ImportError, match=r"rcnn\[proposals\]"):
+        propose_by_search(shapes, tmp_path / "x", SETTINGS)
+    assert list(tmp_path.iterdir()) == [tmp_path / "there"]

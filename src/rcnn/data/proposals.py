@@ -179,7 +179,7 @@ def _open(path: Path) -> tuple[Any, Header]:
         fault = _layout_fault(file, header)
     except (OSError, SafetensorError, ValueError) as error:
         fault = str(error)
-        if path.is_file() and path.open("rb").read(8) == b"RCNNPROP":
+        if path.suffix == ".proposals":
             fault = "an earlier rcnn wrote it, in a format of its own"
     if fault is not None:
         raise DataError(
@@ -364,7 +364,7 @@ def check_proposals(
         ("inverted box", np.asarray((boxes[:, 2:] < boxes[:, :2]).any(1)), rule),
         ("boxes in (y1, x1, y2, x2) order", in_order_yx, swap_rule),
         ("box outside the image", outside(boxes), rule),
-        ("box without area", np.asarray((sides <= 0).any(1)), rule),
+        ("box without area in the image", np.asarray((sides <= 0).any(1)), rule),
         ("score that is no finite number", ~np.isfinite(scores), "Scores are finite numbers"),
         ("proposals not best first", rising, sort_rule),
     ]
