@@ -37,18 +37,6 @@ def test_a_falling_line_falls() -> None:
     assert left < right - 300  # rows are counted from the top
 
 
-def test_title_and_axis_labels_are_written() -> None:
-    bare = plot_curves({"a": LINE}, " ", " ", " ")
-    for texts in (("Title", " ", " "), (" ", "recall", " "), (" ", " ", "precision")):
-        assert not torch.equal(plot_curves({"a": LINE}, *texts), bare)
-
-
-def test_tensors_are_drawn_as_lists_are() -> None:
-    x, y = (torch.tensor(numbers, dtype=torch.float64, requires_grad=True) for numbers in LINE)
-    lists = plot_curves({"a": LINE}, "", "", "")
-    assert torch.equal(plot_curves({"a": (x, y)}, "", "", ""), lists)
-
-
 def test_a_single_point_is_seen(has_colour: HasColour) -> None:
     picture = plot_curves({"a": ([1.0], [2.0])}, "", "", "")
     assert has_colour(picture[..., 100:700], CLASS_COLOURS[0])  # left of the legend

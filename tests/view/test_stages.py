@@ -65,15 +65,6 @@ def test_two_pictures_are_side_by_side_at_one_height() -> None:
     assert left[2] < right[0]
 
 
-def test_every_panel_has_its_title_above_it(image: Tensor) -> None:
-    with_titles = side_by_side(image, image, ("anchors", "proposals"))
-    without = side_by_side(image, image, ("", ""))
-    ys, xs = (with_titles != without).any(0).nonzero(as_tuple=True)
-    assert ys.max() < with_titles.shape[1] - 330
-    assert (xs < 200).any()
-    assert (xs > 400).any()
-
-
 @pytest.mark.parametrize(("panels", "columns"), [(1, 1), (1, 3), (2, 1), (3, 3), (7, 3)])
 def test_a_board_has_as_many_rows_as_it_needs(image: Tensor, panels: int, columns: int) -> None:
     board = stage_board([(f"stage {i}", image) for i in range(panels)], columns)
@@ -149,15 +140,6 @@ def test_positive_and_negative_anchors_are_drawn_and_ignored_ones_are_dots(image
     assert torch.equal(image, before)
 
 
-@pytest.mark.parametrize("anchors", [0, 1, 3])
-def test_any_number_of_anchors_has_a_legend(image: Tensor, anchors: int) -> None:
-    picture = draw_anchors(image, BOXES[:anchors], torch.full((anchors,), -1))
-    assert picture.shape[2] == 400
-    assert 330 < picture.shape[1] < 400
-    changed = (picture[:, :330] != image).any(0)
-    assert bool(changed.any()) == (anchors > 0)
-
-
 def test_only_some_negative_anchors_are_drawn_the_same_every_time(image: Tensor) -> None:
     x = torch.arange(40.0) * 9
     anchors = torch.stack([x, torch.full((40,), 50.0), x + 5, torch.full((40,), 60.0)], 1)
@@ -176,17 +158,17 @@ def test_the_best_proposal_is_yellow_and_the_worst_is_thin_and_violet(image: Ten
     assert thin(picture, image, EDGES[2], SCORE_RAMP[0])
 
 
+def test_the_limit_keeps_the_best_proposals(image: Tensor) -> None:
+    picture = draw_proposals(image, BOXES, torch.tensor([0.2, 0.9, 0.1]), limit=2)
+    assert torch.equal(picture[:, 319, 335], image[:, 319, 335])
+    assert not torch.equal(picture[:, 139, 70], image[:, 139, 70])
+
+
 def test_the_best_proposal_lies_on_top(image: Tensor) -> None:
     boxes = torch.tensor([[20.0, 40, 120, 140], [20.0, 40, 120, 150]])
     for scores in ([0.9, 0.1], [0.1, 0.9]):
         picture = draw_proposals(image, boxes, torch.tensor(scores))
         assert at(picture, (100, 20)) == SCORE_RAMP[-1]
-
-
-def test_the_limit_keeps_the_best_proposals(image: Tensor) -> None:
-    picture = draw_proposals(image, BOXES, torch.tensor([0.2, 0.9, 0.1]), limit=2)
-    assert torch.equal(picture[:, 319, 335], image[:, 319, 335])
-    assert not torch.equal(picture[:, 139, 70], image[:, 139, 70])
 
 
 def test_padding_among_the_proposals_is_left_out(image: Tensor) -> None:
@@ -195,59 +177,39 @@ def test_padding_among_the_proposals_is_left_out(image: Tensor) -> None:
     torch.testing.assert_close(draw_proposals(image, BOXES, scores), expected, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("proposals", [0, 1])
-def test_few_proposals_can_be_drawn(image: Tensor, proposals: int) -> None:
-    picture = draw_proposals(image, BOXES[:proposals], torch.full((proposals,), 0.5))
-    assert torch.equal(picture[:, 319, 335], image[:, 319, 335])
-    assert (at(picture, EDGES[0]) == SCORE_RAMP[-1]) == (proposals == 1)
-
-
 def test_regressed_boxes_are_solid_and_the_former_ones_dashed(image: Tensor) -> None:
     picture = draw_regression(image, BOXES[:1], BOXES[1:2])
-    former = (picture[:, 139, 20:120] == torch.tensor(WRONG, dtype=torch.uint8)[:, None]).all(0)
-    assert 0.4 < former.float().mean() < 0.8
-    regressed = (picture[:, 299, 150:250] == torch.tensor(CORRECT, dtype=torch.uint8)[:, None]).all(
-        0
-    )
-    assert regressed.all()
+    wrong, correct = (torch.tensor(c, dtype=torch.uint8)[:, None] for c in (WRONG, CORRECT))
+    assert 0.4 < (picture[:, 139, 20:120] == wrong).all(0).float().mean() < 0.8
+    assert (picture[:, 299, 150:250] == correct).all()
 
 
 def test_rois_have_the_colour_of_their_class_and_background_is_thin_and_grey(
-    image: Tensor,
-) -> None:
-    picture = draw_rois(image, BOXES, torch.tensor([0, 2, 1]))
-    assert thin(picture, image, EDGES[0], IGNORED)
-    assert at(picture, EDGES[1]) == class_colour(2)
-    assert at(picture, EDGES[2]) == class_colour(1)
-
-
-def test_unused_slots_are_not_drawn(image: Tensor, has_colour: HasColour) -> None:
-    picture = draw_rois(image, BOXES, torch.tensor([-1, -1, 3]))
-    assert torch.equal(picture[:, 30:150, 10:130], image[:, 30:150, 10:130])
-    assert has_colour(picture, class_colour(3))
-
-
-def test_the_legend_of_rois_shows_the_classes_that_occur(
     image: Tensor, has_colour: HasColour
 ) -> None:
-    legend = draw_rois(image, BOXES, torch.tensor([0, 2, 1]))[:, 330:]
-    assert has_colour(legend, class_colour(1))
-    assert has_colour(legend, class_colour(2))
-    assert not has_colour(legend, class_colour(3))
+    picture = draw_rois(image, BOXES, torch.tensor([0, 2, -1]))
+    assert thin(picture, image, EDGES[0], IGNORED)
+    assert at(picture, EDGES[1]) == class_colour(2)
+    assert torch.equal(picture[:, 319, 335], image[:, 319, 335])  # an unused slot
+    assert not has_colour(picture, class_colour(1))
 
 
 def test_500_classes_have_each_colour_once_in_the_legend(image: Tensor) -> None:
     labels = torch.arange(1, 501)
-    picture = draw_rois(image, BOXES[:1].repeat(500, 1), labels)
-    assert torch.equal(
-        picture[:, 330:], draw_rois(image, BOXES[:1].repeat(500, 1), labels.flip(0))[:, 330:]
-    )
-    left, _, right, _ = area(picture[:, 330:], class_colour(1))
-    assert area(picture[:, 330:], class_colour(20))[2] == left + 20 * (right - left)
+    legend = draw_rois(image, BOXES[:1].repeat(500, 1), labels)[:, 330:]
+    left, _, right, _ = area(legend, class_colour(1))
+    assert area(legend, class_colour(20))[2] == left + 20 * (right - left)
 
 
-@pytest.mark.parametrize("rois", [0, 1, 3])
-def test_any_number_of_rois_can_be_drawn(image: Tensor, rois: int) -> None:
-    picture = draw_rois(image, BOXES[:rois], torch.ones(rois, dtype=torch.long))
-    drawn = [at(picture, edge) == class_colour(1) for edge in EDGES]
-    assert drawn == [k < rois for k in range(3)]
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_any_number_of_boxes_can_be_drawn_and_has_a_legend(image: Tensor, count: int) -> None:
+    boxes, ones = BOXES[:count], torch.ones(count, dtype=torch.long)
+    for picture, colour in (
+        (draw_anchors(image, boxes, ones), CORRECT),
+        (draw_proposals(image, boxes, ones.float()), SCORE_RAMP[-1]),
+        (draw_regression(image, boxes, boxes), CORRECT),
+        (draw_rois(image, boxes, ones), class_colour(1)),
+    ):
+        assert [at(picture, edge) == colour for edge in EDGES] == [k < count for k in range(3)]
+        assert picture.shape[2] == 400
+        assert 330 < picture.shape[1] < 400

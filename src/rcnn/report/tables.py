@@ -137,18 +137,14 @@ def _columns(runs: Sequence[Run], tags: Sequence[str], plan: Plan | None) -> dic
                 f"No run has measured {tag!r}{nearest(tag, measured)} "
                 f"There are: {', '.join(measured)}."
             )
-    planned = {} if plan is None else plan.columns
-    if not tags and plan is not None:
+    if plan is not None and not tags:
         return plan.columns
     if not tags:
         common = [[f"{split}/{name}" for name in MEASURES] for split in ("test", "val")]
-        found = [[tag for tag in tags if tag in measured] for tags in common]
-        tags = [*chosen, "seconds"] if (chosen := found[0] or found[1]) else ["test/map"]
-    titles = {column.tag: title for title, column in planned.items()}
-    return {
-        titles.get(tag, tag): planned[titles[tag]] if tag in titles else Column(tag, _unit(tag))
-        for tag in tags
-    }
+        test, val = ([tag for tag in tags if tag in measured] for tags in common)
+        tags = [*(test or val), "seconds"] if test or val else ["test/map"]
+    planned = {} if plan is None else {c.tag: (title, c) for title, c in plan.columns.items()}
+    return dict(planned.get(tag, (tag, Column(tag, _unit(tag)))) for tag in tags)
 
 
 def _unit(tag: str) -> Unit:
@@ -191,39 +187,43 @@ def _group(
     they differ in more than their seeds, nor are runs on different data in one table.
     """
     labels = [_label(run, plan) for run in runs]
-    matched = [run for run, label in zip(runs, labels, strict=True) if label is not None]
+    matched = [(run, label) for run, label in zip(runs, labels, strict=True) if label is not None]
     unmatched = [run for run, label in zip(runs, labels, strict=True) if label is None]
-    rows = [label for label in labels if label is not None]
-    configs = pd.DataFrame([run.flat_config() for run in matched], index=range(len(matched)))
+    members, rows = [run for run, _ in matched], [label for _, label in matched]
+    configs = pd.DataFrame([run.flat_config() for run in members], index=range(len(members)))
     configs = configs.fillna("null")
 
-    differing = [key for _, members in configs.groupby(rows) for key in varying_keys(members)]
-    differing += [key for key in varying_keys(configs) if key.startswith("data.")]
+    differing = {key for _, of_row in configs.groupby(rows) for key in varying_keys(of_row)}
+    differing |= {key for key in varying_keys(configs) if key.startswith("data.")}
     ordered = [key for key in configs.columns if key in differing]
     named = distinguishing_keys(ordered, configs)
     others = [key for key in ordered if key not in named]
-    seeds = {run.seed for run in matched}
-    if plan is None and not named and not len(seeds) == len(matched) > 1:
+    are_repetitions = len({run.seed for run in members}) == len(members) > 1
+    if plan is None and not named and not are_repetitions:
         # Nothing but their folders distinguishes these runs.
-        configs, named = configs.assign(run=[run.name for run in matched]), ["run"]
+        configs, named = configs.assign(run=[run.name for run in members]), ["run"]
 
     kinds = [tuple(values) for values in configs[named].to_numpy().tolist()]
     by_line: dict[tuple[tuple[str, ...], str], list[Run]] = {}
-    for kind, label, run in zip(kinds, rows, matched, strict=True):
+    for kind, (run, label) in zip(kinds, matched, strict=True):
         by_line.setdefault((kind, label), []).append(run)
-    planned = {"": None} if plan is None else {row.label: row for row in plan.rows}
-    sections = list(dict.fromkeys(kinds)) or [()] * (plan is not None)
-    lines = tuple(
+    sections = list(dict.fromkeys(kinds))
+    if plan is None:
+        cells = [tuple(map(_short, named, kind)) or ("all",) for kind in sections]
+        groups = [tuple(by_line[kind, ""]) for kind in sections]
+        lines = [Line(each, 0, None, group) for each, group in zip(cells, groups, strict=True)]
+        return tuple(named) or ("row",), tuple(lines), unmatched, others
+    lines = [
         Line(
-            cells=(*map(_short, named, kind), *([label] if row else [] if named else ["all"])),
-            section=number if plan else 0,
-            row=row,
-            runs=tuple(by_line.get((kind, label), ())),
+            (*map(_short, named, kind), row.label),
+            n,
+            row,
+            tuple(by_line.get((kind, row.label), ())),
         )
-        for number, kind in enumerate(sections)
-        for label, row in planned.items()
-    )
-    return (*named, *(["row"] if plan or not named else [])), lines, unmatched, others
+        for n, kind in enumerate(sections or [()])
+        for row in plan.rows
+    ]
+    return (*named, "row"), tuple(lines), unmatched, others
 
 
 def _label(run: Run, plan: Plan | None) -> str | None:
