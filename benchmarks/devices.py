@@ -170,7 +170,7 @@ def _step(
 
 
 def _shapes(_: Task, rank: int, processes: int) -> tuple[Detector, list[Minibatch], Optimizer]:
-    overrides = ["loader.workers=0", "run_dir=unused", "name=unused"]
+    overrides = ["loader.workers=0", "run_dir=unused"]
     register_schema()
     with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
         composed = compose("config", overrides=overrides)

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from rcnn.app.build import build_data, build_module
 from rcnn.app.config import parse
-from rcnn.data.stored import ProposalWriter
+from rcnn.app.run import build_data, build_module
+from rcnn.data.proposal_writer import ProposalWriter
 from rcnn.model.settings import DeltaSettings
 from rcnn.ops.boxes import clip
 from rcnn.settings import SettingsError
@@ -22,7 +22,7 @@ def plain(composed: Compose, tmp_path: Path) -> dict[str, Any]:
     given = f"proposals.folder={tmp_path}"
     plain = composed("model=fast_rcnn", "data.train=40", "backbone.weights=null", given)
     dataset = build_data(parse(composed("data.train=40"))).dataset("train")
-    with ProposalWriter(tmp_path / "train.proposals", dataset, "by hand") as writer:
+    with ProposalWriter(tmp_path / "train.safetensors", dataset, "by hand") as writer:
         for index, image_id in enumerate(dataset.image_ids):
             boxes = dataset.ground_truth(index).boxes
             moved = boxes + boxes.new_tensor([1.0, 1.0, 3.0, 2.0]) * (1 + index % 2)

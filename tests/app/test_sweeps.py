@@ -14,7 +14,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from rcnn.app.config import parse
+from rcnn.app.config import parse, register_schema
 from rcnn.cli.main import main
 from rcnn.report import Plan, read_plan
 from rcnn.settings import SettingsError
@@ -40,6 +40,7 @@ DATA = [
 def jobs(sweep: str, *words: str) -> list[dict[str, Any]]:
     """Compose the jobs that ``python train.py sweep=<sweep> <words>`` would run."""
     given = [f"sweep={sweep}", *NEEDS.get(sweep, []), *words]
+    register_schema()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         own = ["run_dir=/x", *(word for word in given if "," not in word)]
         master = compose("config", overrides=own, return_hydra_config=True)

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from rcnn.app.processes import run_in_processes
 
+from rcnn.app.processes import run_in_processes
 from rcnn.data import ShapesSource
 from rcnn.model.anchors import AnchorSettings
 from rcnn.model.backbones import BackboneSettings

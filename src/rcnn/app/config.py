@@ -76,8 +76,8 @@ class RunConfig:
     """What to do with the rest of the config; its keys are at the top level.
 
     Attributes:
-        name: name of the experiment; its runs lie in ``outputs/<name>``.
         run_dir: folder of this run.
+        name: name of the experiment or its data; its runs lie in ``outputs/<name>``.
         task: ``train`` (then test the best checkpoint), or ``test`` a checkpoint.
         ckpt_path: path of the checkpoint to test, or to resume from.
         seed: seed of everything random.
@@ -86,8 +86,8 @@ class RunConfig:
         plus_one: VOC's metric counts pixels inclusively, as its development kit does.
     """
 
-    name: Text
     run_dir: Text
+    name: Text = "run"
     task: Literal["train", "test"] = "train"
     ckpt_path: Text | None = None
     seed: int = 0
@@ -242,7 +242,10 @@ def parse(plain: dict[str, Any]) -> Config:
     top = {entry.name for entry in fields(RunConfig)}
     run = from_plain(RunConfig, {key: plain[key] for key in plain if key in top})
     model = from_plain(ModelConfig, _own(ModelConfig, plain["model"]), "model")
-    scheme, loader, files, speed = (from_plain(cls, plain[key], key) for key, cls in GROUPS.items())
+    scheme = from_plain(SchemeConfig, plain["scheme"], "scheme")
+    loader = from_plain(LoaderSettings, plain["loader"], "loader")
+    files = from_plain(ProposalFiles, plain["proposals"], "proposals")
+    speed = from_plain(SpeedSettings, plain["speed"], "speed")
     detector = {}
     for part, prefix in PARTS.items():
         cls = type(_default_part(part))

@@ -43,7 +43,6 @@ from rcnn.model.build import needs_proposals
 from rcnn.model.speed import keep_freed_memory
 from rcnn.settings import SettingsError, to_plain
 from rcnn.training import DetectionDataModule, DetectionModule
-from rcnn.training.compression import compress
 from rcnn.training.progress import rank_zero_info, timer_of
 from rcnn.training.statistics import measure_deltas
 from rcnn.view.scores import recall_line, score_table
@@ -114,7 +113,7 @@ def run(composed: DictConfig) -> float:
         results = run_in_processes(run_folder, (str(folder),), processes)
     else:
         results = run_job(config, weights)
-    results = replace(results, notes=[*results.notes, *notes, *_weight_notes(config, weights)])
+    results = replace(results, notes=[*results.notes, *notes, *_notes(config, weights)])
     rank_zero_only(write_json)(folder / "metrics.json", asdict(results))
     rank_zero_only(print_results)(results, str(folder))
     return float("nan") if results.monitored is None else results.monitored
@@ -199,7 +198,7 @@ def load_for_test(config: Config) -> DetectionModule:
     )
     backbone = config.detector["backbone"]
     if backbone.ranks != module.settings.backbone.ranks:
-        module = compress(module, backbone.ranks)
+        module = module.compressed(backbone.ranks)
     settings = config.settings(module.class_names, backbone)
     if settings == module.settings and not config.run.plus_one:
         return module
@@ -397,14 +396,21 @@ def _settled(config: Config, weights: Weights | None) -> dict[str, Any]:
     return config.plain | {"backbone": config.plain["backbone"] | {"weights": None}}
 
 
-def _weight_notes(config: Config, weights: Weights | None) -> list[str]:
-    if weights is None or weights[1].tensors is not None:
-        return []
-    unlearned = (
-        "model=sppnet never learns its convolutions: they stay RANDOM. Give "
-        "backbone.weights=imagenet, or the path of a file."
-    )
-    return [weights[1].message, *([unlearned] if config.system == "sppnet" else [])]
+def _notes(config: Config, weights: Weights | None) -> list[str]:
+    """Return what makes a training another one than its words seem to say."""
+    notes = []
+    random = weights is not None and weights[1].tensors is None
+    if weights is not None and random:
+        notes.append(weights[1].message)
+    if config.system == "sppnet" and random:
+        notes.append(
+            "model=sppnet never learns its convolutions: they stay RANDOM. Give "
+            "backbone.weights=imagenet, or the path of a file."
+        )
+    kind = config.detector["pooling"].kind
+    if config.system == "sppnet" and kind != "pyramid":
+        notes.append(f"model=sppnet pools by {kind}. SPP-net's own is pooling=pyramid.")
+    return notes
 
 
 def _write_start(folder: Path, plain: Mapping[str, Any]) -> None:

@@ -13,15 +13,16 @@ from types import ModuleType
 
 import pytest
 
-from rcnn.launch import ProcessFailedError, RemoteError, needs_processes, processes
-from rcnn.launch import run_in_processes as run
+from rcnn.app.processes import ProcessFailedError, RemoteError, needs_processes
+from rcnn.app.processes import run_in_processes as run
+from rcnn.settings import SettingsError
 
 JOBS = '''
 """Functions that the processes of a test run; a process imports them by name."""
 
 import multiprocessing, os, pathlib, signal, sys, time, warnings
 
-KEYS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "TORCHELASTIC_USE_AGENT_STORE")
+KEYS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR")
 RANK_AT_IMPORT = os.environ.get("RANK")
 
 class Awkward(Exception):
@@ -60,19 +61,6 @@ def both_fail():
 def unpicklable():
     return lambda: None
 
-def interrupt_parent():
-    if os.environ["RANK"] == "0":
-        os.kill(os.getppid(), signal.SIGINT)
-    time.sleep(600)
-
-def add_ranks():
-    import torch
-    torch.distributed.init_process_group("gloo")
-    total = torch.tensor(float(torch.distributed.get_rank() + 1))
-    torch.distributed.all_reduce(total)
-    torch.distributed.destroy_process_group()
-    return total.item()
-
 def sleep_as(folder):
     pathlib.Path(folder, os.environ["RANK"]).write_text(str(os.getpid()))
     time.sleep(600)
@@ -89,10 +77,9 @@ def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @pytest.fixture(autouse=True)
 def _nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Every test: short patience, no process, no handler and no file left behind."""
+    """Every test: no process, no handler and no file left behind."""
     for name in ("LOCAL_RANK", "TORCHELASTIC_RUN_ID", "SLURM_NTASKS", "SLURM_JOB_NAME"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(processes, "GRACE_SECONDS", 0.3)
     empty = tmp_path / "empty"
     empty.mkdir()
     monkeypatch.chdir(empty)
@@ -131,7 +118,8 @@ def test_number_of_processes_follows_the_trainer(
     devices, accelerator: str, strategy: str, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
-    assert needs_processes(devices, accelerator, strategy) == expected
+    trainer = {"devices": devices, "accelerator": accelerator, "strategy": strategy}
+    assert needs_processes(trainer) == expected
 
 
 @pytest.mark.parametrize(
@@ -149,17 +137,17 @@ def test_a_launched_process_starts_no_others(
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert needs_processes(2, "cpu", "ddp") == expected
+    assert needs_processes({"devices": 2, "accelerator": "cpu"}) == expected
 
 
 def test_several_nodes_without_a_launcher_are_an_error() -> None:
-    with pytest.raises(ValueError, match=r"num_nodes=2 .*srun.*torchrun --nnodes=2"):
-        needs_processes(2, "gpu", "ddp", num_nodes=2)
+    with pytest.raises(SettingsError, match=r"num_nodes=2 .*srun.*torchrun --nnodes=2"):
+        needs_processes({"devices": 2, "num_nodes": 2})
 
 
 def test_unreadable_devices_are_an_error() -> None:
-    with pytest.raises(ValueError, match="devices='two'"):
-        needs_processes("two", "cpu", "ddp")
+    with pytest.raises(SettingsError, match="devices='two'"):
+        needs_processes({"devices": "two"})
 
 
 def test_each_process_knows_its_rank_and_rank_zero_answers(
@@ -169,20 +157,13 @@ def test_each_process_knows_its_rank_and_rank_zero_answers(
     before = dict(os.environ)
     answer = run(jobs.describe, (str(tmp_path),), 2)
     assert dict(os.environ) == before
-    assert (tmp_path / "0").read_text() == "0 0 2 127.0.0.1 True"
-    assert (tmp_path / "1").read_text() == "1 1 2 127.0.0.1 True"
+    assert (tmp_path / "0").read_text() == "0 0 2 127.0.0.1"
+    assert (tmp_path / "1").read_text() == "1 1 2 127.0.0.1"
     assert answer["rank"] == "0"
     assert answer["at_import"] == "0"
     assert answer["threads"] == str(max(len(os.sched_getaffinity(0)) // 2, 1))
     # Threads that exchange tensors must not be there where data loader workers are forked.
     assert answer["start"] == "forkserver"
-
-
-def test_threads_that_the_user_chose_stay(
-    jobs: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    assert run(jobs.describe, (str(tmp_path),), 1)["threads"] == "7"
 
 
 def test_only_rank_zero_is_heard(jobs: ModuleType, capfd: pytest.CaptureFixture[str]) -> None:
@@ -230,29 +211,6 @@ def test_a_job_that_cannot_travel_is_an_error_before_anything_starts() -> None:
         run(lambda: None, (), 2)
 
 
-def test_interruption_ends_all_processes(jobs: ModuleType) -> None:
-    # A shell's background jobs, such as these tests may be, are started with it ignored.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            run(jobs.interrupt_parent, (), 2)
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def test_job_after_job_works_and_each_has_its_own_meeting_place(
-    jobs: ModuleType, tmp_path: Path
-) -> None:
-    first, second = (run(jobs.describe, (str(tmp_path),), 1) for _ in range(2))
-    assert first["rank"] == second["rank"] == "0"
-
-
-@pytest.mark.slow
-def test_processes_can_talk_to_each_other(jobs: ModuleType) -> None:
-    assert run(jobs.add_ranks, (), 2) == 3.0
-    assert run(jobs.add_ranks, (), 2) == 3.0
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_processes_end_with_their_parent(
@@ -262,12 +220,11 @@ def test_processes_end_with_their_parent(
     script.write_text(
         textwrap.dedent("""
         import signal, sys
-        from rcnn.launch import processes
+        from rcnn.app.processes import run_in_processes
         import launch_jobs
         if __name__ == "__main__":
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            processes.GRACE_SECONDS = 0.3
-            processes.run_in_processes(launch_jobs.sleep_as, (sys.argv[1],), 2)
+            run_in_processes(launch_jobs.sleep_as, (sys.argv[1],), 2)
         """)
     )
     parent = subprocess.Popen(
