@@ -155,7 +155,7 @@ def images() -> list[Tensor]:
 
 @pytest.fixture
 def lively(images: list[Tensor]) -> Callable[[FasterRCNN], FasterRCNN]:
-    """Gives a detector random norms, and predictions that differ from place to place.
+    """Gives a detector random norms, and predictions that differ between cells.
 
     The norms' statistics are near those of the pictures, so that a deep random network neither
     explodes nor magnifies rounding.

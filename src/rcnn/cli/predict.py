@@ -22,7 +22,6 @@ from torch import Tensor
 import rcnn
 from rcnn.data import DataError, as_images
 from rcnn.files import whole_file, write_json
-from rcnn.inference.predict import predict
 from rcnn.model.build import needs_proposals
 from rcnn.model.faster_rcnn import FasterRCNN
 from rcnn.ops.deltas import decode
@@ -69,10 +68,9 @@ def run(arguments: argparse.Namespace) -> int:
                     images[path] = as_images([path])[0]
                 except (DataError, Image.DecompressionBombError) as error:
                     console.print(f"Not read: {error}", soft_wrap=True)
-            found = predict(
-                module.detector, list(images.values()), score=arguments.score, batch_size=len(some)
+            found = module.predict(
+                list(images.values()), score=arguments.score, batch_size=len(some)
             )
-            assert isinstance(found, list)  # as the pictures are
             for (path, image), detections in zip(images.items(), found, strict=True):
                 with whole_file(drawings[path]) as partial:
                     to_pil(draw_detections(image, detections, arguments.score)).save(partial)

@@ -171,10 +171,10 @@ def _copy_weights(model: detection.FasterRCNN, detector: FasterRCNN) -> None:
 
 @torch.no_grad()
 def _compare(model: detection.FasterRCNN, detector: FasterRCNN) -> None:
-    """Refuse a model whose backbone, box head or pooled levels are others.
+    """Refuse a model with another backbone, another box head, or other pooled levels.
 
     Keys and shapes of tensors do not show the strides, the activations and the order of the layers
-    of a model that somebody assembled by hand. Noise of 2 x 3 cells of stride 32 does.
+    of a model that a user assembled. Equal results on noise, 2 x 3 cells of stride 32, do.
     """
     backbone, side = detector.backbone, detector.settings.pooling.size
     generator = torch.Generator().manual_seed(0)
