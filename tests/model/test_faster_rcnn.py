@@ -260,14 +260,15 @@ class TestTorchvision:
     }
 
     @pytest.fixture(scope="class")
-    def pair(self) -> tuple[FasterRCNN, OracleDetector]:
+    @classmethod
+    def pair(cls) -> tuple[FasterRCNN, OracleDetector]:
         torch.manual_seed(0)
         oracle = OracleDetector(
             resnet_fpn_backbone(backbone_name="resnet18", weights=None),
             num_classes=4,
             min_size=96,
             max_size=160,
-            rpn_anchor_generator=AnchorGenerator(self.SIZES, ((0.5, 1.0, 2.0),) * 5),
+            rpn_anchor_generator=AnchorGenerator(cls.SIZES, ((0.5, 1.0, 2.0),) * 5),
             rpn_batch_size_per_image=10**5,
             rpn_positive_fraction=1.0,
             rpn_pre_nms_top_n_train=300,
@@ -287,7 +288,7 @@ class TestTorchvision:
                 images=ImageSettings(shorter_side=96, longer_side=160, antialias=False),
                 backbone=BackboneSettings("resnet18_fpn", "frozen", frozen_stages=0, weights=None),
                 anchors=AnchorSettings(
-                    sizes=self.SIZES, offset=0.0, rounding="nearest", spacing="grid"
+                    sizes=cls.SIZES, offset=0.0, rounding="nearest", spacing="grid"
                 ),
                 rpn=RPNSettings(channels=None, objectness="sigmoid"),
                 anchor_sampling=AnchorSampling(
@@ -301,8 +302,8 @@ class TestTorchvision:
         ).eval()
         weights = {}
         for key, value in oracle.state_dict().items():
-            prefix = next(prefix for prefix in self.PREFIXES if key.startswith(prefix))
-            weights[self.PREFIXES[prefix] + key.removeprefix(prefix)] = value
+            prefix = next(prefix for prefix in cls.PREFIXES if key.startswith(prefix))
+            weights[cls.PREFIXES[prefix] + key.removeprefix(prefix)] = value
         ours.load_state_dict(weights)
         return ours, oracle
 

@@ -20,7 +20,7 @@ from rcnn.structures import AnchorSamples, RoISamples
 
 @pytest.fixture
 def samples(generator: torch.Generator) -> AnchorSamples:
-    """Two images, 8 of 40 anchors each, the last place of the second one unused."""
+    """Two images, 8 of 40 anchors each, the last slot of the second one unused."""
     indices = torch.stack([torch.randperm(40, generator=generator)[:8] for _ in range(2)])
     labels = torch.tensor([[1, 1, 1, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0, -1]])
     deltas = torch.randn(2, 8, 4, generator=generator)
@@ -34,7 +34,7 @@ def outputs(generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 @pytest.fixture
 def rois(generator: torch.Generator) -> RoISamples:
-    """Two images, 6 RoIs each, the last place of the second one unused."""
+    """Two images, 6 RoIs each, the last slot of the second one unused."""
     return RoISamples(
         boxes=torch.zeros(2, 6, 4),
         labels=torch.tensor([[1, 3, 0, 0, 0, 0], [2, 0, 0, 0, 0, -1]]),
@@ -43,7 +43,7 @@ def rois(generator: torch.Generator) -> RoISamples:
     )
 
 
-def _terms(
+def _per_roi(
     logits: Tensor, deltas: Tensor | None, rois: RoISamples, settings: LossSettings
 ) -> PerRoILosses:
     """Of a softmax and deltas that are not normalised."""
@@ -54,7 +54,7 @@ def _terms(
 def _roi_losses(
     logits: Tensor, deltas: Tensor, rois: RoISamples, settings: LossSettings
 ) -> tuple[Tensor, Tensor]:
-    classes, boxes = roi_losses(_terms(logits, deltas, rois, settings), rois.labels)
+    classes, boxes = roi_losses(_per_roi(logits, deltas, rois, settings), rois.labels)
     assert boxes is not None
     return classes, boxes
 
@@ -79,7 +79,7 @@ def test_rpn_losses_equal_torchvision(
 
 
 def test_roi_losses_equal_torchvision(rois: RoISamples, generator: torch.Generator) -> None:
-    rois = replace(rois, labels=rois.labels.clamp(min=0))  # it has no unused places
+    rois = replace(rois, labels=rois.labels.clamp(min=0))  # it has no unused slots
     logits = torch.randn(2, 6, 4, generator=generator)
     deltas = torch.randn(2, 6, 4, 4, generator=generator)
     expected = fastrcnn_loss(
@@ -221,7 +221,7 @@ def test_an_overlap_is_that_of_the_predicted_box_with_the_true_one(
 def test_each_box_loss_reaches_the_positives_and_nothing_else(
     kind: Any, labels: list[int], generator: torch.Generator
 ) -> None:
-    """0, 1 and 3 objects; unused places have no area, and predictions may be wild."""
+    """0, 1 and 3 objects; unused slots have no area, and predictions may be wild."""
     table = torch.tensor([labels])
     boxes, ground_truth = _boxes(1, 3, generator=generator), _boxes(1, 3, generator=generator)
     boxes[table < 0] = ground_truth[table < 0] = 0.0
@@ -250,14 +250,14 @@ def test_the_terms_of_the_rois_add_up_to_the_losses(
 ) -> None:
     logits = torch.randn(2, 6, 4, generator=generator)
     deltas = torch.randn(2, 6, 4, 4, generator=generator)
-    terms = _terms(logits, deltas, rois, LossSettings(roi_box_weight=2.0))
+    terms = _per_roi(logits, deltas, rois, LossSettings(roi_box_weight=2.0))
     assert terms.total.shape == (2, 6)
     assert terms.total[1, 5] == 0  # unused
     assert_close(terms.total.sum() / 11, sum(roi_losses(terms, rois.labels)))
     # One RoI at a time gives the same.
     for i, j in ((0, 0), (0, 1), (1, 4)):
         alone = RoISamples(*(tensor[i : i + 1, j : j + 1] for tensor in vars(rois).values()))
-        single = _terms(
+        single = _per_roi(
             logits[i : i + 1, j : j + 1],
             deltas[i : i + 1, j : j + 1],
             alone,
@@ -267,7 +267,7 @@ def test_the_terms_of_the_rois_add_up_to_the_losses(
 
 
 def test_without_deltas_there_is_no_box_loss(rois: RoISamples) -> None:
-    terms = _terms(torch.zeros(2, 6, 4), None, rois, LossSettings())
+    terms = _per_roi(torch.zeros(2, 6, 4), None, rois, LossSettings())
     assert torch.equal(terms.total, terms.classes)
     assert roi_losses(terms, rois.labels)[1] is None
 
@@ -281,12 +281,3 @@ def test_half_precision_outputs_give_losses_in_full(
     assert all(
         term.dtype == torch.float32 for term in _roi_losses(logits, deltas, rois, LossSettings())
     )
-
-
-@pytest.mark.parametrize(
-    "key", ["rpn_box_weight", "rpn_box_beta", "roi_box_weight", "roi_box_beta"]
-)
-def test_negative_numbers_are_named(key: str) -> None:
-    changes: dict[str, Any] = {key: -1.0}
-    with pytest.raises(SettingsError, match=f"^{key}=-1.0"):
-        LossSettings(**changes)

@@ -1,6 +1,5 @@
 """Regions pooled at the scale that suits their size."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -8,40 +7,33 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from rcnn.data import EvaluationTransform, ShapesDataset, collate
 from rcnn.model.fast_rcnn import FastRCNN
 from rcnn.model.faster_rcnn import FasterRCNN
-from rcnn.model.multiscale import nearest_scale, pool_nearest
+from rcnn.model.multiscale import ScaledFeatures, nearest_scale, pool_at_nearest_scale
 from rcnn.model.settings import DetectorSettings
 from rcnn.ops.boxes import scale
 from rcnn.ops.images import resize
-from rcnn.structures import Detections, ImageBatch, Proposals
-from rcnn.training import DetectionModule
-from tests.model.inputs import TINY, targets_of
+from rcnn.structures import Detections, Proposals
+from tests.model.inputs import TINY, A, targets_of
 from tests.ops.inputs import random_boxes
 
 Scales = tuple[int, ...] | None
 
 
-def _square(side: float) -> list[float]:
-    return [10.0, 10.0, 10.0 + side, 10.0 + side]
-
-
-def _at(settings: DetectorSettings, shorter_side: int, scales: Scales) -> DetectorSettings:
+def at(shorter_side: int, scales: Scales, min_size: float = 4.0) -> DetectorSettings:
     """Return settings under which a RoI of 20 x 20 pixels is of the usual size."""
-    images = replace(
-        settings.images, shorter_side=shorter_side, longer_side=256, test_scales=scales
-    )
-    pooling = replace(settings.pooling, canonical_size=20.0)
-    return replace(settings, images=images, pooling=pooling)
+    images = replace(TINY.images, shorter_side=shorter_side, longer_side=256, test_scales=scales)
+    pooling = replace(TINY.pooling, canonical_size=20.0)
+    proposals = replace(TINY.proposals, min_size=min_size)
+    return replace(TINY, images=images, pooling=pooling, proposals=proposals)
 
 
-def _built(kind: type[FastRCNN] | type[FasterRCNN], settings: DetectorSettings) -> FastRCNN:
+def built(kind: type[FastRCNN] | type[FasterRCNN], settings: DetectorSettings) -> FastRCNN:
     torch.manual_seed(0)
     return kind(settings).eval()
 
 
-def _assert_same(found: list[Detections], expected: list[Detections]) -> None:
+def assert_same(found: list[Detections], expected: list[Detections]) -> None:
     for ours, theirs in zip(found, expected, strict=True):
         assert len(theirs) > 0
         assert torch.equal(ours.boxes, theirs.boxes)
@@ -56,7 +48,8 @@ def images(generator: torch.Generator) -> list[Tensor]:
 def test_each_region_takes_the_scale_at_which_it_has_nearly_224_x_224_pixels() -> None:
     # At half, the same and double scale: 50, 100 and 200 pixels; 100, 200, 400; 150, 300, 600. At
     # 173 the areas at the first two scales, 7482 and 29929, are both below 224 squared.
-    rois = torch.tensor([[_square(100), _square(200), _square(300), _square(173)]])
+    sides = (100.0, 200.0, 300.0, 173.0)
+    rois = torch.tensor([[[10.0, 10.0, 10.0 + side, 10.0 + side] for side in sides]])
     factors = torch.tensor([[[0.5, 0.5], [1.0, 1.0], [2.0, 2.0]]])
     assert nearest_scale(rois, factors, 224.0).tolist() == [[2, 1, 0, 1]]
     assert nearest_scale(rois, factors[:, :1], 224.0).tolist() == [[0, 0, 0, 0]]
@@ -65,23 +58,24 @@ def test_each_region_takes_the_scale_at_which_it_has_nearly_224_x_224_pixels() -
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 40])
-def test_regions_stay_in_order_and_reach_the_pools_in_pixels_of_their_scale(count: int) -> None:
+def test_rois_stay_in_order_and_are_pooled_in_pixels_of_their_scale(count: int) -> None:
     rois = random_boxes(0, 2, count, extent=400.0)
     factors = torch.tensor([[[0.5, 0.6], [1.0, 1.0], [3.0, 2.0]], [[2.0, 2.0], [1.0, 1.0], [4, 4]]])
 
-    def pool(number: int) -> Callable[[Tensor], Tensor]:
-        return lambda rois: torch.cat(
-            [torch.full_like(rois[..., :1], number), rois], dim=-1
-        ).flatten(0, 1)[:, :, None, None]
+    def pooler(features: list[Tensor], rois: Tensor) -> Tensor:
+        """The number of the scale, which its features are, and the coordinates of each RoI."""
+        number = torch.full_like(rois[..., :1], features[0].item())
+        return torch.cat([number, rois], dim=-1).flatten(0, 1)[:, :, None, None]
 
-    found = pool_nearest([pool(0), pool(1), pool(2)], factors, 224.0, rois)
+    scales = [ScaledFeatures([torch.full((1, 1, 1, 1), float(k))], factors[:, k]) for k in range(3)]
+    found = pool_at_nearest_scale(pooler, scales, rois, 224.0)
     chosen = nearest_scale(rois, factors, 224.0)
     assert found.shape == (2 * count, 5, 1, 1)
     for image in range(2):
-        for place in range(count):
-            number, *box = found[image * count + place].flatten().tolist()
-            assert number == chosen[image, place]
-            expected = scale(rois[image, place, None], factors[image, int(number)])[0]
+        for index in range(count):
+            number, *box = found[image * count + index].flatten().tolist()
+            assert number == chosen[image, index]
+            expected = scale(rois[image, index, None], factors[image, int(number)])[0]
             assert box == pytest.approx(expected.tolist())
     assert count < 40 or len(chosen.unique()) == 3
 
@@ -89,13 +83,13 @@ def test_regions_stay_in_order_and_reach_the_pools_in_pixels_of_their_scale(coun
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_the_detectors_own_scale_alone_changes_nothing(count: int, images: list[Tensor]) -> None:
     given = list(random_boxes(0, 2, count, extent=60.0))
-    one, none = (_built(FastRCNN, _at(TINY, 96, scales)) for scales in ((96,), None))
+    one, none = (built(FastRCNN, at(96, scales)) for scales in ((96,), None))
     found, expected = one.detect(images, given), none.detect(images, given)
     assert [len(detections) > 0 for detections in expected] == [count > 0] * 2
     if count:
-        _assert_same(found, expected)
-    own, plain = (_built(FasterRCNN, _at(TINY, 96, scales)) for scales in ((96,), None))
-    _assert_same(own.detect(images), plain.detect(images))
+        assert_same(found, expected)
+    own, plain = (built(FasterRCNN, at(96, scales)) for scales in ((96,), None))
+    assert_same(own.detect(images), plain.detect(images))
 
 
 @pytest.mark.parametrize("own", [32, 64, 256])
@@ -103,10 +97,8 @@ def test_regions_at_another_scale_are_those_of_a_detector_of_that_scale(
     own: int, images: list[Tensor]
 ) -> None:
     given = list(random_boxes(1, 2, 12, extent=60.0))
-    limits = replace(TINY.proposals, min_size=0.0)
-    TINY = replace(TINY, proposals=limits)
-    found = _built(FastRCNN, _at(TINY, own, (128,))).detect(images, given)
-    expected = _built(FastRCNN, _at(TINY, 128, None)).detect(images, given)
+    found = built(FastRCNN, at(own, (128,), min_size=0.0)).detect(images, given)
+    expected = built(FastRCNN, at(128, None, min_size=0.0)).detect(images, given)
     for ours, theirs in zip(found, expected, strict=True):
         assert len(theirs) > 0
         assert_close(ours.boxes, theirs.boxes, atol=1e-3, rtol=0)
@@ -118,24 +110,20 @@ def test_regions_at_another_scale_are_those_of_a_detector_of_that_scale(
 def test_proposals_and_losses_stay_at_the_detectors_own_scale(
     kind: type[FastRCNN] | type[FasterRCNN], images: list[Tensor]
 ) -> None:
-    targets = targets_of([(10.0, 10.0, 50.0, 40.0, 1)], [])
-    passes = []
+    targets, outputs = targets_of([A], []), []
     for scales in ((48, 128), None):
-        detector = _built(kind, _at(TINY, 64, scales))
+        detector = built(kind, at(64, scales))
         batch = detector.transform.batch(images)
         given = Proposals.pad(list(random_boxes(1, 2, 20, extent=60.0)), batch.scales)
-        batch = replace(batch, proposals=given)
-        with torch.no_grad():
-            passes.append(
-                detector.evaluation_outputs(batch, targets, torch.Generator().manual_seed(0))
-            )
+        batch, generator = replace(batch, proposals=given), torch.Generator().manual_seed(0)
+        outputs.append(detector.evaluation_outputs(batch, targets, generator))
         found, proposals = detector.detect_batch(batch)
-        _assert_same(found, passes[-1].detections or [])
-        assert_close(proposals.boxes, passes[-1].proposals.boxes)
+        assert_same(found, outputs[-1].detections or [])
+        assert_close(proposals.boxes, outputs[-1].proposals.boxes)
         for detections, image in zip(found, images, strict=True):
             assert (detections.boxes[:, 3] <= image.shape[-2]).all()
             assert (detections.boxes[:, 2] <= image.shape[-1]).all()
-    several, own = passes
+    several, own = outputs
     assert torch.equal(several.proposals.boxes, own.proposals.boxes)
     assert_close(several.losses.named, own.losses.named)
     assert several.detections is not None
@@ -143,46 +131,19 @@ def test_proposals_and_losses_stay_at_the_detectors_own_scale(
     assert not torch.equal(several.detections[0].scores, own.detections[0].scores)
 
 
-def test_a_batch_at_another_side_keeps_its_originals_sizes(images: list[Tensor]) -> None:
-    detector = _built(FasterRCNN, _at(TINY, 64, (64, 96)))
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_another_side_is_resized_from_the_original_pixels(dtype: torch.dtype) -> None:
+    detector = built(FasterRCNN, at(64, (64, 128)))
+    images = [torch.randint(0, 256, (3, *size)).to(dtype) for size in ((200, 200), (80, 100))]
     batch = detector.transform.batch(images)
     assert detector.transform.at_side(batch, 64) is batch
-    larger = detector.transform.at_side(batch, 96)
-    assert larger.sizes.tolist() == [[96, 96], [96, 120]]
-    assert larger.original_sizes.tolist() == [[64, 64], [64, 80]]
-    assert larger.pixels.shape == (2, 3, 96, 128)
-    assert not larger.pixels[1, :, :, 120:].any()
-
-
-def test_the_loader_hands_over_the_pixels_that_predict_has() -> None:
-    sample = ShapesDataset(1, size=200)[0]
-    detector = _built(FasterRCNN, _at(TINY, 64, (64, 128)))
-    transform = EvaluationTransform(64, 256, keep_original=True)
-    batch = collate([transform(sample, torch.Generator())], 16).images
-    direct = detector.transform.batch([sample.image])
-    for side in (64, 128, 256):
-        ours, theirs = (detector.transform.at_side(one, side) for one in (batch, direct))
-        assert torch.equal(ours.pixels, theirs.pixels)
-        expected = resize(sample.image, (min(side, 256), min(side, 256)))
-        assert torch.equal(ours.pixels[0], expected)
-
-
-def test_pixels_of_a_batch_may_be_bytes(images: list[Tensor]) -> None:
-    detector = _built(FasterRCNN, _at(TINY, 96, (64, 128)))
-    found = detector.detect([(image * 255).to(torch.uint8) for image in images])
-    assert all(isinstance(detections, Detections) for detections in found)
-    batch: ImageBatch = detector.transform.batch(
-        [(image * 255).to(torch.uint8) for image in images]
-    )
-    assert detector.transform.at_side(batch, 64).pixels.dtype == torch.uint8
-
-
-@pytest.mark.parametrize("count", [0, 1, 3])
-def test_a_module_predicts_at_several_scales(count: int) -> None:
-    picture = torch.zeros(3, 40, 50, dtype=torch.uint8)
-    given = [torch.tensor([5.0, 5.0, 30.0, 30.0]).expand(count, 4)]
-    settings = _at(TINY, 64, (48, 96))
-    found = DetectionModule(settings, system="fast_rcnn").predict([picture], proposals=given)
-    assert [len(detections) > 0 for detections in found] == [count > 0]
-    alone = DetectionModule(settings).predict(picture)
-    assert (alone.boxes <= torch.tensor([50, 40, 50, 40])).all()
+    larger = detector.transform.at_side(batch, 128)
+    assert larger.sizes.tolist() == [[128, 128], [128, 160]]
+    assert larger.original_sizes.tolist() == [[200, 200], [80, 100]]
+    assert larger.pixels.shape == (2, 3, 128, 160)
+    assert larger.pixels.dtype == dtype
+    assert not larger.pixels[0, :, :, 128:].any()
+    assert torch.equal(larger.pixels[1], resize(images[1], (128, 160)))
+    # A batch of the user's own without original pixels: those that it has are resized again.
+    again = detector.transform.at_side(replace(batch, originals=None), 128)
+    assert torch.equal(again.pixels[1], resize(batch.pixels[1, :, :64, :80], (128, 160)))

@@ -1,4 +1,4 @@
-"""R-CNN: every region by itself through the whole network; what every system does is in test_build."""
+"""R-CNN: every region passes the whole network; what every system does is in test_build."""
 
 from dataclasses import replace
 from typing import Any

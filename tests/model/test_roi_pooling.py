@@ -158,23 +158,3 @@ def test_half_precision_features_are_pooled_where_the_roi_is(
     pooled = pooler(features, rois)
     assert pooled.dtype == torch.bfloat16
     assert_close(pooled, pooler([level.float() for level in features], rois).bfloat16())
-
-
-@pytest.mark.parametrize(
-    ("kind", "changes", "key"),
-    [
-        (PoolingSettings, {"size": 0}, "size"),
-        (PoolingSettings, {"bins": ()}, "bins"),
-        (PoolingSettings, {"bins": (3, 0)}, r"bins\[1\]"),
-        (PoolingSettings, {"sampling_ratio": -1}, "sampling_ratio"),
-        (PoolingSettings, {"canonical_size": 0.0}, "canonical_size"),
-        (PoolingSettings, {"kind": "mean"}, "kind"),
-        (WarpSettings, {"size": 0}, "size"),
-        (WarpSettings, {"context": -1}, "context"),
-        (WarpSettings, {"size": 32, "context": 16}, "context"),
-        (WarpSettings, {"chunk": 0}, "chunk"),
-    ],
-)
-def test_values_out_of_range_are_named(kind: type, changes: dict[str, Any], key: str) -> None:
-    with pytest.raises(SettingsError, match=f"^{key}="):
-        kind(**changes)

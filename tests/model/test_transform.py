@@ -93,20 +93,3 @@ def test_what_is_no_image_is_named(
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     with pytest.raises(ValueError, match=message):
         ImageTransform(SMALL).batch(images)
-
-
-@pytest.mark.parametrize(
-    ("changes", "key"),
-    [
-        ({"shorter_side": 0}, "shorter_side"),
-        ({"shorter_side": 600, "longer_side": 500}, "longer_side"),
-        ({"multiple": 0}, "multiple"),
-        ({"std": (1.0, 0.0, 1.0)}, "std"),
-        ({"test_scales": ()}, "test_scales"),
-        ({"test_scales": (0, 600)}, "test_scales"),
-        ({"test_scales": (480, 1200), "longer_side": 1000}, "test_scales"),
-    ],
-)
-def test_values_out_of_range_are_named(changes: dict[str, Any], key: str) -> None:
-    with pytest.raises(SettingsError, match=f"^{key}="):
-        ImageSettings(**changes)

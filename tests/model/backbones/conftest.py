@@ -41,7 +41,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-class TinyBody(Backbone):
+class TinyBackbone(Backbone):
     def __init__(self) -> None:
         super().__init__(strides=(2,), channels=4, roi_levels=1)
         self.conv = nn.Conv2d(3, 4, kernel_size=2, stride=2)
@@ -51,7 +51,7 @@ class TinyBody(Backbone):
         return [self.norm(self.conv(pixels))]
 
 
-class TinyTail(BoxHead):
+class TinyHead(BoxHead):
     def __init__(self) -> None:
         super().__init__(channels=4)
 
@@ -60,10 +60,10 @@ class TinyTail(BoxHead):
 
 
 @pytest.fixture
-def tiny_backbone() -> SplitNetwork:
+def tiny_network() -> SplitNetwork:
     """One convolution; a file of weights calls it ``stem``, its norm ``bn``."""
     return SplitNetwork(
-        TinyBody(), TinyTail(), {"stem.": "backbone.conv.", "bn.": "backbone.norm."}
+        TinyBackbone(), TinyHead(), {"stem.": "backbone.conv.", "bn.": "backbone.norm."}
     )
 
 
@@ -80,9 +80,9 @@ def own_backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BackboneSet
         "    def forward(self, pixels):\n"
         "        return [self.conv(pixels)]\n"
         "def build(settings, cells):\n"
-        "    box head = TwoMLPHead(in_channels=5, cells=cells,\n"
+        "    box_head = TwoMLPHead(in_channels=5, cells=cells,\n"
         "                              hidden=settings.hidden, dropout=0.0)\n"
-        "    return SplitNetwork(Stride8(5), box head)\n"
+        "    return SplitNetwork(Stride8(5), box_head)\n"
         "def forgets_to_return(settings, cells):\n"
         "    pass\n"
         "number = 3\n"

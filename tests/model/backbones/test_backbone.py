@@ -9,22 +9,28 @@ from torch import Tensor, nn
 from torchvision.models.detection.backbone_utils import mobilenet_backbone, resnet_fpn_backbone
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from rcnn.model.backbones import BackboneSettings, TwoMLPHead, build_network
-from rcnn.model.backbones.backbone import SHIPPED, Backbone, BackboneSettings, freeze_norms
+from rcnn.model.backbones import (
+    SHIPPED,
+    Backbone,
+    BackboneSettings,
+    TwoMLPHead,
+    build_network,
+)
+from rcnn.model.backbones.backbone import freeze_norms
 from rcnn.settings import SettingsError, from_plain, to_plain
 
 
 @pytest.mark.parametrize("roi_levels", [0, 3])
-def test_body_pools_from_some_of_its_levels(roi_levels: int) -> None:
+def test_backbone_pools_from_some_of_its_levels(roi_levels: int) -> None:
     with pytest.raises(ValueError, match=f"roi_levels={roi_levels} is not possible"):
         Backbone(strides=(8, 16), channels=4, roi_levels=roi_levels)
 
 
-def test_body_may_pool_from_all_levels() -> None:
+def test_backbone_may_pool_from_all_levels() -> None:
     assert Backbone(strides=(8, 16), channels=4, roi_levels=2).roi_levels == 2
 
 
-class NormedBody(Backbone):
+class NormedBackbone(Backbone):
     def __init__(self) -> None:
         super().__init__(strides=(2,), channels=4, roi_levels=1)
         self.layers = nn.Sequential(nn.Conv2d(3, 4, 2, stride=2), nn.BatchNorm2d(4), nn.Dropout())
@@ -33,8 +39,8 @@ class NormedBody(Backbone):
         return [self.layers(pixels)]
 
 
-def test_a_frozen_body_stays_in_evaluation_whatever_the_detector_does() -> None:
-    detector = nn.Sequential(NormedBody(), nn.Conv2d(4, 4, 1))
+def test_a_frozen_backbone_stays_in_evaluation_whatever_the_detector_does() -> None:
+    detector = nn.Sequential(NormedBackbone(), nn.Conv2d(4, 4, 1))
     detector[0].freeze()
     assert not any(module.training for module in detector[0].modules())
     detector.train()
@@ -45,8 +51,8 @@ def test_a_frozen_body_stays_in_evaluation_whatever_the_detector_does() -> None:
     assert not any(module.training for module in detector.modules())
 
 
-def test_a_frozen_body_neither_learns_nor_counts_nor_drops() -> None:
-    backbone = NormedBody()
+def test_a_frozen_backbone_neither_learns_nor_counts_nor_drops() -> None:
+    backbone = NormedBackbone()
     backbone.freeze()
     backbone.train()
     before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
@@ -59,8 +65,8 @@ def test_a_frozen_body_neither_learns_nor_counts_nor_drops() -> None:
         assert torch.equal(tensor, before[name])
 
 
-def test_another_body_follows_the_mode() -> None:
-    backbone = NormedBody()
+def test_another_backbone_follows_the_mode() -> None:
+    backbone = NormedBackbone()
     assert all(module.training for module in backbone.train().modules())
     assert not any(module.training for module in backbone.eval().modules())
     assert all(module.training for module in backbone.train().modules())
@@ -157,7 +163,7 @@ COUNTS = json.loads((Path(__file__).parent / "fixtures" / "frozen_params.json").
     [(int(key), value) for key, value in COUNTS["frozen_by_trainable_layers"].items()],
 )
 def test_frozen_parameters_are_counted_as_by_torchvision(trainable_layers: int, count: int) -> None:
-    backbone = _body("resnet50_fpn", frozen_stages=5 - trainable_layers, norm="frozen").backbone
+    backbone = _backbone("resnet50_fpn", frozen_stages=5 - trainable_layers, norm="frozen").backbone
     learning = [parameter.requires_grad for parameter in backbone.parameters()]
     assert learning == [False] * count + [True] * (53 - count)
 
@@ -171,7 +177,7 @@ def test_resnet_learns_what_torchvision_lets_learn(frozen_stages: int) -> None:
             norm_layer=nn.BatchNorm2d,
             trainable_layers=5 - frozen_stages,
         )
-    assert _learning(_body("resnet18_fpn", frozen_stages, "batch")) == _learning(theirs)
+    assert _learning(_backbone("resnet18_fpn", frozen_stages, "batch")) == _learning(theirs)
 
 
 @pytest.mark.parametrize("frozen_stages", range(7))
@@ -183,16 +189,18 @@ def test_mobilenet_learns_what_torchvision_lets_learn(frozen_stages: int) -> Non
             fpn=True,
             trainable_layers=6 - frozen_stages,
         )
-    assert _learning(_body("mobilenet_v3_large_fpn", frozen_stages, "frozen")) == _learning(theirs)
+    assert _learning(_backbone("mobilenet_v3_large_fpn", frozen_stages, "frozen")) == _learning(
+        theirs
+    )
 
 
 def test_two_frozen_stages_of_vgg16_are_conv1_and_conv2() -> None:
-    backbone = _body("vgg16", frozen_stages=2, norm="auto")
+    backbone = _backbone("vgg16", frozen_stages=2, norm="auto")
     frozen = [name for name, value in backbone.named_parameters() if not value.requires_grad]
     assert frozen == [f"features.{i}.{kind}" for i in (0, 2, 5, 7) for kind in ("weight", "bias")]
 
 
-def test_fifth_stage_of_a_c4_resnet_is_its_tail() -> None:
+def test_fifth_stage_of_a_c4_resnet_is_its_box_head() -> None:
     with torch.device("meta"):
         four = build_network(BackboneSettings(frozen_stages=4))
         five = build_network(BackboneSettings(frozen_stages=5))
@@ -205,7 +213,7 @@ def test_fifth_stage_of_a_c4_resnet_is_its_tail() -> None:
 def test_norm_setting_decides_about_every_norm_and_its_epsilon(name: str) -> None:
     for norm, kind in (("batch", nn.BatchNorm2d), ("frozen", FrozenBatchNorm2d)):
         with torch.device("meta"):
-            backbone = build_network(
+            network = build_network(
                 BackboneSettings(name=name, norm=norm, frozen_stages=0, norm_eps=0.25)
             )
         parts = [*network.backbone.modules(), *network.box_head.modules()]
@@ -215,7 +223,7 @@ def test_norm_setting_decides_about_every_norm_and_its_epsilon(name: str) -> Non
 
 
 def test_frozen_stage_counts_no_statistics_while_later_stages_do(pixels: Tensor) -> None:
-    backbone = build_network(BackboneSettings(norm="batch", frozen_stages=2)).backbone.train()
+    network = build_network(BackboneSettings(norm="batch", frozen_stages=2)).backbone.train()
     before = {name: value.clone() for name, value in backbone.named_buffers()}
     backbone(pixels)
     moved = {
@@ -240,7 +248,7 @@ def test_freezing_keeps_what_the_norm_computes(generator: torch.Generator) -> No
     torch.testing.assert_close(frozen(features), norm(features).detach())
 
 
-def _body(name: str, frozen_stages: int, norm: str) -> nn.Module:
+def _backbone(name: str, frozen_stages: int, norm: str) -> nn.Module:
     with torch.device("meta"):
         settings = BackboneSettings(name=name, frozen_stages=frozen_stages, norm=norm)
         return build_network(settings).backbone
@@ -250,7 +258,7 @@ def _learning(module: nn.Module) -> set[str]:
     return {name for name, parameter in module.named_parameters() if parameter.requires_grad}
 
 
-def test_fully_connected_tail_is_two_layers_with_relu() -> None:
+def test_two_mlp_head_is_two_layers_with_relu() -> None:
     box_head = TwoMLPHead(in_channels=1, cells=1, hidden=1, dropout=0.0)
     for layer, weight, bias in ((box_head.fc6, 2.0, 1.0), (box_head.fc7, -1.0, 5.0)):
         nn.init.constant_(layer.weight, weight)
@@ -282,7 +290,7 @@ def test_dropout_follows_both_layers() -> None:
 
 
 @pytest.mark.parametrize("rois", [0, 1, 3])
-def test_fully_connected_tail_gives_one_vector_per_roi(rois: int) -> None:
+def test_two_mlp_head_gives_one_vector_per_roi(rois: int) -> None:
     box_head = TwoMLPHead(in_channels=3, cells=4, hidden=5, dropout=0.5)
     assert box_head(torch.rand(rois, 3, 2, 2)).shape == (rois, 5)
     assert box_head.channels == 5

@@ -55,7 +55,7 @@ def test_levels_and_vectors_have_the_promised_shapes(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["vgg16", "resnet18", "resnet18_fpn", "mobilenet_v3_large_fpn"])
 @pytest.mark.parametrize("pooled_size", [3, 14])
-def test_tail_takes_the_pooled_size_it_was_built_for(name: str, pooled_size: int) -> None:
+def test_box_head_takes_the_pooled_size_it_was_built_for(name: str, pooled_size: int) -> None:
     with torch.device("meta"):
         backbone, box_head = _parts(BackboneSettings(name=name), pooled_size**2)
         vectors = box_head(torch.empty(2, backbone.channels, pooled_size, pooled_size))
@@ -76,7 +76,7 @@ def test_no_rois_give_no_vectors_and_leave_the_statistics_alone(name: str, train
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet18_fpn", "mobilenet_v3_large_fpn"])
-def test_body_is_one_graph_without_decisions_and_keeps_channels_last(name: str) -> None:
+def test_backbone_is_one_graph_without_decisions_and_keeps_channels_last(name: str) -> None:
     backbone, _ = _parts(BackboneSettings(name=name, norm="frozen"))
     backbone = backbone.eval().to(memory_format=torch.channels_last)
     pixels = torch.rand(1, 3, 64, 64).contiguous(memory_format=torch.channels_last)
@@ -115,7 +115,7 @@ def test_more_frozen_stages_than_there_are_is_an_error(name: str, stages: int) -
     ("name", "hidden", "width"),
     [("resnet18", None, 1024), ("resnet50", 64, 64), ("vgg16", None, 4096), ("vgg16", 64, 64)],
 )
-def test_a_linear_tail_is_two_layers_on_the_pooled_cells(
+def test_a_two_mlp_head_is_two_layers_on_the_pooled_cells(
     name: str, hidden: int | None, width: int
 ) -> None:
     with torch.device("meta"):
@@ -127,7 +127,7 @@ def test_a_linear_tail_is_two_layers_on_the_pooled_cells(
     assert (box_head.fc6.in_features, box_head.fc7.in_features) == (4 * backbone.channels, width)
 
 
-def test_a_linear_tail_is_what_a_pyramid_has_anyway() -> None:
+def test_a_two_mlp_head_is_what_a_pyramid_has_anyway() -> None:
     with torch.device("meta"):
         own, linear = (
             _parts(BackboneSettings(name="resnet18_fpn", box_head=box_head))[1].state_dict()
@@ -136,7 +136,7 @@ def test_a_linear_tail_is_what_a_pyramid_has_anyway() -> None:
     assert {k: v.shape for k, v in own.items()} == {k: v.shape for k, v in linear.items()}
 
 
-def test_layer4_is_no_stage_of_a_resnet_with_a_linear_tail() -> None:
+def test_layer4_is_no_stage_of_a_resnet_with_a_two_mlp_head() -> None:
     with torch.device("meta"):
         build_network(BackboneSettings(box_head="two_mlp", frozen_stages=4))
         with pytest.raises(SettingsError, match="resnet18 has 4 stages"):
@@ -144,11 +144,9 @@ def test_layer4_is_no_stage_of_a_resnet_with_a_linear_tail() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "box_head"), [("vgg16", "own"), ("resnet18", "linear"), ("resnet18_fpn", "own")]
+    ("name", "box_head"), [("vgg16", "own"), ("resnet18", "two_mlp"), ("resnet18_fpn", "own")]
 )
-def test_ranks_reach_every_fully_connected_tail(
-    name: str, box_head: Literal["own", "linear"]
-) -> None:
+def test_ranks_reach_every_two_mlp_head(name: str, box_head: Literal["own", "two_mlp"]) -> None:
     with torch.device("meta"):
         _, built = _parts(BackboneSettings(name=name, box_head=box_head, hidden=32, ranks=(5, 0)))
     assert (built.fc6.first.out_features, built.fc7.out_features) == (5, 32)
@@ -165,7 +163,7 @@ def test_a_number_of_cells_below_one_is_an_error() -> None:
 
 
 def test_own_backbone_plugs_in_by_its_dotted_path(own_backbone: BackboneSettings) -> None:
-    backbone = build_network(own_backbone, cells=4)
+    network = build_network(own_backbone, cells=4)
     (level,) = network.backbone(torch.rand(1, 3, 16, 24))
     assert level.shape == (1, 5, 2, 3)
     assert network.box_head(torch.rand(3, 5, 2, 2)).shape == (3, 6)
@@ -192,5 +190,5 @@ def test_dotted_path_that_fails_is_an_error_with_path_and_reason(
 
 
 def _parts(settings: BackboneSettings, cells: int = 49):
-    backbone = build_network(settings, cells)
+    network = build_network(settings, cells)
     return network.backbone, network.box_head

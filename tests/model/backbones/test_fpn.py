@@ -48,28 +48,28 @@ def test_classification_weights_fill_all_of_the_trunk_and_nothing_else(name: str
     ours = build_network(BackboneSettings(name=name, norm="batch"))
     pyramid = {name: value.clone() for name, value in ours.backbone.fpn.state_dict().items()}
     prefix = key.split(".")[0] + "." if key.startswith("features") else ""
-    trunk = ours.backbone.backbone.state_dict()
+    trunk = ours.backbone.body.state_dict()
     state = {prefix + name: torch.full_like(value, 3) for name, value in trunk.items()}
     assert f"{key}.running_mean" in state
     LoadedWeights("test", "test", state).load_into(ours)
-    assert all((value == 3).all() for value in ours.backbone.backbone.state_dict().values())
+    assert all((value == 3).all() for value in ours.backbone.body.state_dict().values())
     for name, value in ours.backbone.fpn.state_dict().items():
         torch.testing.assert_close(value, pyramid[name])
 
 
 def test_statistics_of_mobilenet_move_as_fast_as_in_torchvisions_detector() -> None:
     with torch.device("meta"):
-        backbone = build_network(
+        network = build_network(
             BackboneSettings(name="mobilenet_v3_large_fpn", norm="batch")
         ).backbone
     norms = [part for part in backbone.modules() if isinstance(part, nn.BatchNorm2d)]
     assert {part.momentum for part in norms} == {0.1}
 
 
-def test_widths_of_the_settings_reach_pyramid_and_tail() -> None:
+def test_widths_of_the_settings_reach_pyramid_and_box_head() -> None:
     settings = BackboneSettings(name="resnet18_fpn", fpn_channels=32, hidden=48)
     with torch.device("meta"):
-        backbone = build_network(settings, cells=4)
+        network = build_network(settings, cells=4)
         levels = network.backbone(torch.empty(1, 3, 64, 64))
         vectors = network.box_head(torch.empty(3, 32, 2, 2))
     assert {level.shape[1] for level in levels} == {network.backbone.channels} == {32}
@@ -77,7 +77,7 @@ def test_widths_of_the_settings_reach_pyramid_and_tail() -> None:
 
 
 def test_sizes_that_no_stride_divides_are_ordinary() -> None:
-    backbone = build_network(BackboneSettings(name="resnet18_fpn")).backbone.eval()
+    network = build_network(BackboneSettings(name="resnet18_fpn")).backbone.eval()
     with torch.no_grad():
         levels = backbone(torch.rand(1, 3, 65, 97))
     assert [tuple(level.shape[2:]) for level in levels] == [

@@ -27,7 +27,7 @@ def test_resnet_computes_what_torchvisions_does(
         torch.testing.assert_close(theirs.fc(vectors), theirs(square))
 
 
-def test_seven_pooled_cells_become_four_in_the_tail() -> None:
+def test_seven_pooled_cells_become_four_in_the_box_head() -> None:
     with torch.device("meta"):
         box_head = build_network(BackboneSettings(name="resnet18")).box_head
         assert box_head.layer4(torch.empty(1, 256, 7, 7)).shape == (1, 512, 4, 4)

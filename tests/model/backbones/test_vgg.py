@@ -46,7 +46,7 @@ def test_random_linear_layers_are_drawn_as_torchvision_draws_them() -> None:
     assert not box_head.fc6.bias.any()
 
 
-def test_dropout_of_the_settings_reaches_the_tail() -> None:
+def test_dropout_of_the_settings_reaches_the_box_head() -> None:
     with torch.device("meta"):
         box_head = build_network(BackboneSettings(name="vgg16", dropout=0.25)).box_head
     assert box_head.dropout.p == 0.25

@@ -23,7 +23,7 @@ from rcnn.model.backbones import (
     build_network,
     resolve,
 )
-from rcnn.model.backbones.backbone import SHIPPED, BackboneSettings
+from rcnn.model.backbones.backbone import SHIPPED
 from rcnn.model.backbones.weights import (
     TIMEOUT_SECONDS,
     DownloadError,
@@ -102,9 +102,9 @@ def test_weights_of_none_are_random_without_a_warning() -> None:
 
 def test_random_weights_leave_the_backbone_alone_and_all_of_it_learns() -> None:
     settled, loaded = resolve(BackboneSettings(weights=None), fetch=never)
-    backbone = build_network(settled)
+    network = build_network(settled)
     before = network.backbone.conv1.weight.clone()
-    loaded.load_into(backbone)
+    loaded.load_into(network)
     torch.testing.assert_close(network.backbone.conv1.weight, before)
     assert all(parameter.requires_grad for parameter in network.backbone.parameters())
 
@@ -225,36 +225,36 @@ def fitting() -> dict[str, Tensor]:
     }
 
 
-def test_keys_are_renamed_and_converted(tiny_backbone: SplitNetwork) -> None:
+def test_keys_are_renamed_and_converted(tiny_network: SplitNetwork) -> None:
     state = {**fitting(), "stem.weight": torch.full((4, 3, 2, 2), 2.0, dtype=torch.float16)}
-    LoadedWeights("test", "test", state).load_into(tiny_backbone)
-    assert tiny_backbone.backbone.conv.weight.dtype == torch.float32
-    assert (tiny_backbone.backbone.conv.weight == 2).all()
-    assert (tiny_backbone.backbone.norm.running_var == 3).all()
+    LoadedWeights("test", "test", state).load_into(tiny_network)
+    assert tiny_network.backbone.conv.weight.dtype == torch.float32
+    assert (tiny_network.backbone.conv.weight == 2).all()
+    assert (tiny_network.backbone.norm.running_var == 3).all()
 
 
-def test_missing_tensors_are_an_error_with_the_first_keys(tiny_backbone: SplitNetwork) -> None:
+def test_missing_tensors_are_an_error_with_the_first_keys(tiny_network: SplitNetwork) -> None:
     state = {key: value for key, value in fitting().items() if key == "stem.weight"}
     with pytest.raises(WeightsError, match=r"my file.*Missing: stem\.bias; bn\.weight") as caught:
-        LoadedWeights("test", "my file", state).load_into(tiny_backbone)
+        LoadedWeights("test", "my file", state).load_into(tiny_network)
     assert "and 2 more" in str(caught.value)
     assert "The file has: stem.weight." in str(caught.value)
 
 
-def test_other_shapes_are_an_error_with_both_shapes(tiny_backbone: SplitNetwork) -> None:
+def test_other_shapes_are_an_error_with_both_shapes(tiny_network: SplitNetwork) -> None:
     state = {**fitting(), "stem.weight": torch.zeros(4, 3, 5, 5)}
-    before = tiny_backbone.backbone.norm.weight.clone()
+    before = tiny_network.backbone.norm.weight.clone()
     with pytest.raises(
         WeightsError, match=r"stem\.weight is \(4, 3, 5, 5\) in the file and \(4, 3, 2, 2\) in the"
     ):
-        LoadedWeights("test", "test", state).load_into(tiny_backbone)
-    torch.testing.assert_close(tiny_backbone.backbone.norm.weight, before)
+        LoadedWeights("test", "test", state).load_into(tiny_network)
+    torch.testing.assert_close(tiny_network.backbone.norm.weight, before)
 
 
-def test_names_that_cover_nothing_are_an_error(tiny_backbone: SplitNetwork) -> None:
-    backbone = dataclasses.replace(tiny_backbone, weight_names={"stem.": "backbone.misspelt."})
+def test_names_that_cover_nothing_are_an_error(tiny_network: SplitNetwork) -> None:
+    network = dataclasses.replace(tiny_network, weight_names={"stem.": "backbone.misspelt."})
     with pytest.raises(WeightsError, match="do not fit"):
-        LoadedWeights("test", "test", fitting()).load_into(backbone)
+        LoadedWeights("test", "test", fitting()).load_into(network)
 
 
 def test_the_sentence_says_what_was_taken_and_what_starts_at_random() -> None:
@@ -292,7 +292,7 @@ def write(randomise: Callable[[nn.Module], dict[str, Tensor]], tmp_path: Path) -
     """Writes what a detector's checkpoint holds of its backbone, with known weights."""
 
     def checkpoint(settings: BackboneSettings, cells: int = 4) -> Path:
-        backbone = build_network(settings, cells)
+        network = build_network(settings, cells)
         state = {"detector.rpn.head.conv.weight": torch.ones(2)}
         for prefix, part in (
             ("backbone", network.backbone),
@@ -310,8 +310,8 @@ def write(randomise: Callable[[nn.Module], dict[str, Tensor]], tmp_path: Path) -
 
 def started(path: Path, settings: BackboneSettings) -> tuple[SplitNetwork, str]:
     settled, loaded = resolve(replace(settings, weights=str(path)))
-    backbone = build_network(settled, cells=4)
-    return backbone, loaded.load_into(backbone)
+    network = build_network(settled, cells=4)
+    return network, loaded.load_into(network)
 
 
 def below(prefix: str, path: Path) -> dict[str, Tensor]:
@@ -320,9 +320,11 @@ def below(prefix: str, path: Path) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("settings", [LINEAR, replace(LINEAR, box_head="own")])
-def test_body_and_tail_of_a_checkpoint_are_taken(settings: BackboneSettings, write: Write) -> None:
+def test_backbone_and_box_head_of_a_checkpoint_are_taken(
+    settings: BackboneSettings, write: Write
+) -> None:
     path = write(settings)
-    backbone, sentence = started(path, settings)
+    network, sentence = started(path, settings)
     assert sentence == f"The backbone starts from the checkpoint {path}: backbone, box head."
     for part, prefix in ((network.backbone, "backbone"), (network.box_head, "roi_heads.box_head")):
         theirs = below(f"detector.{prefix}.", path)
@@ -331,10 +333,10 @@ def test_body_and_tail_of_a_checkpoint_are_taken(settings: BackboneSettings, wri
             torch.testing.assert_close(tensor, theirs[key], rtol=0, atol=0)
 
 
-def test_a_compressed_tail_is_taken_by_one_of_the_same_ranks(write: Write) -> None:
+def test_a_compressed_box_head_is_taken_by_one_of_the_same_ranks(write: Write) -> None:
     settings = replace(LINEAR, ranks=(3, 0))
     path = write(settings)
-    backbone, _ = started(path, settings)
+    network, _ = started(path, settings)
     theirs = below("detector.roi_heads.box_head.", path)
     torch.testing.assert_close(network.box_head.fc6.first.weight.data, theirs["fc6.first.weight"])
 
@@ -342,11 +344,11 @@ def test_a_compressed_tail_is_taken_by_one_of_the_same_ranks(write: Write) -> No
 @pytest.mark.parametrize(
     "changes", [{"box_head": "own", "hidden": None}, {"hidden": 9}, {"ranks": (3, 3)}]
 )
-def test_a_tail_that_does_not_fit_starts_at_random_and_the_body_is_taken(
+def test_a_box_head_that_does_not_fit_starts_at_random_and_the_backbone_is_taken(
     changes: dict[str, object], write: Write
 ) -> None:
     path = write(LINEAR)
-    backbone, sentence = started(path, replace(LINEAR, **changes))
+    network, sentence = started(path, replace(LINEAR, **changes))
     assert sentence.endswith(": backbone; box head starts at random.")
     theirs = below("detector.backbone.", path)
     torch.testing.assert_close(network.backbone.conv1.weight.data, theirs["conv1.weight"])
@@ -357,7 +359,7 @@ def test_frozen_and_batch_norms_are_interchangeable(
     trained: str, wished: str, write: Write
 ) -> None:
     path = write(replace(LINEAR, norm=trained))
-    backbone, _ = started(path, replace(LINEAR, norm=wished))
+    network, _ = started(path, replace(LINEAR, norm=wished))
     theirs = below("detector.backbone.", path)
     torch.testing.assert_close(network.backbone.bn1.running_var, theirs["bn1.running_var"])
     assert isinstance(network.backbone.bn1, nn.BatchNorm2d) == (wished == "batch")
@@ -374,7 +376,7 @@ def test_another_architecture_is_an_error_that_names_both(write: Write) -> None:
         resolve(BackboneSettings("resnet34", weights=str(path)))
 
 
-def test_a_body_of_other_shapes_is_an_error(write: Write) -> None:
+def test_a_backbone_of_other_shapes_is_an_error(write: Write) -> None:
     pyramid = BackboneSettings("resnet18_fpn", norm="batch", fpn_channels=4, hidden=4)
     path = write(pyramid)
     with pytest.raises(WeightsError, match=r"backbone\.fpn.*in the file and .* in the network"):
