@@ -11,7 +11,7 @@ import yaml
 
 Job = Callable[..., Path]
 
-NODE: dict[str, Any] = {
+DEFINITION: dict[str, Any] = {
     "title": "Weights",
     "source": "A paper, table 1",
     "data": "VOC 2007",
@@ -29,9 +29,9 @@ NODE: dict[str, Any] = {
 
 
 @pytest.fixture
-def node() -> dict[str, Any]:
+def definition() -> dict[str, Any]:
     """The key ``sweep`` of the config of every job."""
-    return copy.deepcopy(NODE)
+    return copy.deepcopy(DEFINITION)
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def job(sweep: Path) -> Job:
         weight: float,
         map_50: float | None,
         seed: int = 0,
-        node: Mapping[str, Any] | None = NODE,
+        definition: Mapping[str, Any] | None = DEFINITION,
         metrics: Mapping[str, float | None] | None = None,
         results: Mapping[str, object] | None = None,
         **more: object,
@@ -62,8 +62,8 @@ def job(sweep: Path) -> Job:
         config |= {"backbone": {"name": "resnet18"}, "loss": {"weight": weight}}
         config |= {"logger": {"save_dir": f"{folder}/logs"}, "loader": {"seed": seed}}
         config.setdefault("data", {"_target_": "rcnn.data.ShapesSource"})
-        if node is not None:
-            config["sweep"] = node
+        if definition is not None:
+            config["sweep"] = definition
         (folder / "config.yaml").write_text(yaml.safe_dump(config))
         (folder / "train.log").touch()
         if map_50 is not None:

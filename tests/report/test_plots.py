@@ -45,12 +45,12 @@ def test_times_of_several_powers_of_ten_can_be_drawn(
     sweep: Path, job: Job, seconds: tuple[float, ...]
 ) -> None:
     for weight, value in zip((1, 10, 100), seconds, strict=True):
-        job(weight, 0.5, node=None, metrics={"test/seconds_per_image": value})
+        job(weight, 0.5, definition=None, metrics={"test/seconds_per_image": value})
     assert marked(sweep, "test/seconds_per_image") == (False, True)
 
 
-def test_names_are_text_and_no_formula(sweep: Path, job: Job, node: Any) -> None:
-    node["rows"][0]["label"] = r"$\frac{1}$ [m8]"
-    node["title"] = "a $b^ c$"
-    job(1, 0.5, node=node)
+def test_names_are_text_and_no_formula(sweep: Path, job: Job, definition: Any) -> None:
+    definition["rows"][0]["label"] = r"$\frac{1}$ [m8]"
+    definition["title"] = "a $b^ c$"
+    job(1, 0.5, definition=definition)
     assert marked(sweep) == (True, True)

@@ -103,9 +103,9 @@ def test_a_job_belongs_to_the_row_with_its_values(config: dict[str, Any], matche
     assert row.matches(config) is matches
 
 
-def test_of_several_rows_the_first_that_matches_counts(node: dict[str, Any]) -> None:
-    node["rows"][1]["where"] = {"loss.weight": 1}
-    plan = read_plan(node)
+def test_of_several_rows_the_first_that_matches_counts(definition: dict[str, Any]) -> None:
+    definition["rows"][1]["where"] = {"loss.weight": 1}
+    plan = read_plan(definition)
     row = plan.row_of({"loss": {"weight": 1}})
     assert row is not None
     assert (row.label, row.paper) == ("light", {"mAP": 60.0})
@@ -133,18 +133,18 @@ def test_of_several_rows_the_first_that_matches_counts(node: dict[str, Any]) -> 
     ],
 )
 def test_an_unsound_definition_is_an_error_with_key_and_value(
-    spoil: Callable[[dict[str, Any]], object], words: list[str], node: dict[str, Any]
+    spoil: Callable[[dict[str, Any]], object], words: list[str], definition: dict[str, Any]
 ) -> None:
-    spoil(node)
+    spoil(definition)
     with pytest.raises(SettingsError) as caught:
-        read_plan(node)
+        read_plan(definition)
     assert all(word in str(caught.value) for word in words), caught.value
 
 
 def test_an_unsound_definition_in_a_run_is_an_error_that_names_the_file(
-    job: Job, node: dict[str, Any]
+    job: Job, definition: dict[str, Any]
 ) -> None:
-    del node["rows"]
-    (run,) = find_runs([job(1, 0.4, node=node)])
+    del definition["rows"]
+    (run,) = find_runs([job(1, 0.4, definition=definition)])
     with pytest.raises(ReportError, match=r"0.config\.yaml: sweep\.rows"):
         run.plan()

@@ -93,9 +93,11 @@ def test_a_sweep_without_finished_jobs_has_an_empty_table(sweep: Path, job: Job)
     assert report(sweep).figures["n"].tolist() == [0] * 6
 
 
-def test_a_finished_job_without_the_measure_is_named(sweep: Path, job: Job, node: Any) -> None:
-    node["columns"]["mAP"]["tag"] = "test/voc07_map"
-    job(1, 0.6, node=node, metrics={"test/voc07_map": None})
+def test_a_finished_job_without_the_measure_is_named(
+    sweep: Path, job: Job, definition: Any
+) -> None:
+    definition["columns"]["mAP"]["tag"] = "test/voc07_map"
+    job(1, 0.6, definition=definition, metrics={"test/voc07_map": None})
     found = report(sweep)
     assert figure(found, "mAP", "light")["n"] == 0
     assert has(found, "0 is finished", "test/voc07_map")
@@ -161,17 +163,17 @@ def test_another_metric_replaces_the_tables_own(sweep: Path, job: Job) -> None:
 def test_a_run_without_the_definition_is_compared_with_the_rows_of_the_others(
     sweep: Path, job: Job
 ) -> None:
-    job(1, 0.6, node=None)
+    job(1, 0.6, definition=None)
     job(10, 0.7)
-    job(3, 0.8, node=None)
+    job(3, 0.8, definition=None)
     found = report(sweep)
     assert [len(each.finished) for each in found.lines] == [1, 1, 0]
     assert has(found, "no row", " 2 (")
 
 
-def test_runs_of_two_tables_are_an_error(sweep: Path, job: Job, node: Any) -> None:
+def test_runs_of_two_tables_are_an_error(sweep: Path, job: Job, definition: Any) -> None:
     job(1, 0.4)
-    job(1, 0.4, node={**node, "title": "Masses"})
+    job(1, 0.4, definition={**definition, "title": "Masses"})
     with pytest.raises(ReportError, match="'Weights', 'Masses'"):
         report(sweep)
 
@@ -183,7 +185,7 @@ def test_the_context_of_runs_that_only_test_has_no_length(sweep: Path, job: Job)
 
 def test_runs_without_a_definition_have_a_line_for_each_difference(sweep: Path, job: Job) -> None:
     for weight, seed, value in ((1, 0, 0.4), (1, 1, 0.6), (10, 0, 0.7), (10, 1, None)):
-        job(weight, value, seed=seed, node=None, scales=[8, weight])
+        job(weight, value, seed=seed, definition=None, scales=[8, weight])
     (sweep / "4").mkdir()
     found = report(sweep)
     assert (found.title, found.keys) == ("", ("loss.weight",))
@@ -196,16 +198,16 @@ def test_runs_without_a_definition_have_a_line_for_each_difference(sweep: Path, 
 
 
 def test_a_group_is_named_by_its_name(sweep: Path, job: Job) -> None:
-    job(1, 0.4, node=None, optimizer={"lr": 0.1, "name": "sgd"})
-    job(1, 0.5, node=None, optimizer={"lr": 0.2, "name": "adam", "betas": [0.9, 0.99]})
+    job(1, 0.4, definition=None, optimizer={"lr": 0.1, "name": "sgd"})
+    job(1, 0.5, definition=None, optimizer={"lr": 0.2, "name": "adam", "betas": [0.9, 0.99]})
     found = report(sweep)
     assert found.keys == ("optimizer.name",)
     assert has(found, "differ along", "optimizer.lr, optimizer.betas")
 
 
 def test_classes_of_one_name_are_two_lines(sweep: Path, job: Job) -> None:
-    job(1, 0.4, node=None, optimizer={"_target_": "torch.optim.SGD"})
-    job(1, 0.6, node=None, optimizer={"_target_": "mine.SGD"})
+    job(1, 0.4, definition=None, optimizer={"_target_": "torch.optim.SGD"})
+    job(1, 0.6, definition=None, optimizer={"_target_": "mine.SGD"})
     found = report(sweep)
     assert [each.cells for each in found.lines] == [("SGD",), ("SGD",)]
     assert found.figures.xs("test/map_50", level="title")["ours"].tolist() == [40.0, 60.0]
@@ -217,7 +219,7 @@ def test_classes_of_one_name_are_two_lines(sweep: Path, job: Job) -> None:
 def test_runs_that_differ_in_nothing_are_named_by_their_folders_and_seeds_are_averaged(
     job: Job, seeds: tuple[int, ...], cells: list[str]
 ) -> None:
-    found = report(*[job(1, 0.4, node=None, seed=seed) for seed in seeds])
+    found = report(*[job(1, 0.4, definition=None, seed=seed) for seed in seeds])
     assert [each.cells for each in found.lines] == [(cell,) for cell in cells]
 
 
@@ -260,24 +262,30 @@ def test_the_header_names_the_data_of_the_paper_and_ours(sweep: Path, job: Job) 
     assert header.count("shapes") == 2
 
 
-def test_names_are_text_and_no_markup(sweep: Path, job: Job, node: Any) -> None:
-    node["rows"][0]["label"] = "bolt[m8] [/red]"
-    node["title"] = "[bold]Weights[/]"
-    job(1, 0.5, node=node)
-    job(1, 0.5, node=node, seed=1, scales=[8, 16])
+def test_names_are_text_and_no_markup(sweep: Path, job: Job, definition: Any) -> None:
+    definition["rows"][0]["label"] = "bolt[m8] [/red]"
+    definition["title"] = "[bold]Weights[/]"
+    job(1, 0.5, definition=definition)
+    job(1, 0.5, definition=definition, seed=1, scales=[8, 16])
     text = as_text(report(sweep))
     assert all(name in text for name in ("bolt[m8] [/red]", "[bold]Weights[/]", "[8,16]"))
 
 
 def test_a_wide_table_keeps_to_100_columns_and_a_rows_name_to_one_line(
-    sweep: Path, job: Job, node: Any
+    sweep: Path, job: Job, definition: Any
 ) -> None:
     titles = [f"measure {number}" for number in range(5)]
-    node["columns"] = {title: {"tag": "test/map_50", "unit": "%"} for title in titles}
-    node["rows"][1] |= {"label": "Faster, alternating", "paper": dict.fromkeys(titles, 70.0)}
-    node["rows"][0]["paper"] = {}
+    definition["columns"] = {title: {"tag": "test/map_50", "unit": "%"} for title in titles}
+    definition["rows"][1] |= {"label": "Faster, alternating", "paper": dict.fromkeys(titles, 70.0)}
+    definition["rows"][0]["paper"] = {}
     for seed, value in enumerate((0.70, 0.72)):
-        job(10, value, node=node, seed=seed, **{f"a_key_of_a_very_long_name_{seed}": "x" * 40})
+        job(
+            10,
+            value,
+            definition=definition,
+            seed=seed,
+            **{f"a_key_of_a_very_long_name_{seed}": "x" * 40},
+        )
     text = as_text(report(sweep))
     assert max(map(len, text.splitlines())) <= 100
     assert "Faster, alternating" in text

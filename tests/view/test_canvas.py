@@ -103,9 +103,9 @@ def test_a_label_is_written_on_its_box() -> None:
 
 
 def test_labels_of_one_box_take_one_corner_each() -> None:
-    places = place_labels([(50, 60, 150, 160)] * 12, [(40, 15)] * 12, SIZE)
-    assert places[:3] == [(50, 45, 90, 60), (50, 60, 90, 75), (110, 45, 150, 60)]
-    for (left, top, right, bottom), (x1, y1, x2, y2) in combinations(places, 2):
+    placed = place_labels([(50, 60, 150, 160)] * 12, [(40, 15)] * 12, SIZE)
+    assert placed[:3] == [(50, 45, 90, 60), (50, 60, 90, 75), (110, 45, 150, 60)]
+    for (left, top, right, bottom), (x1, y1, x2, y2) in combinations(placed, 2):
         assert right <= x1 or x2 <= left or bottom <= y1 or y2 <= top
 
 

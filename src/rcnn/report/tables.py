@@ -428,10 +428,12 @@ def _table(report: Report) -> Table:
     # The greatest mean, of the measures of which more is better.
     best = by_title["ours"].max()[by_title["ours"].count() > 1]
     for title, column in report.columns.items():
-        heads = [heading(title, column)]
+        heads, ours = [heading(title, column)], f"ours,\n{report.our_data}"
         if title in compared:
-            heads = [f"{heads[0]}\npaper,\n{report.paper_data}", f"ours,\n{report.our_data}"]
+            heads = [f"{heads[0]}\npaper,\n{report.paper_data}", ours]
             heads += ["diff."] * (column.unit == "%")
+        elif report.title:
+            heads = [f"{heads[0]}\n{ours}"]
         for text in heads:  # broken at every space: the figures need the width
             head = Text(text.replace(" ", "\n"))
             table.add_column(head, justify="right", vertical="bottom", overflow="fold")
@@ -443,15 +445,15 @@ def _table(report: Report) -> Table:
         cells = [Text(cell) for cell in line.cells]
         for title, column in report.columns.items():
             paper, mean, difference, std = next(row_of)
-            ours = Text(with_spread(mean, std, column.unit))
+            figure = Text(with_spread(mean, std, column.unit))
             if column.unit == "%" and mean == best.get(title):
-                ours.stylize("bold")
+                figure.stylize("bold")
             if title in compared:
-                cells += [Text(written(paper, column.unit)), ours]
+                cells += [Text(written(paper, column.unit)), figure]
                 if column.unit == "%":
                     cells.append(Text("-" if math.isnan(difference) else f"{difference:+.1f}"))
             else:
-                cells.append(ours)
+                cells.append(figure)
         finished, started = len(line.finished), len(line.runs)
         cells.append(Text(str(finished) if finished == started else f"{finished}/{started}"))
         table.add_row(*cells, end_section=following != line.section)

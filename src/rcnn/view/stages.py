@@ -67,9 +67,9 @@ def with_legend(
             x, y = gap, y + row
         rows.append((entry, line, x, y))
         x += colours_width + line.width + 2 * size
-    sheet = Image.new("RGB", (drawing.width, drawing.height + y + row), PAPER)
-    sheet.paste(drawing, (0, 0))
-    draw = ImageDraw.Draw(sheet)
+    extended = Image.new("RGB", (drawing.width, drawing.height + y + row), PAPER)
+    extended.paste(drawing, (0, 0))
+    draw = ImageDraw.Draw(extended)
     for entry, line, x, y in rows:
         baseline = drawing.height + y + ascent
         top = baseline - swatch + max(1, size // 8)
@@ -84,7 +84,7 @@ def with_legend(
                 draw.rectangle((x, top, right, bottom), fill=colour)
             x += swatch
         draw.text((x + gap, baseline), line.text, INK, line.letters, anchor="ls")
-    return from_pil(sheet)
+    return from_pil(extended)
 
 
 def side_by_side(
@@ -125,9 +125,9 @@ def stage_board(
     title = ascent + descent + gap
     columns = min(columns, len(panels))
     rows = math.ceil(len(panels) / columns)
-    sheet_size = (columns * (width + gap) + gap, rows * (title + height + gap) + gap)
-    sheet = Image.new("RGB", sheet_size, PAPER)
-    draw = ImageDraw.Draw(sheet)
+    board_size = (columns * (width + gap) + gap, rows * (title + height + gap) + gap)
+    board = Image.new("RGB", board_size, PAPER)
+    draw = ImageDraw.Draw(board)
     for index, ((name, _), picture) in enumerate(zip(panels, pictures, strict=True)):
         x = gap + index % columns * (width + gap)
         y = gap + index // columns * (title + height + gap)
@@ -137,8 +137,8 @@ def stage_board(
         fitted = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
         if fitted != picture.size:
             picture = picture.resize(fitted, Image.Resampling.LANCZOS)
-        sheet.paste(picture, (x, y + title))
-    return from_pil(sheet)
+        board.paste(picture, (x, y + title))
+    return from_pil(board)
 
 
 def draw_anchors(
