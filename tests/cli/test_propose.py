@@ -13,7 +13,8 @@ from scipy.io import savemat
 
 from rcnn.cli.main import main
 from rcnn.data import ShapesSource, VOCDataset
-from rcnn.data.stored import ProposalWriter, StoredProposals, attach
+from rcnn.data.proposal_writer import ProposalWriter
+from rcnn.data.proposals import StoredProposals, with_proposals
 from rcnn.model.anchors import AnchorSettings
 from rcnn.model.backbones import BackboneSettings
 from rcnn.model.settings import DetectorSettings
@@ -79,11 +80,11 @@ def test_selective_search_covers_drawn_squares(
     summary = capsys.readouterr().out.splitlines()[-1]
     assert "3 images, " in summary
     assert "recall 1.0000 at IoU 0.5" in summary
-    assert summary.endswith(f"seconds per image; see {out / 'some.proposals'}")
-    stored = StoredProposals(out / "some.proposals")
-    assert "fast" in stored.source
-    assert "50 boxes" in stored.source
-    attach(VOCDataset(voc, "some"), stored)
+    assert summary.endswith(f"seconds per image; see {out / 'some.safetensors'}")
+    stored = StoredProposals(out / "some.safetensors")
+    assert "fast" in stored.header.origin
+    assert "limit=50" in stored.header.origin
+    with_proposals(VOCDataset(voc, "some"), stored)
 
 
 def test_interrupted_search_says_how_to_go_on(
@@ -91,7 +92,7 @@ def test_interrupted_search_says_how_to_go_on(
 ) -> None:
     def words(name: str, workers: int) -> tuple[object, ...]:
         data = ("voc", voc, "--split", "some", "--workers", workers)
-        return ("selective-search", *data, "--out", tmp_path / f"{name}.proposals")
+        return ("selective-search", *data, "--out", tmp_path / f"{name}.safetensors")
 
     assert propose(*words("whole", 1)) == 0
     add, left = ProposalWriter.add, iter([True])
@@ -105,13 +106,13 @@ def test_interrupted_search_says_how_to_go_on(
         patch.setattr(ProposalWriter, "add", interrupted)
         assert propose(*words("resumed", 2)) == 130
     message = capsys.readouterr().err
-    assert "resumed.proposals.partial holds what is finished" in message
+    assert "resumed.safetensors.shards holds what is finished" in message
     assert "same command goes on" in message
-    assert not (tmp_path / "resumed.proposals").exists()
+    assert not (tmp_path / "resumed.safetensors").exists()
     assert propose(*words("resumed", 2)) == 0
     # An image's share of the time is not known of what an earlier command has begun.
     assert "seconds per image" not in capsys.readouterr().out
-    whole, resumed = (tmp_path / f"{name}.proposals" for name in ("whole", "resumed"))
+    whole, resumed = (tmp_path / f"{name}.safetensors" for name in ("whole", "resumed"))
     assert whole.read_bytes() == resumed.read_bytes()
 
 
@@ -127,7 +128,7 @@ def test_interrupted_import_leaves_nothing(
     words = ("import-json", file, "voc", voc, "--split", "some", "--absent-is-empty")
     assert propose(*words, "--out", out) == 130
     assert "nothing was written" in capsys.readouterr().err
-    assert list(out.iterdir()) == []
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("system", ["faster_rcnn", "rpn"])
@@ -141,9 +142,9 @@ def test_rpn_of_a_checkpoint_proposes_for_shapes(
     words = ("rpn", checkpoint(system), "shapes", "--split", "val", "--workers", 0)
     assert propose(*words, "--limit", 30, "--out", out) == 0
     assert "20 images, 30.0 proposals per image, recall 0." in capsys.readouterr().out
-    stored = StoredProposals(out / "val.proposals")
-    assert f"RPN of {system}" in stored.source
-    attach(ShapesSource().dataset("val"), stored)
+    stored = StoredProposals(out / "val.safetensors")
+    assert f"RPN of {system}" in stored.header.origin
+    with_proposals(ShapesSource().dataset("val"), stored)
 
 
 def test_summary_counts_what_an_import_covers(
@@ -185,15 +186,15 @@ def test_mat_is_imported(voc: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
         images[row, 0] = image_id
     savemat(tmp_path / "boxes.mat", {"boxes": boxes, "images": images})
     words = ("import-mat", tmp_path / "boxes.mat", "voc", voc, "--split", "some")
-    assert propose(*words, "--out", tmp_path / "train.proposals") == 0
+    assert propose(*words, "--out", tmp_path / "train.safetensors") == 0
     assert "recall 1.0000" in capsys.readouterr().out
-    stored = StoredProposals(tmp_path / "train.proposals")
+    stored = StoredProposals(tmp_path / "train.safetensors")
     assert stored.boxes("a").tolist() == [[10, 5, 30, 25]]
 
 
 def test_class_names_and_bad_images_are_as_in_training(voc: Path, tmp_path: Path) -> None:
     (voc / "JPEGImages" / "b.png").unlink()
-    file, out = tmp_path / "boxes.json", tmp_path / "x.proposals"
+    file, out = tmp_path / "boxes.json", tmp_path / "x.safetensors"
     file.write_text("[]")
     words = ("import-json", file, "voc", voc, "--split", "some", "--absent-is-empty", "--out", out)
     assert propose(*words) == 2
@@ -215,7 +216,7 @@ def test_mistakes_are_told_in_one_line(
         assert propose(*words) == 2
         return capsys.readouterr().err
 
-    data = ("voc", voc, "--split", "some", "--out", tmp_path / "x.proposals")
+    data = ("voc", voc, "--split", "some", "--out", tmp_path / "x.safetensors")
     assert "has no split 'same'" in told("selective-search", "voc", voc, "--split", "same")
     assert "there is no such checkpoint" in told("rpn", tmp_path / "none.ckpt", *data)
     assert "FastRCNN has no RPN" in told("rpn", checkpoint("fast_rcnn"), *data)
@@ -223,8 +224,10 @@ def test_mistakes_are_told_in_one_line(
     assert "no challenge 'VOC2008'" in told(
         *("selective-search", "pascal", "VOC2008", tmp_path, "--split", "test")
     )
-    (tmp_path / "x.proposals").touch()
-    assert "x.proposals exists already" in told("selective-search", *data)
+    (tmp_path / "x.safetensors").touch()
+    assert "x.safetensors exists already" in told("selective-search", *data)
+    old = ("voc", voc, "--split", "some", "--out", tmp_path / "x.proposals")
+    assert "x.safetensors" in told("selective-search", *old)
     monkeypatch.setitem(sys.modules, "cv2", None)
     assert "pip install 'rcnn[proposals]'" in told("selective-search", *data)
 
@@ -241,7 +244,7 @@ def test_coco_names_a_file_after_its_annotations(tmp_path: Path) -> None:
     boxes.write_text(json.dumps([{"image_id": 7, "bbox": [1, 2, 3, 4], "score": 1}]))
     words = ("coco", file, "--images", tmp_path, "--out", tmp_path / "out")
     assert propose("import-json", boxes, *words) == 0
-    stored = StoredProposals(tmp_path / "out" / "instances_some.proposals")
+    stored = StoredProposals(tmp_path / "out" / "instances_some.safetensors")
     assert stored.boxes("7").tolist() == [[1, 2, 4, 6]]
 
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from rcnn.data import DataError, DataWarning, DetectionDataset, Sample, ShapesDataset
-from rcnn.data.stored import StoredProposals, attach
+from rcnn.data.proposal_writer import ProposalWriter
+from rcnn.data.proposals import StoredProposals, with_proposals
 from rcnn.model.proposals import ProposalSettings
 from rcnn.model.settings import DetectorSettings
 from rcnn.ops.boxes import clip, scale
@@ -46,19 +47,23 @@ def test_file_holds_what_the_module_proposes(
 ) -> None:
     torch.manual_seed(0)
     module = DetectionModule(settings, system=system).eval()
-    stored = StoredProposals(made(module, shapes, tmp_path / "x.proposals", limit=50, batch_size=1))
+    stored = StoredProposals(
+        made(module, shapes, tmp_path / "x.safetensors", limit=50, batch_size=1)
+    )
     alike = dataclasses.replace(settings, proposals=ProposalSettings(after_nms_test=50))
     other = DetectionModule(alike, system=system).eval()
     other.load_state_dict(module.state_dict())
     for index, image_id in enumerate(shapes.image_ids):
-        batch = other.detector.images.batch([shapes[index].image])
+        batch = other.detector.transform.batch([shapes[index].image])
         _, proposals = other.detector.detect_batch(batch)
         kept = proposals.valid[0]
         expected = clip(scale(proposals.boxes, 1 / batch.scales), batch.original_sizes)[0, kept]
         assert 1 < len(expected) <= 50
         torch.testing.assert_close(stored.boxes(image_id), expected)
         torch.testing.assert_close(stored.scores(image_id), proposals.scores[0, kept])
-    assert len(attach(shapes, stored)[0].proposals) == len(stored.boxes(shapes.image_ids[0]))
+    assert len(with_proposals(shapes, stored)[0].proposals) == len(
+        stored.boxes(shapes.image_ids[0])
+    )
 
 
 def test_limits_are_those_that_were_asked_for(
@@ -73,23 +78,23 @@ def test_limits_are_those_that_were_asked_for(
     assert min(counts("many")) > 4
 
 
-def test_source_tells_weights_settings_and_limits_apart(
+def test_origin_differs_with_weights_settings_and_limits(
     module: DetectionModule, settings: DetectorSettings, shapes: ShapesDataset, tmp_path: Path
 ) -> None:
-    def source(name: str, module: DetectionModule, **limits: int) -> str:
-        return StoredProposals(made(module, shapes, tmp_path / name, **limits)).source
+    def origin(name: str, module: DetectionModule, **limits: int) -> str:
+        return StoredProposals(made(module, shapes, tmp_path / name, **limits)).header.origin
 
-    first = source("first", module)
+    first = origin("first", module)
     assert "RPN of faster_rcnn" in first
-    assert source("again", module) == first
-    assert source("limit", module, limit=7) != first
+    assert origin("again", module) == first
+    assert origin("limit", module, limit=7) != first
     stricter = dataclasses.replace(settings, proposals=ProposalSettings(nms_iou=0.5))
     same_weights = DetectionModule(stricter)
     same_weights.load_state_dict(module.state_dict())
-    assert source("settings", same_weights) != first
+    assert origin("settings", same_weights) != first
     with torch.no_grad():
         next(module.detector.rpn.parameters()).add_(1e-3)
-    assert source("weights", module) != first
+    assert origin("weights", module) != first
 
 
 @pytest.mark.parametrize("at", [0, 2, 3])
@@ -112,8 +117,6 @@ def test_half_a_batch_that_was_finished_does_not_matter(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from rcnn.data.stored import ProposalWriter
-
     whole = made(module, shapes, tmp_path / "whole")
     add, left = ProposalWriter.add, iter([True, True, True])
 
@@ -147,10 +150,11 @@ def test_broken_picture_gets_no_proposals_if_such_are_skipped(
         path = made(module, failing, tmp_path / "x", workers=workers, batch_size=batch_size)
     stored = StoredProposals(path)
     assert [len(stored.boxes(i)) > 0 for i in failing.image_ids] == [True] * 3 + [False, True]
+    assert stored.failed == {failing.image_ids[3]: "picture 3 is broken."}
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_broken_picture_is_told_without_a_traceback(
+def test_broken_picture_is_one_line_without_a_traceback(
     module: DetectionModule, tmp_path: Path, workers: int
 ) -> None:
     with pytest.raises(DataError, match=r"^picture 3 is broken\.$"):
@@ -163,10 +167,10 @@ def test_boxes_without_area_are_left_out(
     anything = dataclasses.replace(settings, proposals=ProposalSettings(nms_iou=1.0, min_size=0.0))
     module = DetectionModule(anything)
     with torch.no_grad():
-        module.detector.rpn.deltas.weight.zero_()
+        module.detector.rpn.head.deltas.weight.zero_()
         # Each anchor moves to the left by twice its width: many of them out of the image.
-        module.detector.rpn.deltas.bias.view(-1, 4)[:, 0] = -2.0
-    batch = module.detector.images.batch([shapes[0].image])
+        module.detector.rpn.head.deltas.bias.view(-1, 4)[:, 0] = -2.0
+    batch = module.detector.transform.batch([shapes[0].image])
     _, proposals = module.eval().detector.detect_batch(batch)
     empty = proposals.valid & (proposals.boxes[..., 0] == proposals.boxes[..., 2])
     assert 0 < empty.sum() < proposals.valid.sum()

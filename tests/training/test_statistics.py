@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from rcnn.data import DetectionDataset, Problems, Sample
-from rcnn.data.stored import ProposalWriter, ProposedDataset, StoredProposals
+from rcnn.data.proposal_writer import ProposalWriter
+from rcnn.data.proposals import ProposedDataset, StoredProposals
 from rcnn.model.box_predictor import BoxPredictorSettings
 from rcnn.model.proposals import ProposalSettings
 from rcnn.model.settings import DeltaSettings, DetectorSettings
@@ -81,7 +82,7 @@ def made(tmp_path: Path) -> Make:
                 )
             )
         dataset = Annotated(ground_truths)
-        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.proposals"
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.safetensors"
         with ProposalWriter(path, dataset, "by hand") as writer:
             for image_id, (_, boxes) in zip(dataset.image_ids, images, strict=True):
                 writer.add(image_id, torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4))
