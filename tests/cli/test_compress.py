@@ -9,15 +9,15 @@ import torch
 from PIL import Image
 
 from rcnn.cli.main import main
+from rcnn.inference.compress import LayerCost
 from rcnn.training import DetectionModule
-from rcnn.training.rank_search import LayerCost
 
 Save = Callable[..., Path]
-QUICK = ("--repeats", "1", "--workers", "0")
+FAST = ("--repeats", "1", "--workers", "0")
 
 
 def compress(checkpoint: Path, *words: object) -> int:
-    return main(["compress", str(checkpoint), *QUICK, *(str(word) for word in words)])
+    return main(["compress", str(checkpoint), *FAST, *(str(word) for word in words)])
 
 
 def test_ranks_give_a_smaller_checkpoint_and_one_table(
@@ -31,7 +31,7 @@ def test_ranks_give_a_smaller_checkpoint_and_one_table(
     assert module.settings.backbone.ranks == (8, 4)
     module.predict(torch.zeros(3, 40, 60, dtype=torch.uint8))
     printed = capsys.readouterr().out
-    for words in ("whole", "8/4", "parameters", "convolutions", "pooling", "fc6", "ms per image"):
+    for words in ("whole", "8/4", "parameters", "backbone", "roi pooling", "box head", "fc6"):
         assert words in printed
     assert "mAP" not in printed
 
@@ -58,7 +58,7 @@ def test_milliseconds_are_kept_by_the_costs_of_the_machine(
         asked.append(rois)
         return LayerCost(whole=0.016, ranks=(1, 16), seconds=(0.001, 0.016))  # 1 ms a rank
 
-    monkeypatch.setattr("rcnn.training.rank_search.measure_layer", cost)
+    monkeypatch.setattr("rcnn.inference.compress.measure_layer", cost)
     out = tmp_path / "small.ckpt"
     assert compress(saved(), "--milliseconds", 10.5, "--rois", 50, "--out", out) == 0
     ranks = DetectionModule.load_from_checkpoint(out).settings.backbone.ranks
@@ -89,38 +89,39 @@ def test_a_curve_is_a_picture_and_its_figures(
     assert float(rows[1]["seconds"]) == pytest.approx(sum(stages))
 
 
-def test_a_system_that_makes_no_proposals_is_timed_on_boxes_at_random(
-    saved: Save, tmp_path: Path
-) -> None:
-    out = tmp_path / "small.ckpt"
-    assert compress(saved(system="fast_rcnn"), "--ranks", 8, 4, "--rois", 5, "--out", out) == 0
-
-
-def test_pictures_are_timed_instead_of_noise(
+def test_pictures_are_timed_with_random_boxes_for_a_system_that_makes_no_proposals(
     saved: Save, voc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pictures = sorted((voc / "JPEGImages").iterdir())[:3]
-    words = ("--ranks", 8, 4, "--out", tmp_path / "small.ckpt", "--pictures", *pictures)
-    assert compress(saved(), *words) == 0
+    words = ("--ranks", 8, 4, "--rois", 5, "--out", tmp_path / "small.ckpt", "--pictures")
+    assert compress(saved(system="fast_rcnn"), *words, *pictures) == 0
     assert "3 images" in capsys.readouterr().out
 
 
+def test_names_with_brackets_are_printed_as_they_are(
+    saved: Save, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "[red]small.ckpt"
+    assert compress(saved(), "--ranks", 8, 4, "--out", out) == 0
+    assert str(out) in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("words", "named"),
     [
-        ("--ranks 8 4", "Nothing would be written"),
-        ("--ranks 8 4 --ranks 4 4 --out x.ckpt", "there are several"),
-        ("--ranks 8 4 --curve x.png", "give --data"),
-        ("--ranks 8 4 --out whole.ckpt", "is the checkpoint itself"),
-        ("--ranks 33 4 --out x.ckpt", "fc6 (12544 to 32) has rank 32 at most"),
-        ("--energy 1.5 --out x.ckpt", "energy=1.5 is not possible"),
-        ("--ranks 8 4 --repeats 0 --out x.ckpt", "repeats=0 is not possible"),
-        ("--ranks 8 4 --curve x.jpg --data voc y --split z", "has to end in .png"),
+        ("--ranks 8 4", "--out"),
+        ("--ranks 8 4 --ranks 4 4 --out x.ckpt", "--out"),
+        ("--ranks 8 4 --curve x.png", "--data"),
+        ("--ranks 8 4 --out whole.ckpt", "whole.ckpt"),
+        ("--ranks 33 4 --out x.ckpt", "fc6 (12544 to 32)"),
+        ("--energy 1.5 --out x.ckpt", "energy=1.5"),
+        ("--ranks 8 4 --repeats 0 --out x.ckpt", "repeats=0"),
+        ("--ranks 8 4 --curve x.jpg --data voc y --split z", ".png"),
     ],
 )
-def test_mistakes_are_told_in_one_line_and_nothing_is_written(
+def test_a_mistake_is_an_error_of_one_line_and_nothing_is_written(
     words: str,
-    message: str,
+    named: str,
     saved: Save,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -129,7 +130,9 @@ def test_mistakes_are_told_in_one_line_and_nothing_is_written(
     monkeypatch.chdir(tmp_path)
     checkpoint = saved()
     assert compress(checkpoint, *words.split()) == 2
-    assert message in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert named in error
+    assert error.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["whole.ckpt"]
 
 

@@ -81,7 +81,7 @@ def random_images() -> Callable[..., tuple[Images, Images]]:
     return make
 
 
-class HonouringIgnore(COCOeval):
+class HonouringIgnore(COCOeval):  # type: ignore[misc]
     """pycocotools, which forgets the ignore flag when it prepares, reminded of it."""
 
     def _prepare(self) -> None:

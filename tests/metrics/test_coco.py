@@ -80,8 +80,8 @@ def test_equals_faster_coco_eval(
     metric = COCOAveragePrecision(4)
     metric.update(predictions, targets)
     oracle = pycocotools(predictions, targets, 4, faster=True)
-    measured = metric.compute()
-    measured = torch.stack([measured[name] for name in TWELVE])
+    values = metric.compute()
+    measured = torch.stack([values[name] for name in TWELVE])
     torch.testing.assert_close(measured, nan_for_undefined(oracle.stats[:12]), equal_nan=True)
 
 

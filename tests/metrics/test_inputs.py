@@ -290,7 +290,8 @@ def test_a_process_without_images_sends_what_the_others_expect(
 ) -> None:
     sent: list[list[tuple[torch.dtype, torch.Size]]] = []
     for images in (random_images(2), ([], [])):
-        metric, messages = metric_of(name), []
+        metric = metric_of(name)
+        messages: list[Tensor] = []
 
         def record(tensor: Tensor, group: None, messages: list[Tensor] = messages) -> list[Tensor]:
             messages.append(tensor)

@@ -144,9 +144,9 @@ def coco_outcomes(
     table = np.array(overlaps)
     num_objects = table.shape[1]
     need_not = np.array([ignored or [False] * num_objects])
-    at = np.nonzero(table >= min(thresholds))
+    rows, columns = np.nonzero(table >= min(thresholds))
     matching = match(
-        Pairs(*at, table[at]),
+        Pairs(rows, columns, table[rows, columns]),
         np.arange(len(table)),
         need_not,
         np.array(crowd or [False] * num_objects),

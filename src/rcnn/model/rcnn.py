@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.profiler import record_function
 
 from rcnn.model.backbones import Backbone
 from rcnn.model.compatibility import build_warping_network
@@ -74,8 +75,11 @@ class RegionWarper:
         images: Int[Tensor, " N"],
     ) -> Float[Tensor, "N C S S"]:
         """Return the pooled features of regions; of VGG-16 at 224 pixels these are its pool5."""
-        warped = warp_regions(pixels, regions, images, self.warp.size, self.warp.context)
-        return F.adaptive_max_pool2d(self.backbone(warped)[0], self.size)
+        with record_function("roi pooling"):
+            warped = warp_regions(pixels, regions, images, self.warp.size, self.warp.context)
+        with record_function("backbone"):
+            levels = self.backbone(warped)
+        return F.adaptive_max_pool2d(levels[0], self.size)
 
 
 class RCNN(FastRCNN):

@@ -17,6 +17,7 @@ from rcnn.data import DetectionBatch
 from rcnn.data.images import Picture
 from rcnn.files import whole_file
 from rcnn.inference.checkpoint import CHECKPOINT_FORMAT, CHECKPOINT_KEY, read_checkpoint
+from rcnn.inference.compress import BoxHeadSVD, Ranks, compressed_state
 from rcnn.inference.predict import predict
 from rcnn.interop import load_torchvision
 from rcnn.metrics.suite import Scores
@@ -288,6 +289,20 @@ class DetectionModule(pl.LightningModule):
         }
         weights = f"detector of {', '.join(self.class_names)}"
         return self.with_settings(settings, state=state, recipe=recipe, weights=weights)
+
+    def compressed(self, ranks: Ranks, factors: BoxHeadSVD | None = None) -> DetectionModule:
+        """Return a copy with fc6 and fc7 as products of two thinner layers (truncated SVD).
+
+        Args:
+            ranks: ranks of fc6 and fc7, 0 to leave one of them whole.
+            factors: singular values of this module's detector, if it is compressed more than once.
+
+        Raises:
+            SettingsError: the box head cannot be compressed, or not to these ranks.
+        """
+        settings, state = compressed_state(self.detector, ranks, factors)
+        state = {f"detector.{name}": tensor for name, tensor in state.items()}
+        return self.with_settings(settings, state=state)
 
     def with_settings(
         self,
