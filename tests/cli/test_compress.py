@@ -1,4 +1,4 @@
-"""rcnn compress, on a detector whose fc6 is 12544 x 32 and whose fc7 is 32 x 32."""
+"""``rcnn compress``, on a detector with an fc6 of 12544 x 32 and an fc7 of 32 x 32."""
 
 import csv
 from collections.abc import Callable

@@ -173,9 +173,9 @@ def test_the_first_bad_label_is_found_wherever_it_is(
     if not occupied:
         return
     position = data.draw(st.sampled_from(occupied))
-    place = data.draw(st.integers(0, counts[position] - 1))
-    images[position]["labels"][place] = 9
-    with pytest.raises(ValueError, match=rf"predictions\[{position}\]\['labels'\]\[{place}\] is 9"):
+    row = data.draw(st.integers(0, counts[position] - 1))
+    images[position]["labels"][row] = 9
+    with pytest.raises(ValueError, match=rf"predictions\[{position}\]\['labels'\]\[{row}\] is 9"):
         read_update(images, [NOTHING] * len(counts), 2)
 
 

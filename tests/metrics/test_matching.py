@@ -261,8 +261,8 @@ def test_an_object_of_another_class_or_image_does_not_count() -> None:
 def test_any_number_of_boxes_is_ordinary(num_objects: int, num_detections: int) -> None:
     found = detections(*FAR_APART[:num_detections])
     table = voc_outcomes(found, objects(*FAR_APART[:num_objects]), [0.5])
-    hits = min(num_objects, num_detections)
-    assert table[:, 0].tolist() == [TP] * hits + [FP] * (num_detections - hits)
+    positives = min(num_objects, num_detections)
+    assert table[:, 0].tolist() == [TP] * positives + [FP] * (num_detections - positives)
     assert table.shape == (num_detections, 1)
 
 

@@ -100,7 +100,7 @@ def devkit(
     found.sort(key=lambda detection: -detection[0])
     extra = Fraction(int(plus_one))
     taken: set[tuple[int, int]] = set()
-    num_objects, hits, misses = 0, 0, 0
+    num_objects, true_positives, false_positives = 0, 0, 0
     for image in targets:
         left_out = image["ignore"] | image["crowd"]
         num_objects += int(((image["labels"] == label) & ~left_out).sum())
@@ -126,13 +126,18 @@ def devkit(
             if image["ignore"][best_index] or image["crowd"][best_index]:
                 continue
             if (number, best_index) in taken:
-                misses += 1
+                false_positives += 1
             else:
                 taken.add((number, best_index))
-                hits += 1
+                true_positives += 1
         else:
-            misses += 1
-        curve.append((Fraction(hits, num_objects), Fraction(hits, hits + misses)))
+            false_positives += 1
+        curve.append(
+            (
+                Fraction(true_positives, num_objects),
+                Fraction(true_positives, true_positives + false_positives),
+            )
+        )
 
     def best_from(recall: Fraction) -> Fraction:
         return max((p for r, p in curve if r >= recall), default=Fraction(0))
