@@ -4,12 +4,14 @@ import io
 import logging
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, ReduceLROnPlateau
 
 from rcnn.settings import SettingsError
 from rcnn.training.optim import (
@@ -19,7 +21,6 @@ from rcnn.training.optim import (
     PaperSGD,
     Recipe,
     parameter_groups,
-    scaled_lr,
 )
 
 
@@ -47,14 +48,22 @@ def weight_rates(recipe: Recipe, network: nn.Module, steps: int) -> list[float]:
     return [group["weights"] for group in rates(recipe(network, steps, 2), steps)]
 
 
+def of_groups(recipe: Recipe, network: nn.Module, *keys: str) -> dict[str, Any]:
+    groups = recipe(network, 10, 2).optimizer.param_groups
+    return {group["name"]: tuple(group[key] for key in keys) for group in groups}
+
+
+# --- parameters -------------------------------------------------------------------------------
+
+
 def test_parameters_are_sorted_and_frozen_ones_left_out(network: nn.Sequential) -> None:
-    groups = parameter_groups(network)
     norm, first, second = network[1], network[2], network[3]
     expected = {
         "weights": [first.weight, second.weight],
         "biases": [first.bias, second.bias],
         "norms": [norm.weight, norm.bias],
     }
+    groups = parameter_groups(network)
     assert list(groups) == list(expected)
     for name, parameters in expected.items():
         assert [id(p) for p in groups[name]] == [id(p) for p in parameters]
@@ -72,23 +81,20 @@ def test_a_frozen_network_is_an_error(network: nn.Sequential) -> None:
         PaperSGD()(network.requires_grad_(False), 10, 2)
 
 
-def test_paper_sgd_gives_biases_twice_the_rate_and_no_decay(network: nn.Sequential) -> None:
-    optimizer = PaperSGD()(network, 80_000, 2).optimizer
-    found = {
-        group["name"]: (group["lr"], group["weight_decay"], group["momentum"])
-        for group in optimizer.param_groups
-    }
-    assert found == {
+def test_the_groups_of_the_papers(network: nn.Sequential) -> None:
+    keys = ("lr", "weight_decay", "momentum")
+    assert of_groups(PaperSGD(), network, *keys) == {
         "weights": (0.001, 0.0005, 0.9),
         "biases": (0.002, 0.0, 0.9),
         "norms": (0.001, 0.0, 0.9),
     }
-
-
-def test_norms_decay_if_switched_on(network: nn.Sequential) -> None:
-    optimizer = PaperSGD(decay_norms=True)(network, 10, 2).optimizer
-    decays = {group["name"]: group["weight_decay"] for group in optimizer.param_groups}
-    assert decays == {"weights": 0.0005, "biases": 0.0, "norms": 0.0005}
+    decays = of_groups(PaperSGD(decay_norms=True), network, "weight_decay")
+    assert decays == {"weights": (0.0005,), "biases": (0.0,), "norms": (0.0005,)}
+    assert of_groups(AdamWCosine(lr=0.5), network, "initial_lr", "weight_decay") == {
+        "weights": (0.5, 0.05),
+        "biases": (0.5, 0.0),
+        "norms": (0.5, 0.0),
+    }
 
 
 def test_one_step_of_paper_sgd_by_hand(network: nn.Sequential) -> None:
@@ -105,20 +111,49 @@ def test_fused_kernels_are_used_unless_forbidden(network: nn.Sequential, fused: 
         assert recipe(network, 10, 2, fused=fused).optimizer.defaults["fused"] is fused
 
 
-def test_the_rate_drops_after_three_quarters_of_the_run(network: nn.Sequential) -> None:
-    assert weight_rates(PaperSGD(), network, 8) == pytest.approx([1e-3] * 6 + [1e-4] * 2)
+def test_the_rate_scales_with_the_batch_if_switched_on(
+    network: nn.Sequential, caplog: pytest.LogCaptureFixture
+) -> None:
+    for recipe in (PaperSGD(lr=0.001), AdamWCosine(lr=0.001, warmup_steps=0)):
+        assert recipe(network, 10, 8).optimizer.param_groups[0]["lr"] == pytest.approx(0.001)
+    assert "Learning rate" not in caplog.text
+    with caplog.at_level(logging.INFO):
+        optimizer = PaperSGD(lr=0.001, scale_lr_to_batch=True)(network, 10, 8).optimizer
+    found = {group["name"]: group["lr"] for group in optimizer.param_groups}
+    assert found == pytest.approx({"weights": 0.004, "biases": 0.008, "norms": 0.004})
+    assert "0.001 x 8/2 images = 0.004" in caplog.text
 
 
-def test_every_milestone_multiplies_and_biases_follow(network: nn.Sequential) -> None:
-    recipe = PaperSGD(lr=1.0, milestones=[0.5, 0.75], decay=0.5)
-    found = list(rates(recipe(network, 8, 2), 8))
-    assert [step["weights"] for step in found] == [1.0] * 4 + [0.5] * 2 + [0.25] * 2
-    assert all(step["biases"] == 2 * step["weights"] for step in found)
+# --- schedules --------------------------------------------------------------------------------
 
 
-def test_warm_up_rises_in_a_straight_line(network: nn.Sequential) -> None:
-    recipe = PaperSGD(lr=1.0, milestones=(), warmup_steps=4, warmup_factor=0.2)
-    assert weight_rates(recipe, network, 8) == pytest.approx([0.2, 0.4, 0.6, 0.8] + [1.0] * 4)
+@pytest.mark.parametrize(
+    ("recipe", "expected"),
+    [
+        (PaperSGD(lr=1.0), [1.0] * 6 + [0.1] * 2),
+        (
+            PaperSGD(lr=1.0, milestones=(0.5, 0.75), decay=0.5),
+            [1.0] * 4 + [0.5] * 2 + [0.25] * 2,
+        ),
+        (
+            PaperSGD(lr=1.0, milestones=(), warmup_steps=4, warmup_factor=0.2),
+            [0.2, 0.4, 0.6, 0.8] + [1.0] * 4,
+        ),
+        # 0.2 + 0.8 * (1 + cos(pi k / 4)) / 2 for k = 0..3
+        (
+            AdamWCosine(lr=1.0, warmup_steps=0, final_lr_fraction=0.2),
+            [1.0, 0.882843, 0.6, 0.317157],
+        ),
+        (AdamWCosine(lr=1.0, warmup_steps=2, warmup_factor=0.5), [0.5, 0.75, 1.0, 0.5]),
+    ],
+)
+def test_rates_by_hand(recipe: Recipe, expected: list[float], network: nn.Sequential) -> None:
+    found = list(rates(recipe(network, len(expected), 2), len(expected)))
+    assert [step["weights"] for step in found] == pytest.approx(expected, abs=1e-6)
+    factor = getattr(recipe, "bias_lr_factor", 1.0)
+    assert [step["biases"] for step in found] == pytest.approx(
+        [factor * rate for rate in expected], abs=1e-6
+    )
 
 
 def test_a_warm_up_longer_than_the_run_ends_at_its_half(
@@ -130,24 +165,6 @@ def test_a_warm_up_longer_than_the_run_ends_at_its_half(
     assert "Warm-up of 1000 steps cut to 2" in caplog.text
 
 
-def test_cosine_falls_from_the_rate_to_its_final_fraction(network: nn.Sequential) -> None:
-    recipe = AdamWCosine(lr=1.0, warmup_steps=0, final_lr_fraction=0.2)
-    found = weight_rates(recipe, network, 4)
-    # 0.2 + 0.8 * (1 + cos(pi k / 4)) / 2 for k = 0..3
-    assert found == pytest.approx([1.0, 0.882843, 0.6, 0.317157], abs=1e-6)
-
-
-def test_cosine_starts_after_the_warm_up(network: nn.Sequential) -> None:
-    recipe = AdamWCosine(lr=1.0, warmup_steps=2, warmup_factor=0.5)
-    assert weight_rates(recipe, network, 4) == pytest.approx([0.5, 0.75, 1.0, 0.5])
-
-
-def test_adamw_decays_weights_only(network: nn.Sequential) -> None:
-    optimizer = AdamWCosine(weight_decay=0.05)(network, 10, 2).optimizer
-    decays = {group["name"]: group["weight_decay"] for group in optimizer.param_groups}
-    assert decays == {"weights": 0.05, "biases": 0.0, "norms": 0.0}
-
-
 @given(
     steps=st.integers(1, 40),
     warmup=st.integers(0, 60),
@@ -156,10 +173,20 @@ def test_adamw_decays_weights_only(network: nn.Sequential) -> None:
 def test_every_run_reaches_its_full_rate_and_never_exceeds_it(
     steps: int, warmup: int, recipe: type[PaperSGD] | type[AdamWCosine]
 ) -> None:
-    module = nn.Linear(1, 1)
-    found = weight_rates(recipe(lr=1.0, warmup_steps=warmup), module, steps)
+    found = weight_rates(recipe(lr=1.0, warmup_steps=warmup), nn.Linear(1, 1), steps)
     assert max(found) == pytest.approx(1.0)
     assert min(found) >= 0.0
+
+
+@pytest.mark.parametrize("length", [float("inf"), -1])
+def test_a_run_without_end_needs_a_schedule_without_end(
+    network: nn.Sequential, length: float
+) -> None:
+    for recipe in (PaperSGD(), AdamWCosine()):
+        with pytest.raises(SettingsError, match=r"trainer\.max_epochs"):
+            recipe(network, length, 2)
+    built = PaperSGD(lr=1.0, milestones=(), warmup_steps=2, warmup_factor=0.5)(network, length, 2)
+    assert [step["weights"] for step in rates(built, 3)] == pytest.approx([0.5, 0.75, 1.0])
 
 
 @pytest.mark.parametrize(
@@ -168,9 +195,7 @@ def test_every_run_reaches_its_full_rate_and_never_exceeds_it(
         PaperSGD(milestones=(0.3, 0.8), warmup_steps=2),
         AdamWCosine(warmup_steps=3),
         OptimizerFactory(
-            partial(torch.optim.Adam, lr=0.1),
-            partial(torch.optim.lr_scheduler.CosineAnnealingLR),
-            length_argument="T_max",
+            partial(torch.optim.Adam, lr=0.1), CosineAnnealingLR, length_argument="T_max"
         ),
     ],
 )
@@ -203,10 +228,10 @@ def test_ten_steps_are_five_steps_a_resume_and_five_more(recipe: Recipe) -> None
         target.load_state_dict(state)
     found += trace(second, built, 5)
     assert found == expected
-    torch.testing.assert_close(second.weight, whole.weight, rtol=0, atol=0)
+    assert torch.equal(second.weight, whole.weight)
 
 
-def test_a_resumed_run_that_was_made_longer_spreads_its_schedule_anew() -> None:
+def test_a_resumed_run_that_was_made_longer_spreads_its_schedule_over_the_new_length() -> None:
     module = nn.Linear(1, 1)
     recipe = PaperSGD(lr=1.0, milestones=(0.5,))
     short = recipe(module, 4, 2)
@@ -218,60 +243,45 @@ def test_a_resumed_run_that_was_made_longer_spreads_its_schedule_anew() -> None:
     assert found[1:] == pytest.approx([1.0, 0.1, 0.1])  # steps 4, 5, 6 of 10
 
 
-def test_rate_scales_with_the_batch_if_switched_on(
-    network: nn.Sequential, caplog: pytest.LogCaptureFixture
-) -> None:
-    assert scaled_lr(0.001, 2, 8) == pytest.approx(0.004)
-    for recipe in (PaperSGD(lr=0.001), AdamWCosine(lr=0.001, warmup_steps=0)):
-        assert recipe(network, 10, 8).optimizer.param_groups[0]["lr"] == pytest.approx(0.001)
-    assert "Learning rate" not in caplog.text
-    with caplog.at_level(logging.INFO):
-        optimizer = PaperSGD(lr=0.001, scale_lr_to_batch=True)(network, 10, 8).optimizer
-    found = {group["name"]: group["lr"] for group in optimizer.param_groups}
-    assert found == pytest.approx({"weights": 0.004, "biases": 0.008, "norms": 0.004})
-    assert "Learning rate 0.001 x 8/2 images = 0.004" in caplog.text
-
-
-@pytest.mark.parametrize("length", [float("inf"), -1])
-def test_a_run_without_end_needs_a_schedule_without_end(
-    network: nn.Sequential, length: float
-) -> None:
-    for recipe in (PaperSGD(), AdamWCosine()):
-        with pytest.raises(SettingsError, match="the run has no end: set"):
-            recipe(network, length, 2)
-    built = PaperSGD(lr=1.0, milestones=(), warmup_steps=2, warmup_factor=0.5)(network, length, 2)
-    assert [step["weights"] for step in rates(built, 3)] == pytest.approx([0.5, 0.75, 1.0])
+# --- settings and foreign classes -------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("recipe", "arguments", "key"),
     [
-        (PaperSGD, {"lr": 0.0}, "optimizer.lr=0.0"),
-        (PaperSGD, {"momentum": 1.0}, "optimizer.momentum=1.0"),
-        (PaperSGD, {"weight_decay": -0.1}, "optimizer.weight_decay=-0.1"),
-        (PaperSGD, {"milestones": [60_000.0]}, r"optimizer.milestones=\[60000.0\]"),
-        (PaperSGD, {"decay": 10.0}, "optimizer.decay=10.0"),
-        (PaperSGD, {"bias_lr_factor": 0.0}, "optimizer.bias_lr_factor=0.0"),
-        (PaperSGD, {"warmup_steps": -1}, "optimizer.warmup_steps=-1"),
-        (AdamWCosine, {"base_batch": 0}, "optimizer.base_batch=0"),
-        (AdamWCosine, {"final_lr_fraction": 1.5}, "optimizer.final_lr_fraction=1.5"),
+        (PaperSGD, {"lr": 0.0}, "lr=0.0"),
+        (PaperSGD, {"momentum": 1.0}, "momentum=1.0"),
+        (PaperSGD, {"weight_decay": -0.1}, "weight_decay=-0.1"),
+        (PaperSGD, {"milestones": [60_000.0]}, r"milestones\[0\]=60000.0"),
+        (PaperSGD, {"decay": 10.0}, "decay=10.0"),
+        (PaperSGD, {"bias_lr_factor": 0.0}, "bias_lr_factor=0.0"),
+        (PaperSGD, {"warmup_steps": -1}, "warmup_steps=-1"),
+        (AdamWCosine, {"base_batch": 0}, "base_batch=0"),
+        (AdamWCosine, {"final_lr_fraction": 1.5}, "final_lr_fraction=1.5"),
+        (AdamWCosine, {"lr": "fast"}, "lr='fast'"),
+        (AdamWCosine, {"learning_rate": 1.0}, "learning_rate.*Known keys"),
     ],
 )
-def test_impossible_values_are_named(recipe: type, arguments: dict, key: str) -> None:
+def test_impossible_values_are_named(recipe: type, arguments: dict[str, Any], key: str) -> None:
     with pytest.raises(SettingsError, match=key):
         recipe(**arguments)
 
 
 def test_any_optimizer_and_scheduler_fit_in(network: nn.Sequential) -> None:
-    recipe = OptimizerFactory(
-        partial(torch.optim.RMSprop, lr=0.5),
-        partial(torch.optim.lr_scheduler.LinearLR, start_factor=1.0, end_factor=0.5),
-        length_argument="total_iters",
-    )
+    scheduler = partial(LinearLR, start_factor=1.0, end_factor=0.5)
+    rmsprop = partial(torch.optim.RMSprop, lr=0.5, weight_decay=0.1)
+    recipe = OptimizerFactory(rmsprop, scheduler, length_argument="total_iters")
     optimizer, schedule = recipe(network, 4, 2)
     assert isinstance(optimizer, torch.optim.RMSprop)
-    assert len(optimizer.param_groups[0]["params"]) == 6
+    assert [len(group["params"]) for group in optimizer.param_groups] == [6]
+    assert isinstance(schedule, LinearLR)
     assert schedule.total_iters == 4
+    grouped = OptimizerFactory(rmsprop, scheduler, "total_iters", paper_groups=True)
+    assert of_groups(grouped, network, "lr", "weight_decay") == {
+        "weights": (0.5, 0.1),
+        "biases": (1.0, 0.0),
+        "norms": (0.5, 0.0),
+    }
 
 
 def test_without_a_scheduler_the_rate_stays(network: nn.Sequential) -> None:
@@ -282,8 +292,6 @@ def test_without_a_scheduler_the_rate_stays(network: nn.Sequential) -> None:
 
 
 def test_a_scheduler_that_needs_a_metric_is_refused(network: nn.Sequential) -> None:
-    recipe = OptimizerFactory(
-        partial(torch.optim.SGD, lr=0.5), torch.optim.lr_scheduler.ReduceLROnPlateau
-    )
+    recipe = OptimizerFactory(partial(torch.optim.SGD, lr=0.5), ReduceLROnPlateau)
     with pytest.raises(SettingsError, match="ReduceLROnPlateau"):
         recipe(network, 4, 2)

@@ -1,12 +1,11 @@
-"""Stages are found by everything that went into them, and by nothing else."""
+"""Stages are found by everything that went into them; the first process works for all."""
 
-import threading
-import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from rcnn.training.stages import INPUTS, Stage, StageError, StageStore
+from rcnn.training.stages import INPUTS, FirstProcess, Stage, StageError, StageStore
 
 FIRST = Stage("1_rpn", {"seed": 0, "steps": 10})
 
@@ -21,15 +20,11 @@ def test_a_stage_is_found_once_it_is_finished(store: StageStore) -> None:
     folder = store.begin(FIRST)
     (folder / "product").write_text("weights")
     assert store.find(FIRST) is None
+    assert (store.begin(FIRST) / "product").read_text() == "weights"  # as after an interruption
     assert store.finish(FIRST, 1.5) == store.find(FIRST) == store.folder / FIRST.key
     assert store.seconds(FIRST) == 1.5
     assert (store.folder / FIRST.key / "product").read_text() == "weights"
     assert not folder.exists()
-
-
-def test_what_an_interrupted_run_left_is_still_there(store: StageStore) -> None:
-    (store.begin(FIRST) / "last.ckpt").write_text("half way")
-    assert (store.begin(FIRST) / "last.ckpt").read_text() == "half way"
 
 
 @pytest.mark.parametrize(
@@ -48,15 +43,12 @@ def test_other_inputs_are_another_stage(store: StageStore, other: Stage) -> None
     assert store.find(other) is None
 
 
-def test_a_stage_hangs_on_all_that_came_before_it() -> None:
+def test_a_stage_depends_on_all_that_came_before_it_and_on_no_order_of_inputs() -> None:
     def third(seed: int) -> Stage:
         first = Stage("1", {"seed": seed})
         return Stage("3", {"steps": 1}, [Stage("2", {"steps": 1}, [first])])
 
     assert third(0).key == third(0).key != third(1).key
-
-
-def test_the_order_of_inputs_does_not_matter() -> None:
     assert Stage("a", {"x": 1, "y": 2}).key == Stage("a", {"y": 2, "x": 1}).key
 
 
@@ -70,17 +62,50 @@ def test_a_folder_that_something_else_has_touched_is_refused(
         record.unlink()
     else:
         record.write_text(content)
-    with pytest.raises(StageError, match=r"1_rpn-.*other settings.*scheme\.store"):
+    with pytest.raises(StageError, match=r"1_rpn-.*scheme\.store"):
         store.find(FIRST)
 
 
-def test_another_process_is_waited_for(store: StageStore) -> None:
-    def work() -> None:
-        time.sleep(0.2)
-        store.finish(FIRST, 1.0)
+# --- several processes ------------------------------------------------------------------------
 
-    store.begin(FIRST)
-    worker = threading.Thread(target=work)
-    worker.start()
-    assert store.wait(FIRST, seconds=0.02) == store.find(FIRST)
-    worker.join()
+HEAD = """
+from datetime import timedelta
+import time, torch
+from rcnn.training.stages import FirstProcess, StageError
+torch.distributed.init_process_group("gloo")
+first = FirstProcess(timedelta(seconds=5))
+"""
+
+
+def test_one_process_does_everything_itself() -> None:
+    first = FirstProcess(timedelta(seconds=1))
+    assert first.does("some work", lambda: 3) == 3
+    with pytest.raises(KeyError):
+        first.does("some work", lambda: {}[0])
+
+
+def test_all_processes_get_what_the_first_one_made(two_processes) -> None:
+    program = HEAD + "print([first.does('some work', lambda: (k, rank)) for k in range(2)])"
+    assert two_processes(program) == [(0, "[(0, 0), (1, 0)]\n")] * 2
+
+
+FAILURES = {
+    "raises": "raise ValueError('the proposals are broken')",
+    "is killed": "os.kill(os.getpid(), 9)",
+    "hangs": "time.sleep(20)",
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_the_failure_of_the_first_process_ends_the_other_one(failure: str, two_processes) -> None:
+    (_, own), (status, output) = two_processes(
+        HEAD + f"def work():\n    {FAILURES[failure]}\nfirst.does('the proposals', work)\n"
+    )
+    assert status == 1
+    last = output.strip().splitlines()[-1]
+    assert "StageError: Rank" in last
+    assert "ank 0" in last
+    assert "the proposals" in last
+    if failure == "raises":
+        assert "the proposals are broken" in last
+        assert own.strip().endswith("ValueError: the proposals are broken")
