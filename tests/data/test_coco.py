@@ -190,13 +190,20 @@ def test_both_readers_agree_on_the_same_photographs(shared_data: Path) -> None:
 
 def test_outlines_of_any_kind_change_nothing(write_coco: Write) -> None:
     runs = {"counts": [3, 4], "size": [40, 60]}
-    outlines = ([[1, 2, 3.5, 4]], [], runs, {**runs, "counts": "a]b"}, [["a"]], None)
+    outlines: tuple[object, ...] = (
+        [[1, 2, 3.5, 4]],
+        [],
+        runs,
+        {**runs, "counts": "a]b"},
+        [["a"]],
+        None,
+    )
     entries = [dog(k, segmentation=one, bbox=[k, 5, 7, 8]) for k, one in enumerate(outlines)]
     ground_truth = opened(write_coco(entries)).ground_truth(0)
     assert ground_truth.boxes.tolist() == [[k, 5, k + 7, 13] for k in range(len(outlines))]
 
 
-def test_a_fault_is_told_with_its_line_and_column_in_the_file(tmp_path: Path) -> None:
+def test_json_error_names_line_and_column_of_the_file(tmp_path: Path) -> None:
     file = tmp_path / "instances.json"
     file.write_text('{"annotations": [{"segmentation": [[1, 2]], "bbox": oops}]}')
     with pytest.raises(DataError, match="line 1 column 53"):

@@ -144,7 +144,7 @@ def test_header_states_both_sizes_and_the_end(write_image: Write, tmp_path: Path
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"comment": "c" * 100}])
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 def test_size_of_a_plain_jpeg_is_read_without_pillow(
-    tmp_path: Path, mode: str, options: dict[str, object], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, mode: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Image.new(mode, (6, 4)).save(tmp_path / "a.jpg", **options)
     monkeypatch.setattr(Image, "open", None)

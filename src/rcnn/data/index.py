@@ -127,14 +127,9 @@ class IndexBuilder:
         self._ids: list[str] = []
         self._files: list[str] = []
         self._sources: list[str] = []
-        self._sizes = array("i")
-        self._images = array("q")
-        self._numbers = array("q")
-        self._corners = array("d")
-        self._labels = array("h")
-        self._difficult = array("b")
-        self._crowd = array("b")
-        self._areas = array("f")
+        self._sizes = array("i")  # height and width of each image
+        # Ten numbers an object: image, number, four corners, label, difficult, crowd, area.
+        self._objects = array("d")
 
     def add_image(self, image_id: str, file: str, size: tuple[int, int], source: str) -> int:
         """Add an image and return its position.
@@ -173,13 +168,7 @@ class IndexBuilder:
             crowd: whether it is a region of many objects.
             area: area in square pixels; NaN for that of the box.
         """
-        self._images.append(image)
-        self._numbers.append(number)
-        self._corners.extend(corners)
-        self._labels.append(label)
-        self._difficult.append(difficult)
-        self._crowd.append(crowd)
-        self._areas.append(area)
+        self._objects.extend((image, number, *corners, label, difficult, crowd, area))
 
     def build(self) -> AnnotationIndex:
         """Check every box, report the unsound ones and pack the rest.
@@ -187,38 +176,36 @@ class IndexBuilder:
         Raises:
             DataError: for an unsound box, if ``problems`` raises.
         """
-        images = np.array(self._images, dtype=np.int64)
-        corners = np.array(self._corners, dtype=np.float64).reshape(-1, 4)
         sizes = np.array(self._sizes, dtype=np.int32).reshape(-1, 2)
-        order = np.argsort(images, kind="stable")
-        faults = box_faults(corners, self._shift, sizes[images])
-        for position in order[faults[order] > 0].tolist():
-            self._problems.add(self._error(position, BOX_FAULTS[faults[position]]))
-        kept = order[faults[order] == 0]
-        boxes = clipped(corners[kept] + self._shift, sizes[images[kept]])
-        areas = np.array(self._areas, dtype=np.float32)[kept]
-        sides = boxes[:, 2:] - boxes[:, :2]
-        counts = np.bincount(images[kept], minlength=len(sizes))
+        objects = np.array(self._objects, dtype=np.float64).reshape(-1, 10)
+        objects = objects[np.argsort(objects[:, 0], kind="stable")]
+        faults = box_faults(objects[:, 2:6], self._shift, sizes[objects[:, 0].astype(np.int64)])
+        for row in np.flatnonzero(faults).tolist():
+            self._problems.add(self._error(objects[row], BOX_FAULTS[faults[row]]))
+        objects = objects[faults == 0]
+        images = objects[:, 0].astype(np.int64)
+        boxes = clipped(objects[:, 2:6] + self._shift, sizes[images])
+        areas = objects[:, 9].astype(np.float32)
+        counts = np.bincount(images, minlength=len(sizes))
         return AnnotationIndex(
             image_ids=PackedStrings(self._ids),
             files=PackedStrings(self._files),
             sizes=sizes,
             ends=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
             boxes=boxes,
-            labels=np.array(self._labels, dtype=np.int16)[kept],
-            difficult=np.array(self._difficult, dtype=np.bool_)[kept],
-            crowd=np.array(self._crowd, dtype=np.bool_)[kept],
-            areas=np.where(np.isnan(areas), sides.prod(1), areas),
+            labels=objects[:, 6].astype(np.int16),
+            difficult=objects[:, 7].astype(np.bool_),
+            crowd=objects[:, 8].astype(np.bool_),
+            areas=np.where(np.isnan(areas), (boxes[:, 2:] - boxes[:, :2]).prod(1), areas),
         )
 
-    def _error(self, position: int, reason: str) -> DataError:
-        image = self._images[position]
-        x1, y1, x2, y2 = self._corners[4 * position : 4 * position + 4]
-        name = self._class_names[self._labels[position] - 1]
-        height, width = self._sizes[2 * image : 2 * image + 2]
+    def _error(self, row: Float64[np.ndarray, " 10"], reason: str) -> DataError:
+        image, number, x1, y1, x2, y2, label = row[:7].tolist()
+        height, width = self._sizes[2 * int(image) : 2 * int(image) + 2]
+        name = self._class_names[int(label) - 1]
         return DataError.about(
             reason,
-            where=f"{self._sources[image]}, {self._noun} {self._numbers[position]} ({name})",
+            where=f"{self._sources[int(image)]}, {self._noun} {int(number)} ({name})",
             found=self._show((x1, y1, x2, y2)),
             allowed=box_rule((height, width)),
         )

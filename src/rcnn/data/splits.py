@@ -23,10 +23,11 @@ class DataSource(Protocol):
 
     def prepare(self) -> None:
         """Download what is missing; called in one process, before the others go on."""
+        return  # by default nothing is missing
 
     def has(self, split: Split) -> bool:
         """Return whether there is such a split."""
-        ...
+        return getattr(self, split, None) is not None
 
     def dataset(self, split: Split) -> DetectionDataset:
         """Open a split.
@@ -38,7 +39,7 @@ class DataSource(Protocol):
 
 
 @dataclass(frozen=True)
-class ShapesSource:
+class ShapesSource(DataSource):
     """Synthetic pictures, made on the fly: no files, no download.
 
     Attributes:
@@ -57,9 +58,6 @@ class ShapesSource:
     seed: int = 0
     class_names: Sequence[str] | None = None
 
-    def prepare(self) -> None:
-        """Nothing is missing."""
-
     def has(self, split: Split) -> bool:
         """Return whether the split has any image."""
         return bool(getattr(self, split) > 0)
@@ -72,7 +70,7 @@ class ShapesSource:
 
 
 @dataclass(frozen=True)
-class VOCSource:
+class VOCSource(DataSource):
     """A folder in VOC layout with its own split files.
 
     Attributes:
@@ -91,13 +89,6 @@ class VOCSource:
     class_names: Sequence[str] | None = None
     on_error: OnError = "raise"
 
-    def prepare(self) -> None:
-        """Nothing can be downloaded."""
-
-    def has(self, split: Split) -> bool:
-        """Return whether there is such a split."""
-        return getattr(self, split) is not None
-
     def dataset(self, split: Split) -> DetectionDataset:
         """Open a split."""
         return VOCDataset(
@@ -106,7 +97,7 @@ class VOCSource:
 
 
 @dataclass(frozen=True)
-class PascalSource:
+class PascalSource(DataSource):
     """PASCAL VOC by its names: ``VOC2007``, ``VOC2012``, or ``VOC0712`` for the union of both.
 
     Attributes:
@@ -133,10 +124,6 @@ class PascalSource:
             for part in filter(None, (self.train, self.val, self.test)):
                 pascal_voc(self.name, self.root, part, download=True, on_error=self.on_error)
 
-    def has(self, split: Split) -> bool:
-        """Return whether there is such a split."""
-        return getattr(self, split) is not None
-
     def dataset(self, split: Split) -> DetectionDataset:
         """Open a split."""
         part = _given(getattr(self, split), split)
@@ -144,7 +131,7 @@ class PascalSource:
 
 
 @dataclass(frozen=True)
-class COCOSource:
+class COCOSource(DataSource):
     """COCO annotation files, one for each split.
 
     Attributes:
@@ -168,9 +155,6 @@ class COCOSource:
     test_images: str | None = None
     on_error: OnError = "raise"
 
-    def prepare(self) -> None:
-        """Nothing can be downloaded."""
-
     def has(self, split: Split) -> bool:
         """Return whether there is such a split."""
         return self._paths(split)[0] is not None
@@ -189,7 +173,7 @@ class COCOSource:
 
 
 @dataclass(frozen=True)
-class TrainingSource:
+class TrainingSource(DataSource):
     """The training split of another source, where no other split is to be opened."""
 
     source: DataSource
