@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -24,9 +24,7 @@ def composed(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     def function(*overrides: str) -> dict[str, Any]:
         with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
             config = compose("config", overrides=[*overrides, f"run_dir={tmp_path}", "name=test"])
-        plain = OmegaConf.to_container(config, resolve=True)
-        assert isinstance(plain, dict)
-        return plain
+        return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
 
     return function
 

@@ -4,7 +4,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from hydra.errors import InstantiationException
+from hydra.errors import ConfigCompositionException, InstantiationException
+from omegaconf.errors import ConfigKeyError
 
 from rcnn.app.config import register_schema
 from rcnn.app.errors import explain, explained
@@ -62,7 +63,8 @@ def test_what_hydra_cannot_override_gets_its_nearest_key(
 ) -> None:
     register_schema()
     monkeypatch.setattr(sys, "argv", ["train.py", *words])
-    hydras = ValueError(f"Could not override '{words[-1].partition('=')[0]}'.")
+    hydras = ConfigCompositionException(f"Could not override '{words[-1].partition('=')[0]}'.")
+    hydras.__cause__ = ConfigKeyError("Key is not in struct")
     assert told in explain(hydras, CONF)
 
 

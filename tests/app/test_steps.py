@@ -48,7 +48,7 @@ def name(composed: Compose) -> Callable[..., str]:
 
     def function(*words: str, **how: Any) -> str:
         config = parse(composed("scheme=alternating", *words))
-        given = {"train": TRAIN, "weights": RANDOM, "processes": 1} | how
+        given: dict[str, Any] = {"train": TRAIN, "weights": RANDOM, "processes": 1} | how
         settings = config.settings(("thing",), resolve(config.detector["backbone"])[0])
         learned = learned_with(settings)
         return json.dumps([learned, stage_fingerprint(config, **given)], sort_keys=True)

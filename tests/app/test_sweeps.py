@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -50,7 +50,7 @@ def jobs(sweep: str, *words: str) -> list[dict[str, Any]]:
         (batch,) = BasicSweeper.split_arguments(overrides, None)
         configs = [compose("config", overrides=[*job, "run_dir=/x"]) for job in batch]
     plains = [OmegaConf.to_container(config, resolve=True) for config in configs]
-    return [plain for plain in plains if isinstance(plain, dict)]
+    return cast(list[dict[str, Any]], plains)
 
 
 def plan_of(sweep: str, composed: Compose) -> Plan:

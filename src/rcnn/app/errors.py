@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
+from hydra.errors import HydraException, InstantiationException
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -73,7 +73,7 @@ def explain(error: Exception, conf: Path) -> str:
         error: one of :data:`MISTAKES`.
         conf: the folder of the config groups.
     """
-    if isinstance(error, HydraException) and isinstance(error.__cause__, MISTAKES):
+    if isinstance(error, InstantiationException) and isinstance(error.__cause__, MISTAKES):
         return explain(error.__cause__, conf)  # raised while Hydra called a class for us
     message = str(error)
     if unknown := re.search(r"Could not override '([\w.@/]+)'", message):

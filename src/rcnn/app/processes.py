@@ -139,7 +139,7 @@ def run_in_processes(
             f"{function!r} cannot be sent to another process with its arguments: {error}. "
             "The function must be at the top level of a module and its arguments picklable."
         ) from error
-    with tempfile.TemporaryDirectory(prefix="rcnn_") as name, _handlers_kept(), _quiet_launcher():
+    with tempfile.TemporaryDirectory(prefix="rcnn_") as name, _launcher_contained():
         folder = Path(name)
         (folder / JOB).write_bytes(job)
         config = LaunchConfig(
@@ -171,30 +171,23 @@ def run_in_processes(
 
 
 @contextlib.contextmanager
-def _handlers_kept() -> Iterator[None]:
-    """Put back the signal handlers that the launcher replaces."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # the launcher leaves the handlers alone, too
-        return
+def _launcher_contained() -> Iterator[None]:
+    """Put back what the launcher changes in this process, and leave the messages to its errors."""
+    log, variable = logging.getLogger("torch.distributed.elastic"), "TORCHELASTIC_SIGNALS_TO_HANDLE"
+    level, signals = log.level, os.environ.get(variable)
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-    before = {number: signal.getsignal(number) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def _quiet_launcher() -> Iterator[None]:
-    """Leave it to the error that is raised to say what went wrong."""
-    log = logging.getLogger("torch.distributed.elastic")
-    before = log.level
+    handlers = {number: signal.getsignal(number) for number in numbers}
     log.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        log.setLevel(before)
+        log.setLevel(level)
+        os.environ.pop(variable, None)
+        if signals is not None:
+            os.environ[variable] = signals
+        if threading.current_thread() is threading.main_thread():  # elsewhere it set none
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
 
 def _raise(folder: Path, rank: int, processes: int, end: str) -> NoReturn:
@@ -238,7 +231,7 @@ def work(folder: Path, parent: int) -> int:
         result = function(*arguments)
         if rank == 0:
             (folder / RESULT).write_bytes(pickle.dumps(result))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         frames = error.__traceback__.tb_next if error.__traceback__ else None
         trace = "".join(traceback.format_exception(type(error), error, frames))
         record = (time.monotonic(), rank, _pickled(error), trace)
@@ -247,7 +240,9 @@ def work(folder: Path, parent: int) -> int:
     return 0
 
 
-def _pickled(error: Exception) -> bytes:
+def _pickled(error: Exception | SystemExit) -> bytes:
+    if isinstance(error, SystemExit):
+        error = ProcessFailedError(f"The program was ended by sys.exit({error.code!r}).")
     try:
         return pickle.dumps(error)
     except Exception:

@@ -180,8 +180,7 @@ def _train(
 
 def _test(config: Config, trainer: pl.Trainer, data: DetectionDataModule) -> Results:
     module = load_for_test(config)
-    split = "test"
-    _check_classes(str(config.run.ckpt_path), module.class_names, data, split)
+    _check_classes(str(config.run.ckpt_path), module.class_names, data)
     trainer.test(module, data, verbose=False)
     checkpoint = config.run.ckpt_path
     return Results(metrics_of(trainer), module.per_class, module.weights, checkpoint)
@@ -292,16 +291,17 @@ def build_trainer(config: Config) -> pl.Trainer:
 # --- what does not fit together -----------------------------------------------------------------
 
 
-def _check_classes(
-    checkpoint: str, known: Sequence[str], data: DetectionDataModule, split: Any
-) -> None:
-    found = data.dataset(split).class_names
+def _check_classes(checkpoint: str, known: Sequence[str], data: DetectionDataModule) -> None:
+    """Refuse to test a checkpoint on other classes than its own."""
+    if not isinstance(data, DetectionDataModule):
+        return  # a user's own data module answers for its classes
+    if not data.source.has("test"):
+        raise SettingsError("task=test needs a test split, and data.test is null: name one.")
+    found = data.dataset("test").class_names
     if tuple(found) != tuple(known):
         raise SettingsError(
-            f"ckpt_path={checkpoint} was trained on the classes {', '.join(known)}, but the "
-            f"{split} split has {', '.join(found)}. Give the data that has the checkpoint's "
-            "classes, or start a training on other classes from its weights with "
-            f"backbone.weights={checkpoint}."
+            f"ckpt_path={checkpoint} was trained on the classes {', '.join(known)}, but the test "
+            f"split has {', '.join(found)}. Give data of the checkpoint's classes."
         )
 
 
@@ -309,28 +309,25 @@ def _check_resumed(path: str, module: DetectionModule) -> None:
     """Refuse to resume from a checkpoint of another detector, before Lightning would fail to."""
     checkpoint = read_checkpoint(path)
     record = checkpoint[CHECKPOINT_KEY]
-    theirs, ours = (
-        {"system": s} | n
-        for s, n in (
-            (record["system"], record["settings"]),
-            (module.system, to_plain(module.settings)),
-        )
-    )
-    old = {name: tuple(tensor.shape) for name, tensor in checkpoint["state_dict"].items()}
-    new = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    theirs = {"system": record["system"], **record["settings"]}
+    ours = {"system": module.system, **to_plain(module.settings)}
+    old = {name: tensor.shape for name, tensor in checkpoint["state_dict"].items()}
+    new = {name: tensor.shape for name, tensor in module.state_dict().items()}
     if theirs["class_names"] != ours["class_names"] or old != new:
-        parts = [key for key in ours if theirs.get(key) != ours[key]]
         differences = "; ".join(
-            f"{key} is {theirs.get(key)} there and {ours[key]} here" for key in parts
+            f"{key} is {theirs.get(key)} there and {ours[key]} here"
+            for key in ours
+            if theirs.get(key) != ours[key]
         )
         raise SettingsError(
             f"ckpt_path={path} cannot be resumed from, because it is of another detector: "
-            f"{differences}. Resume with the command that it was trained with."
+            f"{differences}. Resume with the settings and the data that it was trained with, or "
+            f"start from its backbone with backbone.weights={path}."
         )
     if "optimizer_states" not in checkpoint:
         raise CheckpointError(
             f"{path}: holds weights but no state of a training, so no training can be resumed "
-            f"from it. Start one from its weights with backbone.weights={path}."
+            f"from it. Start one from its backbone with backbone.weights={path}."
         )
 
 
