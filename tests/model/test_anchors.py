@@ -1,6 +1,5 @@
 """The anchors of every level."""
 
-from typing import Any
 
 import pytest
 import torch

@@ -14,7 +14,6 @@ from torchvision.models.detection.rpn import RegionProposalNetwork
 from rcnn.model.losses import LossSettings, PerRoILosses, per_roi_losses, roi_losses, rpn_losses
 from rcnn.ops.deltas import encode
 from rcnn.ops.losses import overlap_loss
-from rcnn.settings import SettingsError
 from rcnn.structures import AnchorSamples, RoISamples
 
 

@@ -10,7 +10,6 @@ from torch.testing import assert_close
 from torchvision.models.detection.roi_heads import RoIHeads
 
 from rcnn.model.postprocess import DetectionSettings, postprocess
-from rcnn.settings import SettingsError
 from rcnn.structures import ImageBatch, Proposals
 from tests.model.inputs import batch_of, proposals_of
 from tests.ops.inputs import random_boxes

@@ -17,7 +17,6 @@ from rcnn.model.anchors import AnchorGrid, AnchorSettings
 from rcnn.model.proposals import ProposalSettings, given_proposals, propose
 from rcnn.model.rpn import RPNHead, RPNSettings
 from rcnn.ops.deltas import encode
-from rcnn.settings import SettingsError
 from rcnn.structures import ImageBatch, Proposals
 from tests.model.inputs import batch_of, proposals_of
 from tests.ops.inputs import random_boxes
@@ -245,8 +244,6 @@ def test_half_precision_outputs_give_boxes_in_full() -> None:
     assert proposals.boxes.dtype == torch.float32
     order = logits[0].topk(60).indices
     assert_close(proposals.boxes[0], anchors[order], atol=1e-3, rtol=0.0)
-
-
 
 
 BOXES = torch.tensor(

@@ -1,7 +1,6 @@
 """RoI pooling behind one switch: four kinds, one level and several."""
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -9,9 +8,8 @@ from torch import Tensor
 from torch.testing import assert_close
 from torchvision.ops import MultiScaleRoIAlign, roi_align, roi_pool
 
-from rcnn.model.roi_pooling import PoolingSettings, RoIPooler, WarpSettings
+from rcnn.model.roi_pooling import PoolingSettings, RoIPooler
 from rcnn.ops.roi_pooling import assign_levels
-from rcnn.settings import SettingsError
 from tests.ops.inputs import random_boxes
 
 KINDS = [

@@ -13,7 +13,6 @@ from rcnn.model.losses import LossSettings
 from rcnn.model.proposals import ProposalSettings
 from rcnn.model.rpn import RPN, RPNHead, RPNSettings
 from rcnn.model.targets import AnchorSampling
-from rcnn.settings import SettingsError
 from tests.model.inputs import NO_ONE_AND_THREE_OBJECTS, assert_all_trained, noise_of, targets_of
 
 

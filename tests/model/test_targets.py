@@ -15,7 +15,6 @@ from rcnn.model.anchors import AnchorGrid, AnchorSettings
 from rcnn.model.targets import AnchorSampling, RoISampling, label_rois, sample_anchors, sample_rois
 from rcnn.ops.boxes import inside, iou
 from rcnn.ops.deltas import encode
-from rcnn.settings import SettingsError
 from rcnn.structures import AnchorSamples, ImageBatch, Proposals, RoISamples, Targets
 from tests.model.inputs import batch_of, proposals_of, targets_of
 from tests.ops.inputs import random_boxes

@@ -1,6 +1,5 @@
 """From pictures of any size to one batch."""
 
-from typing import Any
 
 import jaxtyping
 import pytest
@@ -10,7 +9,6 @@ from torch.testing import assert_close
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from rcnn.model.transform import ImageSettings, ImageTransform
-from rcnn.settings import SettingsError
 
 SMALL = ImageSettings(shorter_side=64, longer_side=96)
 

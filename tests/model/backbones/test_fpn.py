@@ -59,9 +59,8 @@ def test_classification_weights_fill_all_of_the_trunk_and_nothing_else(name: str
 
 def test_statistics_of_mobilenet_move_as_fast_as_in_torchvisions_detector() -> None:
     with torch.device("meta"):
-        network = build_network(
-            BackboneSettings(name="mobilenet_v3_large_fpn", norm="batch")
-        ).backbone
+        settings = BackboneSettings(name="mobilenet_v3_large_fpn", norm="batch")
+        backbone = build_network(settings).backbone
     norms = [part for part in backbone.modules() if isinstance(part, nn.BatchNorm2d)]
     assert {part.momentum for part in norms} == {0.1}
 
@@ -77,7 +76,7 @@ def test_widths_of_the_settings_reach_pyramid_and_box_head() -> None:
 
 
 def test_sizes_that_no_stride_divides_are_ordinary() -> None:
-    network = build_network(BackboneSettings(name="resnet18_fpn")).backbone.eval()
+    backbone = build_network(BackboneSettings(name="resnet18_fpn")).backbone.eval()
     with torch.no_grad():
         levels = backbone(torch.rand(1, 3, 65, 97))
     assert [tuple(level.shape[2:]) for level in levels] == [

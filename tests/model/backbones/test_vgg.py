@@ -65,10 +65,10 @@ def test_linear_layers_are_as_wide_as_pretrained_unless_told(
     ("changes", "cells", "random"),
     [
         ({}, 49, ""),
-        ({}, 50, "; box head.fc6 starts at random"),
-        ({"hidden": 512}, 49, "; box head starts at random"),
-        ({"ranks": (16, 0)}, 49, "; box head.fc6 starts at random"),
-        ({"ranks": (0, 16)}, 49, "; box head.fc7 starts at random"),
+        ({}, 50, "; box_head.fc6 starts at random"),
+        ({"hidden": 512}, 49, "; box_head starts at random"),
+        ({"ranks": (16, 0)}, 49, "; box_head.fc6 starts at random"),
+        ({"ranks": (0, 16)}, 49, "; box_head.fc7 starts at random"),
     ],
 )
 def test_what_cannot_have_the_shape_of_the_pretrained_layer_starts_at_random(
@@ -79,4 +79,4 @@ def test_what_cannot_have_the_shape_of_the_pretrained_layer_starts_at_random(
         ours = build_network(replace(BackboneSettings(name="vgg16"), **changes), cells)
     sentence = LoadedWeights("test", "a file", published).load_into(ours)
     assert sentence.endswith(f"{random}.")
-    assert "; " in sentence or sentence == "The backbone starts from a file: backbone, box head."
+    assert "; " in sentence or sentence == "The backbone starts from a file: backbone, box_head."
