@@ -68,7 +68,8 @@ def _check(boxes: Tensor, groups: Tensor, threshold: float, some: Tensor, others
     """Compare what is found among neighbours with the IoU of all pairs."""
     candidates = _candidates(boxes, groups)
     found = any_iou_above(candidates, some, others, threshold)
-    expected = (iou(candidates.offset_boxes[some], candidates.offset_boxes[others]) > threshold).any(dim=1)
+    boxes = candidates.offset_boxes
+    expected = (iou(boxes[some], boxes[others]) > threshold).any(dim=1)
     assert found.tolist() == expected.tolist()
 
 

@@ -18,10 +18,6 @@ def test_size_and_ratio_by_hand() -> None:
     assert_close(cell[:, :2], -cell[:, 2:])  # around (0, 0)
 
 
-
-
-
-
 def test_table_of_the_released_caffe_code() -> None:
     sizes, ratios = [128.0, 256.0, 512.0], [0.5, 1.0, 2.0]
     cell = templates(sizes, ratios, rounding="caffe", stride=16.0)

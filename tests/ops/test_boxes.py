@@ -94,8 +94,6 @@ def test_a_clipped_box_is_covered_and_coverage_is_never_below_iou(a: Tensor, b: 
     assert_close(coverage(clipped, window[None])[:, 0], (area(clipped) > 0).float())
 
 
-
-
 def test_boxes_without_area_overlap_nothing_and_have_finite_gradients() -> None:
     boxes = torch.tensor(
         [[5.0, 5.0, 5.0, 5.0], [5.0, 5.0, 5.0, 9.0], [0.0, 0.0, 0.0, 0.0], [4.0, 4.0, 6.0, 6.0]],
@@ -126,8 +124,6 @@ def test_clip_equals_torchvision_image_by_image() -> None:
         assert torch.equal(clipped[i], oracle.clip_boxes_to_image(boxes[i], tuple(size)))
     per_class = clip(boxes.view(2, 10, 3, 4), sizes)
     assert torch.equal(per_class.flatten(1, 2), clipped)
-
-
 
 
 def test_inside_counts_the_border_and_asks_each_image() -> None:
@@ -165,8 +161,6 @@ def test_scale_takes_the_vertical_factor_first() -> None:
     batch = scale(boxes.expand(2, 1, 4), torch.stack([factors, 1 / factors]))
     assert_close(batch[0], torch.tensor([[100.0, 20.0, 300.0, 40.0]]))
     assert_close(batch[1], torch.tensor([[0.01, 0.2, 0.03, 0.4]]))
-
-
 
 
 @given(box_lists)

@@ -72,8 +72,6 @@ def test_decoding_undoes_encoding(pairs: list[tuple[Any, Any]]) -> None:
     )
 
 
-
-
 @pytest.mark.parametrize(
     ("anchor", "target"),
     [

@@ -48,8 +48,6 @@ def test_size_equals_torchvision(height: int, width: int, shorter: int, more: in
     assert max(size) <= shorter + more
 
 
-
-
 def test_whole_batch_equals_torchvision() -> None:
     generator = torch.Generator().manual_seed(1)
     images = [torch.rand(3, *size, generator=generator) for size in [(40, 70), (90, 50), (64, 64)]]

@@ -37,8 +37,6 @@ def test_published_smooth_l1(beta: float, key: str) -> None:
     assert_close(smooth_l1(predicted, target, beta), torch.tensor(case[key]))
 
 
-
-
 @pytest.mark.parametrize("beta", [1.0, 1 / 9])
 def test_the_two_pieces_of_smooth_l1_meet_at_the_knee(beta: float) -> None:
     """Seed document 001 puts the knee at 0.5, where the pieces do not meet."""
@@ -88,8 +86,6 @@ def test_the_aspect_ratio_is_what_ciou_adds() -> None:
     added = overlap_loss(predicted, target, "ciou") - overlap_loss(predicted, target, "diou")
     assert added[0] > 0.01
     assert_close(added[1], torch.tensor(0.0))
-
-
 
 
 @pytest.mark.parametrize(
@@ -224,8 +220,6 @@ def test_one_vs_rest_by_hand() -> None:
     wrong = 2 * LOG2 + 50
     assert_close(terms, torch.tensor([2 * LOG2, wrong, wrong, 0.0]))
     assert class_scores(logits, "one_vs_rest").tolist() == [0.5, 1.0, 0.5]
-
-
 
 
 @pytest.mark.parametrize(

@@ -272,9 +272,8 @@ def test_equals_the_plain_algorithm_in_every_group(
     for image in range(2):
         for group in range(3):
             given_boxes, given_scores = boxes[image, group].tolist(), scores[image, group].tolist()
-            plain = torch.tensor(
-                _soft_reference(given_boxes, given_scores, rule, threshold, sigma), dtype=torch.float64
-            )
+            final = _soft_reference(given_boxes, given_scores, rule, threshold, sigma)
+            plain = torch.tensor(final, dtype=torch.float64)
             found = soft[image, group]
             # Of interest are the best so many above the cut-off.
             order = plain.argsort(descending=True)[:limit]
@@ -319,8 +318,6 @@ def test_boxes_apart_and_single_boxes_keep_their_scores(rule: Any) -> None:
     for count in (0, 1, 3):
         soft = soft_nms(apart[:count], SCORES[:count], rule, 0.3, 0.5, 0.0, 10)
         assert torch.equal(soft, SCORES[:count])
-
-
 
 
 def test_hard_suppression_keeps_what_softening_leaves_alone() -> None:

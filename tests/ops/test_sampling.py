@@ -22,8 +22,6 @@ def _drawn(sample: Sample, image: int) -> tuple[list[int], list[int]]:
     return indices[sample.positive[image]].tolist(), indices[sample.negative[image]].tolist()
 
 
-
-
 @given(
     st.lists(st.lists(st.integers(-1, 1), min_size=8, max_size=8), min_size=1, max_size=4),
     st.integers(1, 12),
@@ -151,8 +149,6 @@ def test_a_generator_decides_and_the_global_state_is_left_alone(repeat: bool) ->
     assert torch.equal(torch.get_rng_state(), before)
 
 
-
-
 def test_an_unused_place_holds_a_copy_of_a_roi_that_was_drawn() -> None:
     numbers = torch.arange(2 * 5 * 4).float().view(2, 5, 4)
     candidates = RoISamples(numbers, torch.tensor([[1, 0, 2, 0, 3]] * 2), numbers + 1, numbers + 2)
@@ -216,5 +212,3 @@ def test_what_takes_no_part_is_not_kept_and_suppresses_nothing() -> None:
     rois = hard_rois(candidates, torch.tensor([[9.0, 0.0], [1.0, 1.0]]), 2)
     assert rois.labels.tolist() == [[0, -1], [-1, -1]]
     assert torch.equal(rois.boxes[0], boxes[0, [1, 1]])  # an empty place holds a copy
-
-
