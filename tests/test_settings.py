@@ -231,3 +231,8 @@ def test_types_of_the_fields() -> None:
     kinds = field_types(Wheel)
     assert kinds["radius"] is float
     assert list(kinds) == ["radius", "spokes", "tube"]
+
+
+def test_a_positional_argument_is_named_in_the_error() -> None:
+    with pytest.raises(SettingsError, match=r"shorter_side=0"):
+        ImageSettings(0)

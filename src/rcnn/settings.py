@@ -128,6 +128,8 @@ def _describe(error: ValidationError, cls: type, where: str) -> str:
     """Return the first of pydantic's errors as one sentence with key, value and remedy."""
     first: ErrorDetails = error.errors()[0]
     path, kind = [*first["loc"]], first["type"]
+    if path and isinstance(path[0], int):  # a positional argument
+        path[0] = dataclasses.fields(cls)[path[0]].name
     key = _join(where, path)
     if kind in ("unexpected_keyword_argument", "extra_forbidden"):
         known = field_types(_class_at(cls, path[:-1]))
