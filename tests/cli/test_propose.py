@@ -202,7 +202,7 @@ def test_class_names_and_bad_images_are_as_in_training(voc: Path, tmp_path: Path
         assert propose(*words, "--on-error", "skip", "--class-names", "cat", "dog") == 0
     stored = StoredProposals(out)
     assert list(stored.image_ids) == ["a", "c"]
-    assert stored.class_names == ("cat", "dog")
+    assert stored.header.class_names == ("cat", "dog")
 
 
 def test_mistakes_are_told_in_one_line(
