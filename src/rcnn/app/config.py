@@ -283,7 +283,7 @@ def unknown_key(key: str, keys: Iterable[str]) -> str:
     if renamed:
         hint = f", did you mean {RENAMED[renamed[0]] + key.removeprefix(renamed[0])!r}?"
     group = key.rpartition(".")[0]
-    names = [other for other in keys if other.rpartition(".")[0] == group]
+    names = [other.rpartition(".")[2] for other in keys if other.rpartition(".")[0] == group]
     siblings = f" Known keys{f' of {group}' if group else ''}: {', '.join(names)}." if names else ""
     return f"Unknown key {key!r}{hint}{siblings}"
 

@@ -259,4 +259,6 @@ def _end_with(parent: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(work(Path(sys.argv[1]), int(sys.argv[2])))
+    from rcnn.app import processes  # classes of __main__ could not be rebuilt in the parent
+
+    sys.exit(processes.work(Path(sys.argv[1]), int(sys.argv[2])))
