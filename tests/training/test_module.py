@@ -492,7 +492,7 @@ def test_two_processes_have_the_gradients_of_one_with_both_minibatches(
     )
     assert [status for status, _ in two_processes(program)] == [0, 0]
     alone: dict[str, object] = {}
-    exec(STEP, alone)  # noqa: S102 (the same functions, in this process)
+    exec(STEP, alone)  # the same functions, in this process
     minibatch, step = alone["minibatch"], alone["step"]
     both = [minibatch(number, count) for number, count in enumerate(objects)]
     first, second, accumulated = step(both[:1], 1), step(both[1:], 1), step(both, 1)

@@ -292,9 +292,9 @@ def test_what_moves_the_rest_ends_the_run(small: Plan, tmp_path: Path, runner) -
     def move(module: Any) -> None:
         module.state_dict()["detector.roi_heads.box_predictor.cls_score.bias"].add_(1)
 
+    run = runner(small, tmp_path, faults={"2_boxes": Fault(0, move)})
     with pytest.raises(StageError, match=r"2_boxes has moved 1 of .*cls_score\.bias"):
-        faults = {"2_boxes": Fault(0, move)}
-        train_stage_wise(runner(small, tmp_path, faults=faults), "faster_rcnn")
+        train_stage_wise(run, "faster_rcnn")
     assert not list(tmp_path.glob("2_boxes-" + "?" * 12))
 
 
