@@ -309,8 +309,8 @@ def _check_resumed(path: str, module: DetectionModule) -> None:
     """Refuse to resume from a checkpoint of another detector, before Lightning would fail to."""
     checkpoint = read_checkpoint(path)
     record = checkpoint[CHECKPOINT_KEY]
-    theirs = {"system": record["system"], **record["settings"]}
-    ours = {"system": module.system, **to_plain(module.settings)}
+    theirs = _flat({"system": record["system"], **record["settings"]})
+    ours = _flat({"system": module.system, **to_plain(module.settings)})
     old = {name: tensor.shape for name, tensor in checkpoint["state_dict"].items()}
     new = {name: tensor.shape for name, tensor in module.state_dict().items()}
     if theirs["class_names"] != ours["class_names"] or old != new:
@@ -329,6 +329,12 @@ def _check_resumed(path: str, module: DetectionModule) -> None:
             f"{path}: holds weights but no state of a training, so no training can be resumed "
             f"from it. Start one from its backbone with backbone.weights={path}."
         )
+
+
+def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a tree of two levels by dotted key."""
+    groups = ((key, node if isinstance(node, dict) else {"": node}) for key, node in tree.items())
+    return {f"{key}.{name}".rstrip("."): v for key, node in groups for name, v in node.items()}
 
 
 # --- the record of a run ------------------------------------------------------------------------
