@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from rcnn.model.backbones import SplitNetwork
-from rcnn.model.compatibility import build_fitting_network
 from rcnn.model.multiscale import extract_at_test_scales
+from rcnn.model.parts import build_image_network
 from rcnn.model.proposals import given_proposals
 from rcnn.model.roi_heads import RoIHeads
 from rcnn.model.roi_pooling import Pooler, RoIPooler
@@ -61,7 +61,7 @@ class FastRCNN(nn.Module):
     ) -> None:
         super().__init__()
         self.settings = settings
-        self.network = network or build_fitting_network(settings)
+        self.network = network or build_image_network(settings)
         self.transform = ImageTransform(settings.images)
         self.backbone = self.network.backbone
         pooler = pooler or RoIPooler(settings.pooling, self.backbone.roi_strides)

@@ -17,9 +17,8 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from rcnn.model.compatibility import build_fitting_network
 from rcnn.model.multiscale import extract_at_test_scales
-from rcnn.model.proposal_network import build_rpn
+from rcnn.model.parts import build_image_network, build_rpn
 from rcnn.model.roi_heads import RoIHeads
 from rcnn.model.roi_pooling import RoIPooler
 from rcnn.model.rpn import RPNOutput
@@ -49,7 +48,7 @@ class FasterRCNN(nn.Module):
     def __init__(self, settings: DetectorSettings) -> None:
         super().__init__()
         self.settings = settings
-        self.network = build_fitting_network(settings)
+        self.network = build_image_network(settings)
         self.transform = ImageTransform(settings.images)
         self.backbone = self.network.backbone
         self.rpn = build_rpn(settings, self.backbone)

@@ -13,9 +13,8 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from rcnn.model.backbones import Backbone, BoxHead
-from rcnn.model.compatibility import build_fitting_network
-from rcnn.model.rpn import RPN
+from rcnn.model.backbones import BoxHead
+from rcnn.model.parts import build_image_network, build_rpn
 from rcnn.model.settings import DetectorSettings
 from rcnn.model.transform import ImageTransform
 from rcnn.ops.boxes import clip, scale
@@ -33,19 +32,6 @@ OBJECT = ("object",)
 """The one class of proposals."""
 
 
-def build_rpn(settings: DetectorSettings, backbone: Backbone) -> RPN:
-    """Build the RPN of a detector on the features of its backbone."""
-    return RPN(
-        backbone.channels,
-        backbone.strides,
-        head=settings.rpn,
-        anchors=settings.anchors,
-        sampling=settings.anchor_sampling,
-        losses=settings.losses,
-        proposals=settings.proposals,
-    )
-
-
 class ProposalNetwork(nn.Module):
     """Transform, backbone and RPN; proposals are the result.
 
@@ -59,7 +45,7 @@ class ProposalNetwork(nn.Module):
     def __init__(self, settings: DetectorSettings) -> None:
         super().__init__()
         self.settings = settings
-        network = build_fitting_network(settings)
+        network = build_image_network(settings)
         # Without RoIs there is no box head, and pretrained weights fill the backbone alone.
         self.network = dataclasses.replace(network, box_head=BoxHead(channels=0))
         self.transform = ImageTransform(settings.images)

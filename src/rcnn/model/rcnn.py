@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from rcnn.model.backbones import Backbone
-from rcnn.model.compatibility import build_warping_network
 from rcnn.model.fast_rcnn import FastRCNN
+from rcnn.model.parts import build_region_network
 from rcnn.model.proposals import given_proposals
 from rcnn.model.roi_heads import eval_mode
 from rcnn.model.roi_pooling import WarpSettings
@@ -94,7 +94,7 @@ class RCNN(FastRCNN):
     """
 
     def __init__(self, settings: DetectorSettings) -> None:
-        network = build_warping_network(settings)
+        network = build_region_network(settings)
         pooler = RegionWarper(network.backbone, settings.warp, settings.pooling.size)
         super().__init__(settings, network, pooler)
 

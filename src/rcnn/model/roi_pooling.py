@@ -81,8 +81,8 @@ class WarpSettings:
 class Pooler(Protocol):
     """Turns the features of images, and RoIs in pixels of the resized images, into RoI features.
 
-    The systems differ here: :class:`RoIPooler` takes feature maps, R-CNN's
-    :class:`~rcnn.model.rcnn.RegionWarper` the images themselves.
+    The systems differ here: the features of :class:`RoIPooler` are the backbone's feature maps,
+    those of R-CNN's :class:`~rcnn.model.rcnn.RegionWarper` are the normalised images themselves.
     """
 
     def __call__(

@@ -1,7 +1,7 @@
 """SPP-net: a pyramid of bins on shared convolutions that are never trained (He et al. 2014).
 
 The step between R-CNN and Fast R-CNN: an image passes the convolutions once, but only the fully
-connected layers are fine-tuned (Fast R-CNN, sections 1.1 and 2.3 tell why).
+connected layers are fine-tuned (the reason is in Fast R-CNN, sections 1.1 and 2.3).
 """
 
 from __future__ import annotations

@@ -1,16 +1,17 @@
-"""Networks that fit the other stages of a detector, or an error that names the setting."""
+"""The parts of a detector from its settings; parts that do not fit each other are an error."""
 
 from __future__ import annotations
 
 from torch import nn
 
 from rcnn.model.backbones import Backbone, BoxHead, SplitNetwork, build_network
+from rcnn.model.rpn import RPN
 from rcnn.model.settings import DetectorSettings
 from rcnn.settings import require
 
 
-def build_fitting_network(settings: DetectorSettings) -> SplitNetwork:
-    """Build the network of a system that pools its RoIs from the features of whole images.
+def build_image_network(settings: DetectorSettings) -> SplitNetwork:
+    """Build the network of a system that extracts features from whole images.
 
     Raises:
         SettingsError: the network does not fit the pooling or the images.
@@ -21,8 +22,8 @@ def build_fitting_network(settings: DetectorSettings) -> SplitNetwork:
     return network
 
 
-def build_warping_network(settings: DetectorSettings) -> SplitNetwork:
-    """Build the network of a system that pushes every region through all of it.
+def build_region_network(settings: DetectorSettings) -> SplitNetwork:
+    """Build the network of a system that extracts features from every region by itself.
 
     Raises:
         SettingsError: the network does not fit the warped regions or the pooling.
@@ -44,6 +45,19 @@ def build_warping_network(settings: DetectorSettings) -> SplitNetwork:
     )
     require(size >= side * stride, "warp.size", size, allowed)
     return network
+
+
+def build_rpn(settings: DetectorSettings, backbone: Backbone) -> RPN:
+    """Build the RPN of a detector on the features of its backbone."""
+    return RPN(
+        backbone.channels,
+        backbone.strides,
+        head=settings.rpn,
+        anchors=settings.anchors,
+        sampling=settings.anchor_sampling,
+        losses=settings.losses,
+        proposals=settings.proposals,
+    )
 
 
 def _check_padding(settings: DetectorSettings, backbone: Backbone) -> None:
