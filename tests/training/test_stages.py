@@ -86,7 +86,9 @@ def test_one_process_does_everything_itself() -> None:
 
 def test_all_processes_get_what_the_first_one_made(two_processes) -> None:
     program = HEAD + "print([first.does('some work', lambda: (k, rank)) for k in range(2)])"
-    assert two_processes(program) == [(0, "[(0, 0), (1, 0)]\n")] * 2
+    for status, output in two_processes(program):
+        assert status == 0, output
+        assert "[(0, 0), (1, 0)]" in output.splitlines()  # beside what gloo prints
 
 
 FAILURES = {
@@ -102,10 +104,9 @@ def test_the_failure_of_the_first_process_ends_the_other_one(failure: str, two_p
         HEAD + f"def work():\n    {FAILURES[failure]}\nfirst.does('the proposals', work)\n"
     )
     assert status == 1
-    last = output.strip().splitlines()[-1]
-    assert "StageError: Rank" in last
+    (last,) = [line for line in output.splitlines() if "StageError: Rank" in line]
     assert "ank 0" in last
     assert "the proposals" in last
     if failure == "raises":
         assert "the proposals are broken" in last
-        assert own.strip().endswith("ValueError: the proposals are broken")
+        assert "ValueError: the proposals are broken" in own
