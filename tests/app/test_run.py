@@ -45,7 +45,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "resnet18": resnet18,
     "resnet18_fpn": resnet18,
 }
-PREFIXES = {"vgg16": "backbone.", "resnet18": "backbone.", "resnet18_fpn": "backbone.backbone."}
+PREFIXES = {"vgg16": "backbone.", "resnet18": "backbone.", "resnet18_fpn": "backbone.body."}
 """How the names of the network's layers begin in a detector."""
 
 
