@@ -66,7 +66,7 @@ RENAMED = {
     "thresholds.rpn_best_within": "thresholds.rpn_low_quality_margin",
     "thresholds.rpn_inside_only": "thresholds.rpn_skip_border_anchors",
 }
-"""Keys of version 0.2 and their names of today, for messages."""
+"""Keys of version 0.1 and their present names, for messages."""
 
 Text = Annotated[str, StringConstraints(min_length=1)]
 

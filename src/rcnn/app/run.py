@@ -291,7 +291,7 @@ def build_trainer(config: Config) -> pl.Trainer:
 # --- what does not fit together -----------------------------------------------------------------
 
 
-def _check_classes(checkpoint: str, known: Sequence[str], data: DetectionDataModule) -> None:
+def _check_classes(checkpoint: str, known: Sequence[str], data: pl.LightningDataModule) -> None:
     """Refuse to test a checkpoint on other classes than its own."""
     if not isinstance(data, DetectionDataModule):
         return  # a user's own data module answers for its classes

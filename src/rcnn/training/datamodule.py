@@ -27,7 +27,7 @@ from rcnn.data import (
 )
 from rcnn.data.proposals import ProposalFiles
 from rcnn.model.transform import ImageSettings
-from rcnn.settings import Fraction, settings
+from rcnn.settings import Fraction, SettingsError, settings
 from rcnn.training.progress import batches_done
 
 
@@ -101,7 +101,7 @@ class DetectionDataModule(pl.LightningDataModule):
         """Open the splits that ``stage`` needs.
 
         Raises:
-            ValueError: if the data has other classes than the module that the trainer runs.
+            SettingsError: the data has other classes than the module that the trainer runs.
         """
         stages: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",)}
         splits = [split for split in stages.get(stage, ("test",)) if self.source.has(split)]
@@ -109,7 +109,7 @@ class DetectionDataModule(pl.LightningDataModule):
         for split in splits:
             found = self.dataset(split).class_names
             if expected is not None and found != expected:
-                raise ValueError(
+                raise SettingsError(
                     f"The {split} split has the classes {', '.join(found)}, but the detector "
                     f"knows {', '.join(expected)}. Use a detector of these classes, or "
                     "module.for_classes(...) to train one that starts from its weights."
@@ -166,7 +166,7 @@ class DetectionDataModule(pl.LightningDataModule):
         dataset = self.dataset(split)
         rank, world_size = self._process()
         if len(dataset) < world_size:
-            raise ValueError(
+            raise SettingsError(
                 f"The {split} split has {len(dataset)} images for {world_size} processes; every "
                 "process needs one. Use fewer devices or more images."
             )
