@@ -13,15 +13,11 @@ import torch
 from benchmarks import results
 
 PARTS = {
-    "detectors": "benchmarks.detectors",
-    "stages": "benchmarks.stages",
-    "switches": "benchmarks.switches",
-    "growth": "benchmarks.growth",
-    "memory": "benchmarks.memory",
-    "loading": "benchmarks.loading",
-    "startup": "benchmarks.startup",
-    "evaluation": "benchmarks.evaluation",
-    "devices": "benchmarks.devices",
+    name: f"benchmarks.{name}"
+    for name in (
+        *("detectors", "stages", "switches", "growth", "memory"),
+        *("loading", "startup", "evaluation", "processes", "quality"),
+    )
 }
 """Modules with ``add_arguments(parser)`` and ``measure(arguments) -> rows``, by part."""
 
@@ -35,7 +31,7 @@ def main(words: Sequence[str]) -> None:
     chooser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         usage="python -m benchmarks <part> [options]",
-        description="Measure speed and memory. `<part> --help` says what a part measures.",
+        description="Measure speed, memory or quality. `<part> --help` describes a part.",
     )
     chooser.add_argument("part", choices=PARTS, help=", ".join(PARTS), metavar="<part>")
     part = chooser.parse_args(words[:1]).part

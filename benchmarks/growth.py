@@ -73,7 +73,7 @@ def save_picture(rows: Sequence[Row], path: Path, title: str) -> None:
     """Draw a panel for each axis and task: medians of both detectors, quartiles as bars.
 
     Args:
-        rows: rows of :func:`measure`.
+        rows: rows of ``measure``.
         path: path of the PNG file.
         title: title of the picture.
     """

@@ -8,14 +8,11 @@ largest resident set, which only Linux can reset at a chosen moment.
 from __future__ import annotations
 
 import argparse
-import gc
-import multiprocessing
 import sys
-from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 
 import torch
 
+from benchmarks.machine import in_a_process, reset_peak, resident
 from benchmarks.pair import (
     INFERENCE,
     STEP,
@@ -49,7 +46,7 @@ def measure(arguments: argparse.Namespace) -> list[Row]:
     rows: list[Row] = []
     for load in workloads(arguments):
         for task in (STEP, INFERENCE):
-            ours, theirs = (_in_a_process(load, runtime, index, task) for index in (0, 1))
+            ours, theirs = (in_a_process(peak, load, runtime, index, task) for index in (0, 1))
             about = {**load.columns(), **runtime.columns(), "task": task}
             rows.append(
                 {**about, "rcnn MiB": ours, "torchvision MiB": theirs, "ratio": ours / theirs}
@@ -61,7 +58,7 @@ def measure(arguments: argparse.Namespace) -> list[Row]:
     return rows
 
 
-def peak(load: Workload, runtime: Runtime, index: int, task: str, threads: int) -> float:
+def peak(load: Workload, runtime: Runtime, index: int, task: str) -> float:
     """Run one detector in this process, and return its peak memory in MiB.
 
     Args:
@@ -69,39 +66,18 @@ def peak(load: Workload, runtime: Runtime, index: int, task: str, threads: int) 
         runtime: device and switches.
         index: 0 for our detector, 1 for torchvision's.
         task: training step or inference.
-        threads: number of CPU threads.
     """
-    torch.set_num_threads(threads)
-    before = 0 if _on_gpu(runtime) else _status("VmRSS")
+    gpu = runtime.device.type == "cuda"
+    before = 0.0 if gpu else resident()
     pair = build_pair(load, runtime)
     set_task(pair, task)
     contestant: Contestant = pair[index]
     del pair  # the other detector is freed
-    gc.collect()
-    if _on_gpu(runtime):
+    reset_peak()
+    if gpu:
         torch.cuda.reset_peak_memory_stats(runtime.device)
-    else:
-        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     for _ in range(RUNS):
         contestant.run(task)
-    if _on_gpu(runtime):
+    if gpu:
         return torch.cuda.max_memory_allocated(runtime.device) / MIB
-    return (_status("VmHWM") - before) / MIB
-
-
-def _in_a_process(load: Workload, runtime: Runtime, index: int, task: str) -> float:
-    # A forked process would begin with the memory of this one.
-    spawning = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=spawning) as pool:
-        return pool.submit(peak, load, runtime, index, task, torch.get_num_threads()).result()
-
-
-def _on_gpu(runtime: Runtime) -> bool:
-    return runtime.device.type == "cuda"
-
-
-def _status(name: str) -> int:
-    """Return a size of this process in bytes, read from Linux."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    (line,) = (line for line in lines if line.startswith(f"{name}:"))
-    return 1024 * int(line.split()[1])
+    return (resident("peak") - before) / MIB

@@ -329,7 +329,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def add_workload_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that :func:`workloads` reads."""
+    """Add the options that ``workloads`` reads."""
     known = ", ".join(SHIPPED)
     parser.add_argument(
         "--backbones", nargs="+", choices=SHIPPED, default=MAIN, metavar="NAME", help=known
@@ -354,7 +354,7 @@ def workloads(arguments: argparse.Namespace) -> Iterator[Workload]:
 
 
 def add_runtime_options(parser: argparse.ArgumentParser, *, compiles: bool = True) -> None:
-    """Add the options that :func:`runtime_from` reads.
+    """Add the options that ``runtime_from`` reads.
 
     Args:
         parser: parser that gets the options.

@@ -1,9 +1,8 @@
-"""How long one waits: for help, for ``import rcnn``, and for the first step of the default run.
+"""Waiting times: for help, for ``import rcnn``, and for the first step of the default run.
 
-Every command runs in a process of its own, as a person starts it, in turn with the others. The
-first step is that of ``python train.py``, from the command to the end of the first minibatch, told
-by a callback; logs and checkpoints go to a temporary folder. "processor s" says more than seconds
-do on a machine that has other work.
+Every command runs in a process of its own, in turn with the others. The first step is timed from
+the command ``python train.py`` to the end of the first minibatch, by a callback; logs and
+checkpoints go to a temporary folder. "processor s" depend less than seconds on other programs.
 """
 
 from __future__ import annotations
@@ -21,23 +20,25 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-Row = dict[str, str | int | float]
+from benchmarks.pair import Row
+
 REPOSITORY = Path(__file__).resolve().parents[1]
+RCNN = "import sys; from rcnn.cli.main import main; sys.exit(main(sys.argv[1:]))"
 FIRST_STEP = "first training step of train.py"
 
 COMMANDS = {
     "python, nothing else": ["-c", ""],
     "import rcnn": ["-c", "import rcnn"],
-    "rcnn --help": ["-c", "import sys; from rcnn.cli.main import main; sys.exit(main(['--help']))"],
+    "rcnn --help": ["-c", RCNN, "--help"],
     "train.py --help": ["train.py", "--help"],
 }
 
 
 class FirstStep(pl.Callback):
-    """Writes down when the first minibatch is done.
+    """A callback that records when the first minibatch is done.
 
     Args:
-        file: gets the time of the clock and the processor time of the process, in seconds.
+        file: JSON file for the time of the clock and the processor time of the process, in seconds.
     """
 
     def __init__(self, file: str) -> None:
@@ -49,8 +50,8 @@ class FirstStep(pl.Callback):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what can be chosen."""
-    parser.add_argument("--repeats", type=int, default=3, help="medians of (%(default)s)")
+    """Add the options of this part."""
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each, for the medians")
     parser.add_argument("overrides", nargs="*", help="of the run whose first step is timed")
 
 
@@ -59,34 +60,34 @@ def measure(arguments: argparse.Namespace) -> list[Row]:
     times: dict[str, list[tuple[float, float]]] = {}
     for _ in range(arguments.repeats):
         for name, words in COMMANDS.items():
-            times.setdefault(name, []).append(timed(words))
-        times.setdefault(FIRST_STEP, []).append(first_step(arguments.overrides))
+            times.setdefault(name, []).append(time_command(words))
+        times.setdefault(FIRST_STEP, []).append(time_first_step(arguments.overrides))
     return [
         {
             "what": name,
-            "seconds": round(median(wall for wall, _ in pairs), 2),
-            "processor s": round(median(own for _, own in pairs), 2),
+            "seconds": median(wall for wall, _ in pairs),
+            "processor s": median(own for _, own in pairs),
         }
         for name, pairs in times.items()
     ]
 
 
-def timed(words: list[str]) -> tuple[float, float]:
-    """Return seconds and processor seconds of a Python command.
+def time_command(words: list[str]) -> tuple[float, float]:
+    """Return the seconds and the processor seconds of a Python command.
 
     Raises:
-        CalledProcessError: if it fails.
+        CalledProcessError: the command fails.
     """
-    before, start = _children(), time.perf_counter()
+    before, start = _children_seconds(), time.perf_counter()
     subprocess.run([sys.executable, *words], cwd=REPOSITORY, check=True, capture_output=True)
-    return time.perf_counter() - start, _children() - before
+    return time.perf_counter() - start, _children_seconds() - before
 
 
-def first_step(overrides: list[str]) -> tuple[float, float]:
-    """Return seconds and processor seconds from the command to the end of the first minibatch.
+def time_first_step(overrides: list[str]) -> tuple[float, float]:
+    """Return the seconds and processor seconds from the command to the end of the first minibatch.
 
     Raises:
-        CalledProcessError: if the run fails.
+        CalledProcessError: the run fails.
     """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "first.json")
@@ -96,11 +97,11 @@ def first_step(overrides: list[str]) -> tuple[float, float]:
             f"+callbacks.first_step={{_target_: {__name__}.FirstStep, file: {file}}}",
         ]
         start = time.time()
-        timed(["train.py", *words, *overrides])
+        time_command(["train.py", *words, *overrides])
         end, own = json.loads(file.read_text())
     return end - start, own
 
 
-def _children() -> float:
+def _children_seconds() -> float:
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime

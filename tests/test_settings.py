@@ -137,7 +137,7 @@ def test_whole_numbers_pass_for_numbers_and_lists_for_tuples_and_nothing_else_do
         assert isinstance(bicycle.front.radius, float)
         assert bicycle.size == (54, 2.0)
         assert isinstance(bicycle.size[1], float)
-    for values, key in (
+    wrong: list[tuple[dict[str, Any], str]] = [
         ({"front": {"radius": "1"}}, "front.radius='1'"),
         ({"front": {"radius": True}}, "front.radius=True"),
         ({"front": {"spokes": 32.0}}, "front.spokes=32.0"),
@@ -155,7 +155,8 @@ def test_whole_numbers_pass_for_numbers_and_lists_for_tuples_and_nothing_else_do
         ({"gears": [3]}, "gears[0]=3"),
         ({"front": {"tube": "wood"}}, "front.tube='wood'"),
         *(({"front": one}, f"front={one!r}") for one in (3, "front", [1, 2], None)),
-    ):
+    ]
+    for values, key in wrong:
         assert _bicycle(**values).startswith(f"{key} is ")
 
 

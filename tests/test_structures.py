@@ -113,7 +113,8 @@ def test_the_total_is_the_sum_of_the_terms_that_there_are() -> None:
     two = _losses()
     assert two.named.keys() == {"roi_classes", "roi_boxes"}
     assert two.total == 3
-    four = Losses(*(torch.tensor(float(k), requires_grad=True) for k in (1, 2, 4, 8)))
+    a, b, c, d = (torch.tensor(float(k), requires_grad=True) for k in (1, 2, 4, 8))
+    four = Losses(a, b, c, d)
     assert list(four.named) == ["rpn_objectness", "rpn_boxes", "roi_classes", "roi_boxes"]
     assert four.named["rpn_objectness"] == 1
     assert four.named["roi_classes"] == 4

@@ -45,7 +45,7 @@ class SettingsError(ValueError):
 
 @dataclass_transform(frozen_default=True)
 def settings(cls: type[S]) -> type[S]:
-    """Make a class a frozen, strictly validated dataclass that raises :class:`SettingsError`."""
+    """Make a class a frozen, strictly validated dataclass that raises ``SettingsError``."""
     config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
     made = pydantic.dataclasses.dataclass(cls, frozen=True, config=config)
     validate = made.__init__
@@ -66,7 +66,7 @@ def _tuples(value: Any) -> Any:
 
 
 def require(condition: bool, key: str, value: object, allowed: str) -> None:
-    """Raise a :class:`SettingsError` that names ``key``, ``value`` and what is allowed."""
+    """Raise a ``SettingsError`` that names ``key``, ``value`` and what is allowed."""
     if not condition:
         raise SettingsError(f"{key}={value!r} is not possible: {allowed}.")
 
@@ -94,7 +94,7 @@ def from_plain(cls: type[S], values: object, where: str = "") -> S:
     """Build settings of type ``cls`` from their plain form.
 
     Args:
-        cls: a class made by :func:`settings`.
+        cls: a class made by ``settings``.
         values: keys and values; a missing key takes its default.
         where: the key of ``values`` in a larger config, for messages.
 

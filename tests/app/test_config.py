@@ -264,7 +264,7 @@ Settle = Callable[..., tuple[Config, list[str]]]
 
 @pytest.fixture
 def checkpoint(composed: Compose, tmp_path: Path) -> Path:
-    """A detector as :data:`TRAINED` says, which has learned nothing."""
+    """A detector as ``TRAINED`` says, which has learned nothing."""
     config = parse(composed(*TRAINED))
     backbone, _ = resolve(config.detector["backbone"])
     module = DetectionModule(config.settings(("cat", "dog"), backbone))

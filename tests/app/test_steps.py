@@ -14,7 +14,7 @@ from rcnn.app.steps import NO_INFLUENCE, share_out, stage_fingerprint
 from rcnn.data import ShapesSource
 from rcnn.data.proposal_writer import ProposalWriter
 from rcnn.model.backbones import LoadedWeights, resolve
-from rcnn.model.settings import learned_with
+from rcnn.model.settings import training_settings
 from rcnn.training.datamodule import LoaderSettings
 
 Compose = Callable[..., dict[str, Any]]
@@ -50,7 +50,7 @@ def name(composed: Compose) -> Callable[..., str]:
         config = parse(composed("scheme=alternating", *words))
         given: dict[str, Any] = {"train": TRAIN, "weights": RANDOM, "processes": 1} | how
         settings = config.settings(("thing",), resolve(config.detector["backbone"])[0])
-        learned = learned_with(settings)
+        learned = training_settings(settings)
         return json.dumps([learned, stage_fingerprint(config, **given)], sort_keys=True)
 
     return function

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from rcnn.structures import GroundTruth
 def write_image() -> Callable[..., Path]:
     """Write a picture of noise of (height, width); the suffix decides the format."""
 
-    def write(file: Path, size: tuple[int, int] = (40, 60), **options: object) -> Path:
+    def write(file: Path, size: tuple[int, int] = (40, 60), **options: Any) -> Path:
         file.parent.mkdir(parents=True, exist_ok=True)
         pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(file, **options)

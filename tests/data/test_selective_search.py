@@ -5,12 +5,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import cv2
+import numpy as np
 import pytest
 import torch
 
 from rcnn.data import DataError, DataWarning, Sample, ShapesDataset, VOCDataset
+from rcnn.data.errors import OnError
 from rcnn.data.proposals import StoredProposals, with_proposals
 from rcnn.data.selective_search import (
     SelectiveSearchSettings,
@@ -39,7 +42,7 @@ def picture() -> torch.Tensor:
     return (image + noise).to(torch.uint8)
 
 
-def search(image: torch.Tensor, seed: int = 0, **changes: object) -> torch.Tensor:
+def search(image: torch.Tensor, seed: int = 0, **changes: Any) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return selective_search(image, SelectiveSearchSettings(**changes), generator)
 
@@ -65,7 +68,7 @@ def test_boxes_are_those_of_opencv_for_blue_green_red(picture: torch.Tensor, mod
     search_itself = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()
     search_itself.setBaseImage(cv2.cvtColor(picture.permute(1, 2, 0).numpy(), cv2.COLOR_RGB2BGR))
     getattr(search_itself, f"switchToSelectiveSearch{mode}")()
-    expected = {(x, y, x + w, y + h) for x, y, w, h in search_itself.process().tolist()}
+    expected = {(x, y, x + w, y + h) for x, y, w, h in np.asarray(search_itself.process()).tolist()}
     found = search(picture, width=200, mode=mode.lower(), min_size=1, limit=None)
     assert len(found) == len(expected)
     assert {tuple(box) for box in found.tolist()} == expected
@@ -127,7 +130,7 @@ def test_opencv_without_contributed_modules_is_named(
     picture: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = ModuleType("cv2")
-    plain.__version__ = "4.10.0"
+    monkeypatch.setattr(plain, "__version__", "4.10.0", raising=False)
     monkeypatch.setitem(sys.modules, "cv2", plain)
     with pytest.raises(ImportError, match=r"OpenCV 4\.10\.0 lacks .* uninstall opencv-python"):
         search(picture)
@@ -136,7 +139,7 @@ def test_opencv_without_contributed_modules_is_named(
 @pytest.mark.parametrize(
     ("key", "value"), [("width", 0), ("min_size", 0), ("limit", 0), ("mode", "slow")]
 )
-def test_impossible_settings_are_named(key: str, value: object) -> None:
+def test_impossible_settings_are_named(key: str, value: Any) -> None:
     with pytest.raises(SettingsError, match=f"{key}={value!r}"):
         SelectiveSearchSettings(**{key: value})
 
@@ -161,10 +164,10 @@ def shapes() -> ShapesDataset:
 
 
 @pytest.fixture
-def broken_voc(write_voc: Callable[..., Path]) -> Callable[[str], VOCDataset]:
+def broken_voc(write_voc: Callable[..., Path]) -> Callable[[OnError], VOCDataset]:
     """Images a, b and c; the file of b breaks after the data set was opened."""
 
-    def make(on_error: str) -> VOCDataset:
+    def make(on_error: OnError) -> VOCDataset:
         for image_id in ("a", "b", "c"):
             root = write_voc(image_id)
         dataset = VOCDataset(root, "train", class_names=("dog",), on_error=on_error)
@@ -231,7 +234,7 @@ def test_other_settings_do_not_go_on(tmp_path: Path, shapes: ShapesDataset) -> N
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_broken_file_is_one_line_without_a_traceback(
-    tmp_path: Path, broken_voc: Callable[[str], VOCDataset], workers: int
+    tmp_path: Path, broken_voc: Callable[[OnError], VOCDataset], workers: int
 ) -> None:
     with pytest.raises(DataError, match=r"^[^\n]*b\.jpg[^\n]*$"):
         propose_by_search(broken_voc("raise"), tmp_path / "x", SETTINGS, workers=workers)
@@ -239,7 +242,7 @@ def test_broken_file_is_one_line_without_a_traceback(
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_broken_file_gets_no_proposals_if_such_are_skipped(
-    tmp_path: Path, broken_voc: Callable[[str], VOCDataset], workers: int
+    tmp_path: Path, broken_voc: Callable[[OnError], VOCDataset], workers: int
 ) -> None:
     dataset = broken_voc("skip")
     with pytest.warns(DataWarning, match=r"b\.jpg.*gets no proposals"):

@@ -118,6 +118,7 @@ def test_pictures_come_with_their_proposals(batch_size: int) -> None:
         batch_size=batch_size,
         proposals=[BOXES, BOXES[:0], BOXES[:1]],
     )
+    assert isinstance(several, list)
     assert [len(found) > 0 for found in several] == [True, False, True]
     torch.testing.assert_close(several[0].boxes, one.boxes, atol=1e-3, rtol=0.0)
 
@@ -137,7 +138,9 @@ def test_a_system_that_makes_its_own_proposals_takes_none(system: str) -> None:
     with pytest.raises(ValueError, match="makes its own proposals"):
         predict(detector, PICTURE, proposals=[BOXES])
     names = ("object",) if system == "rpn" else ("cat", "dog")
-    assert predict(detector, PICTURE).class_names == names
+    found = predict(detector, PICTURE)
+    assert isinstance(found, Detections)
+    assert found.class_names == names
 
 
 def test_a_soft_suppression_takes_the_threshold_of_the_call() -> None:
@@ -145,6 +148,8 @@ def test_a_soft_suppression_takes_the_threshold_of_the_call() -> None:
     soft = replace(detector.settings.detections, suppression="linear", nms_iou=0.9)
     detector.roi_heads.settings = replace(detector.settings, detections=soft)
     usual, strict = predict(detector, PICTURE), predict(detector, PICTURE, nms_iou=0.01)
+    assert isinstance(usual, Detections)
+    assert isinstance(strict, Detections)
     assert float(strict.scores.sum()) < float(usual.scores.sum())
 
 

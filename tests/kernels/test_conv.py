@@ -11,13 +11,13 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 from rcnn.kernels import conv as conv_kernel
 from rcnn.kernels.conv import FastConv2d, FoldedNorm2d, fits_winograd
+from rcnn.kernels.winograd import convolve
 
 
 @pytest.fixture
 def by_winograd(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """The shapes of the maps that Winograd's algorithm computes."""
     shapes: list[tuple[int, ...]] = []
-    convolve = conv_kernel.convolve
 
     def watched(cells: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         shapes.append(tuple(cells.shape))
@@ -154,13 +154,12 @@ def test_a_folded_norm_has_the_state_of_the_norm_and_does_nothing() -> None:
 
 def test_a_copy_follows_its_own_norm() -> None:
     """As the averaged detector does, with buffers that differ from the trained one's."""
-    layers = nn.Sequential(conv(), norm(128))
+    folded = FoldedNorm2d(norm(128))
+    layers = nn.Sequential(FastConv2d(conv(), folded, winograd=True), folded)
     part = nn.ModuleDict({"backbone": layers})
-    folded = FoldedNorm2d(layers[1])
-    layers[0], layers[1] = FastConv2d(layers[0], folded, winograd=True), folded
     cells = torch.randn(1, 128, 4, 4)
     before = part["backbone"](cells)
     copied = deepcopy(part)
-    copied["backbone"][1].bias += 1
+    copied["backbone"].get_buffer("1.bias").add_(1)
     assert_close(copied["backbone"](cells), before + 1)
     assert_close(part["backbone"](cells), before)

@@ -22,7 +22,7 @@ def drawn(*shape: int) -> Tensor:
 def with_gradients(cells: Tensor, weight: Tensor, bias: Tensor, *, ours: bool) -> list[Tensor]:
     """Return a convolution and its gradients."""
     inputs = [one.clone().requires_grad_() for one in (cells, weight, bias)]
-    output = convolve(*inputs) if ours else F.conv2d(*inputs, padding=1)
+    output = convolve(*inputs) if ours else F.conv2d(inputs[0], inputs[1], inputs[2], padding=1)
     weights = drawn(*output.shape).to(output)
     return [output.detach(), *torch.autograd.grad(output, inputs, weights)]
 

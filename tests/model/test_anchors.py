@@ -1,6 +1,5 @@
 """The anchors of every level."""
 
-
 import pytest
 import torch
 from torch import nn

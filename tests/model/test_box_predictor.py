@@ -27,6 +27,7 @@ def test_one_class_has_two_logits() -> None:
 def test_deltas_of_a_class_stand_together() -> None:
     predictor = BoxPredictor(BoxPredictorSettings(), in_channels=3, num_classes=4)
     features = torch.randn(2, 3)
+    assert predictor.bbox_pred is not None
     raw = predictor.bbox_pred(features)
     assert torch.equal(predictor(features).deltas[:, 2], raw[:, 8:12])
 

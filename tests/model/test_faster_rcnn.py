@@ -208,7 +208,7 @@ class TestExactTraining:
         )
         detector = detector_of(replace(TINY, pooling=pooling, roi_sampling=sampling)).double()
         for layer in detector.roi_heads.box_predictor.children():
-            nn.init.normal_(layer.weight, std=0.3)
+            nn.init.normal_(layer.get_parameter("weight"), std=0.3)
         return detector
 
     @staticmethod
@@ -221,7 +221,7 @@ class TestExactTraining:
         self, pooling: PoolingSettings, inputs: tuple[ImageBatch, Targets]
     ) -> None:
         detector = self.detector(pooling)
-        bias = detector.rpn.head.deltas.bias
+        bias = detector.rpn.head.deltas.get_parameter("bias")
         (gradient,) = torch.autograd.grad(self.roi_losses(detector, inputs, exact=True), bias)
         assert gradient.abs().max() > 1e-4
         step = 1e-6
@@ -419,6 +419,7 @@ class TestSeedDocument001:
         assert shapes["roi_heads.box_head.fc6"] == shapes["roi_heads.box_head.fc7"] == (128, 4_096)
         assert shapes["roi_heads.box_predictor.bbox_pred"] == (128, 84)
         assert shapes["roi_heads.box_predictor.cls_score"] == (128, 21)
+        assert run.anchors is not None
         assert len(run.anchors) == 22_500
         assert (run.anchor_samples.labels == 1).sum() == 18
         assert (run.anchor_samples.labels == 0).sum() == 238

@@ -209,10 +209,10 @@ def test_an_overlap_is_that_of_the_predicted_box_with_the_true_one(
         k = rois.labels[i, j]
         outputs[i, j, k] = (encode(boxes[i, j], ground_truth[i, j] + SHIFTED) - mean[k]) / std[k]
     terms = per_roi_losses(torch.zeros(2, 6, 4), outputs, rois, settings, "softmax", mean, std)
-    _, found = roi_losses(terms, rois.labels)
+    _, roi_boxes = roi_losses(terms, rois.labels)
     each = overlap_loss(ground_truth + SHIFTED, ground_truth, kind)[rois.labels > 0]
-    assert found is not None
-    assert_close(found, each.sum() / 11, atol=1e-5, rtol=1e-5)
+    assert roi_boxes is not None
+    assert_close(roi_boxes, each.sum() / 11, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["smooth_l1", *OVERLAPS])

@@ -1,6 +1,8 @@
 """Regions pooled at the scale that suits their size."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from tests.model.inputs import TINY, A, targets_of
 from tests.ops.inputs import random_boxes
 
 Scales = tuple[int, ...] | None
+D = TypeVar("D", bound=FastRCNN | FasterRCNN)
 
 
 def at(shorter_side: int, scales: Scales, min_size: float = 4.0) -> DetectorSettings:
@@ -28,7 +31,7 @@ def at(shorter_side: int, scales: Scales, min_size: float = 4.0) -> DetectorSett
     return replace(TINY, images=images, pooling=pooling, proposals=proposals)
 
 
-def built(kind: type[FastRCNN] | type[FasterRCNN], settings: DetectorSettings) -> FastRCNN:
+def built(kind: type[D], settings: DetectorSettings) -> D:
     torch.manual_seed(0)
     return kind(settings).eval()
 
@@ -62,7 +65,7 @@ def test_rois_stay_in_order_and_are_pooled_in_pixels_of_their_scale(count: int) 
     rois = random_boxes(0, 2, count, extent=400.0)
     factors = torch.tensor([[[0.5, 0.6], [1.0, 1.0], [3.0, 2.0]], [[2.0, 2.0], [1.0, 1.0], [4, 4]]])
 
-    def pooler(features: list[Tensor], rois: Tensor) -> Tensor:
+    def pooler(features: Sequence[Tensor], rois: Tensor) -> Tensor:
         """The number of the scale, which its features are, and the coordinates of each RoI."""
         number = torch.full_like(rois[..., :1], features[0].item())
         return torch.cat([number, rois], dim=-1).flatten(0, 1)[:, :, None, None]

@@ -267,8 +267,12 @@ class TestSoftSuppression:
             valid[0] = True
             boxes[..., 2:] = 30.0
             found = postprocess(
-                *(Proposals(boxes, torch.ones(2, count), valid), torch.zeros(2, count, 4)),
-                *(torch.zeros(2, count, 4, 4), batch, limits, NAMES),
+                Proposals(boxes, torch.ones(2, count), valid),
+                torch.zeros(2, count, 4),
+                torch.zeros(2, count, 4, 4),
+                batch,
+                limits,
+                NAMES,
             )
             assert [len(found[0]) > 0, len(found[1]) > 0] == [count > 0, False]
 

@@ -38,8 +38,11 @@ def test_losses_and_proposals_are_those_of_faster_rcnn(
         detector.training_outputs(batch, targets, torch.Generator().manual_seed(3))
         for detector in (network, whole)
     )
-    assert torch.equal(ours.losses.rpn_objectness, theirs.losses.rpn_objectness)
-    assert torch.equal(ours.losses.rpn_boxes, theirs.losses.rpn_boxes)
+    assert ours.losses.named.keys() == {"rpn_objectness", "rpn_boxes"}
+    for name, loss in ours.losses.named.items():
+        assert torch.equal(loss, theirs.losses.named[name]), name
+    assert ours.anchors is not None
+    assert theirs.anchors is not None
     assert torch.equal(ours.anchors, theirs.anchors)
     assert torch.equal(ours.anchor_samples.indices, theirs.anchor_samples.indices)
     assert ours.rois is None

@@ -82,13 +82,13 @@ def test_whole_network_equals_torchvision(seed: int, train: bool, levels: int) -
         scores.extend(objectness)
         return boxes, objectness
 
-    oracle.filter_proposals = keep_scores  # type: ignore[method-assign]
+    oracle.filter_proposals = keep_scores
     with torch.no_grad():
         boxes, _ = oracle(images, dict(enumerate(features)), targets)
         settings = AnchorSettings(sizes=SIZES[:levels], offset=0.0, rounding="nearest")
         anchors = AnchorGrid(settings, strides)(grids, (96, 128))
-        output = head(features)
-        ours = propose(anchors, *output, batch, LIMITS, train=train)
+        logits, deltas = head(features)
+        ours = propose(anchors, logits, deltas, batch, LIMITS, train=train)
     assert ours.boxes.shape[1] == min(60 if train else 30, sum(h * w * 3 for h, w in grids))
     _assert_same(ours, boxes, scores)
 

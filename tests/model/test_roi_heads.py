@@ -43,7 +43,7 @@ class Coordinates:
     def __init__(self) -> None:
         self.slots: list[int] = []
 
-    def __call__(self, _features: Sequence[Tensor], rois: Tensor) -> Tensor:
+    def __call__(self, features: Sequence[Tensor], rois: Tensor) -> Tensor:  # noqa: ARG002
         """(B, R, 4) -> (B R, 4, 1, 1)."""
         self.slots.append(rois.shape[1])
         return rois.flatten(0, 1)[:, :, None, None] / 100
@@ -230,6 +230,7 @@ def test_slots_that_no_image_uses_are_not_computed_and_change_no_detection(used:
     # As if the last slot were used, by a box that can be no detection: far outside.
     elsewhere = boxes.index_fill(1, torch.tensor(19), -1e4)
     wanted = heads.detect([], proposals_of(elsewhere, valid | (torch.arange(20) == 19)), batch)
+    assert isinstance(heads.pooler, Coordinates)
     assert heads.pooler.slots == [max(used, 1), 20]
     for image, (ours, theirs) in enumerate(zip(found, wanted, strict=True)):
         assert (len(ours) > 0) == bool(valid[image].any())
@@ -244,7 +245,8 @@ def test_normalisation_of_targets_is_no_weight() -> None:
 
 
 def test_every_part_returns_to_its_own_mode_also_after_an_error() -> None:
-    parts, modes = nn.Sequential(nn.Dropout(), nn.Dropout().eval()), []
+    parts = nn.Sequential(nn.Dropout(), nn.Dropout().eval())
+    modes: list[bool] = []
 
     def fail() -> None:
         modes.extend(part.training for part in parts.modules())
@@ -265,7 +267,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "gaussian": {"detections": DetectionSettings(score=0.01, suppression="gaussian")},
     "ablated regression": {"detections": DetectionSettings(score=0.01, ablate_regression=True)},
     **{
-        kind: {"losses": LossSettings(rpn_box_loss=kind, roi_box_loss=kind)}  # type: ignore[arg-type]
+        kind: {"losses": LossSettings(rpn_box_loss=kind, roi_box_loss=kind)}
         for kind in ("iou", "giou", "diou", "ciou")
     },
 }

@@ -1,6 +1,6 @@
 """The region proposal network: its head, and its losses and proposals as a whole."""
 
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -18,7 +18,9 @@ from tests.model.inputs import NO_ONE_AND_THREE_OBJECTS, assert_all_trained, noi
 
 @pytest.mark.parametrize("branches", ["shared", "separate"])
 @pytest.mark.parametrize("objectness", ["softmax", "sigmoid"])
-def test_shapes_of_every_kind_of_head(branches: str, objectness: str) -> None:
+def test_shapes_of_every_kind_of_head(
+    branches: Literal["shared", "separate"], objectness: Literal["softmax", "sigmoid"]
+) -> None:
     settings = RPNSettings(channels=16, branches=branches, objectness=objectness)
     head = RPNHead(settings, in_channels=8, anchors_per_cell=9)
     assert head.objectness.out_channels == (18 if objectness == "softmax" else 9)
@@ -56,7 +58,9 @@ def test_softmax_over_the_pair_is_the_sigmoid_of_the_logit() -> None:
 
 
 @pytest.mark.parametrize("objectness", ["softmax", "sigmoid"])
-def test_order_of_the_outputs_is_that_of_the_anchors(objectness: str) -> None:
+def test_order_of_the_outputs_is_that_of_the_anchors(
+    objectness: Literal["softmax", "sigmoid"],
+) -> None:
     """One template answers at one cell: the anchor at that position must be that box."""
     settings = AnchorSettings(scales=(2.0, 4.0), ratios=(0.5, 1.0, 2.0))
     strides, grids = [8, 16], [(6, 10), (3, 5)]

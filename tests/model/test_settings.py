@@ -17,8 +17,8 @@ from rcnn.model.rpn import RPNSettings
 from rcnn.model.settings import (
     DeltaSettings,
     DetectorSettings,
-    concerns_detection,
-    learned_with,
+    may_change_after_training,
+    training_settings,
 )
 from rcnn.model.targets import AnchorSampling, RoISampling
 from rcnn.model.transform import ImageSettings
@@ -129,10 +129,10 @@ def test_what_only_detection_depends_on_is_not_learned_with() -> None:
         proposals=replace(TINY.proposals, after_nms_test=7),
         images=replace(TINY.images, test_scales=(64, 96)),
     )
-    assert learned_with(changed) == learned_with(TINY)
+    assert training_settings(changed) == training_settings(TINY)
     other = replace(TINY, proposals=replace(TINY.proposals, after_nms_train=7))
-    assert learned_with(other) != learned_with(TINY)
+    assert training_settings(other) != training_settings(TINY)
     for part, key in (("detections", "score"), ("proposals", "nms_iou"), ("warp", "chunk")):
-        assert concerns_detection(part, key)
+        assert may_change_after_training(part, key)
     for part, key in (("proposals", "after_nms_train"), ("backbone", "name"), ("pooling", "size")):
-        assert not concerns_detection(part, key)
+        assert not may_change_after_training(part, key)

@@ -84,8 +84,8 @@ class Uploads(TorchDispatchMode):
         made = from_host or func is torch.ops.aten.lift_fresh.default
         if made and isinstance(result, Tensor) and result.is_meta:
             frames = [one for one in traceback.extract_stack() if one.filename != __file__][-4:]
-            places = [f"{Path(one.filename).name}:{one.lineno} {one.name}" for one in frames]
-            self.found.append(f"{func} {' > '.join(places)}")
+            calls = [f"{Path(one.filename).name}:{one.lineno} {one.name}" for one in frames]
+            self.found.append(f"{func} {' > '.join(calls)}")
         return result
 
 
@@ -125,8 +125,10 @@ def step_on_meta(
     """Run a step of a detector without values, and return what it copies to the device."""
     with torch.device("meta"):
         detector = build_detector(system, settings)
-    batch, targets = (part.to("meta") for part in minibatch(objects))
-    with Uploads() as uploads:
+    batch, targets = minibatch(objects)
+    batch, targets = batch.to("meta"), targets.to("meta")
+    uploads = Uploads()
+    with uploads:
         if exact:
             assert isinstance(detector, FasterRCNN)
             losses = detector.losses(batch, targets, torch.Generator(), exact=True)
@@ -216,11 +218,15 @@ def test_on_a_gpu_nothing_but_suppression_waits(
     replace_suppression(allowed)
     detector = build_detector("faster_rcnn", replace(SMALL, **VARIANTS[variant])).to("cuda")
     optimizer = torch.optim.SGD(detector.parameters(), lr=0.001, momentum=0.9, fused=True)
-    pinned = [part.pin_memory() for part in minibatch()]
+    batch, targets = minibatch()
+    pinned = batch.pin_memory(), targets.pin_memory()
     generator = torch.Generator("cuda").manual_seed(0)
 
     def step() -> None:
-        batch, targets = (part.to("cuda", non_blocking=True) for part in pinned)
+        batch, targets = (
+            pinned[0].to("cuda", non_blocking=True),
+            pinned[1].to("cuda", non_blocking=True),
+        )
         detector.losses(batch, targets, generator).total.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -28,7 +28,8 @@ C = (60.0, 5.0, 95.0, 30.0, 3)
 def anchors() -> Tensor:
     """864 anchors over 96 x 128 pixels."""
     grid = AnchorGrid(AnchorSettings(scales=(2.0, 4.0, 8.0)), strides=[8])
-    return grid([(12, 16)], (96, 128))[: 12 * 16 * 9]
+    boxes: Tensor = grid([(12, 16)], (96, 128))
+    return boxes[: 12 * 16 * 9]
 
 
 def _all_labels(

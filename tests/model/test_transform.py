@@ -1,6 +1,5 @@
 """From pictures of any size to one batch."""
 
-
 import jaxtyping
 import pytest
 import torch

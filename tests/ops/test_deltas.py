@@ -29,7 +29,7 @@ def test_a_box_moved_and_enlarged_by_hand() -> None:
 def test_published_codes_with_both_weights() -> None:
     case = GEOMETRY["box_coder"]
     anchors, boxes = torch.tensor(case["proposals"]), torch.tensor(case["gt"]).float()
-    near = {"atol": 1e-6, "rtol": 1e-6}
+    near: dict[str, Any] = {"atol": 1e-6, "rtol": 1e-6}
     assert_close(encode(anchors, boxes), torch.tensor(case["weights_1"]), **near)
     # Weights 10, 10, 5, 5 are another spelling of the standard deviations 0.1, 0.1, 0.2, 0.2.
     std = torch.tensor([0.1, 0.1, 0.2, 0.2])

@@ -7,6 +7,7 @@ that is the maximum of its bin.
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -132,7 +133,8 @@ class TestRoIAlign:
 class TestCrop:
     def test_a_plane_by_hand(self) -> None:
         y, x = torch.meshgrid(torch.arange(6.0), torch.arange(8.0), indexing="ij")
-        plane, near = (x + 10 * y)[None, None], {"atol": 1e-4, "rtol": 0.0}
+        plane = (x + 10 * y)[None, None]
+        near: dict[str, Any] = {"atol": 1e-4, "rtol": 0.0}
         pooled = crop(plane, torch.tensor([[1.0, 2.0, 4.0, 3.0]]), numbers(1), size=3)
         expected = torch.tensor([20.0, 25.0, 30.0])[:, None] + torch.tensor([1.0, 2.5, 4.0])
         assert_close(pooled[0, 0], expected, **near)

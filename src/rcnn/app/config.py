@@ -1,6 +1,6 @@
 """The config of a run: its schema, and the check that it passes before anything is loaded.
 
-The settings classes are the only home of a default: :func:`schema` makes from them the nodes that
+The settings classes are the only home of a default: ``schema`` makes from them the nodes that
 Hydra composes on, and a YAML file holds differences only. The groups that name classes by
 ``_target_`` are held against the signatures of those classes.
 """
@@ -24,7 +24,7 @@ from rcnn.data.proposals import ProposalFiles
 from rcnn.inference.checkpoint import CHECKPOINT_KEY, read_checkpoint
 from rcnn.model.backbones import BackboneSettings
 from rcnn.model.build import needs_proposals, system_class
-from rcnn.model.settings import DetectorSettings, concerns_detection
+from rcnn.model.settings import DetectorSettings, may_change_after_training
 from rcnn.model.speed import SpeedSettings
 from rcnn.report import read_plan
 from rcnn.settings import SettingsError, from_plain, nearest, require, settings, to_plain
@@ -104,7 +104,7 @@ class ModelConfig:
     """The keys of the group ``model`` that are no part of the detector's settings.
 
     Attributes:
-        system: which detector, see :mod:`rcnn.model.build`.
+        system: which detector, see ``rcnn.model.build``.
         delta_statistics: what normalises box targets: the ``fixed`` numbers of ``model.deltas``, or
             the ``empirical`` mean and deviation of each class, measured on the training split.
     """
@@ -129,7 +129,7 @@ class SchemeConfig:
 
     Attributes:
         name: ``joint`` and ``exact`` are one training; ``alternating``, ``unshared`` and
-            ``stage_wise`` are several, see :mod:`rcnn.training.schemes`.
+            ``stage_wise`` are several, see ``rcnn.training.schemes``.
         shares: share of the run's optimiser steps for each training: four of ``alternating``, two
             of ``unshared`` and ``stage_wise``.
         store: folder of the products of the trainings, which runs share.
@@ -160,7 +160,7 @@ class Config:
     Attributes:
         run: what to do.
         system: which detector.
-        delta_statistics: see :class:`ModelConfig`.
+        delta_statistics: see ``ModelConfig``.
         scheme: in what order the parts of the detector learn.
         detector: settings of the detector by part, without the class names, which the data gives.
         loader: how minibatches are made.
@@ -447,7 +447,7 @@ def apply_checkpoint_settings(
     Args:
         composed: composed, resolved config, of which nothing has been checked; one that does not
             test a checkpoint is returned as it is.
-        overrides: overrides of the command line, by key or group, see :func:`read_overrides`.
+        overrides: overrides of the command line, by key or group, see ``read_overrides``.
 
     Raises:
         CheckpointError: the file is missing, damaged, or no checkpoint of this package.
@@ -471,13 +471,15 @@ def apply_checkpoint_settings(
         asked = any(key == name or key.startswith(f"{name}.") for name in said)
         if not asked or own == wanted or key in SETTLED:
             continue
-        if (key in keys and concerns_detection(*keys[key])) or (key == RANKS and own is None):
+        if (key in keys and may_change_after_training(*keys[key])) or (
+            key == RANKS and own is None
+        ):
             _put(plain, key, wanted)
             notes.append(f"Tested with {key}={_spell(wanted)}; the checkpoint has {_spell(own)}.")
         else:
             refused.append(f"{key}={_spell(wanted)} (the checkpoint has {_spell(own)})")
     if refused:
-        allowed = ", ".join(key for key, field in keys.items() if concerns_detection(*field))
+        allowed = ", ".join(key for key, field in keys.items() if may_change_after_training(*field))
         raise SettingsError(
             f"With task=test this is not possible: {', '.join(refused)}. {path} was trained with "
             "other settings, and is tested with its own: leave these out. Only what concerns "

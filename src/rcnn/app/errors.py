@@ -70,7 +70,7 @@ def explain(error: Exception, conf: Path) -> str:
     """Return the message for people; what was mistyped on the command line gets its nearest.
 
     Args:
-        error: one of :data:`MISTAKES`.
+        error: one of ``MISTAKES``.
         conf: the folder of the config groups.
     """
     if isinstance(error, InstantiationException) and isinstance(error.__cause__, MISTAKES):

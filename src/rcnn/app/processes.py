@@ -51,7 +51,7 @@ def needs_processes(trainer: Mapping[str, Any]) -> int:
 
     Returns:
         1 if the present process is enough: for one device, in a process that ``torchrun``, ``srun``
-        or :func:`run_in_processes` started, and for strategies that have no process for each device
+        or ``run_in_processes`` started, and for strategies that have no process for each device
         or start their processes without the command line (``ddp_spawn``).
 
     Raises:

@@ -48,7 +48,7 @@ from rcnn.training.statistics import measure_deltas
 from rcnn.view.scores import recall_line, score_table
 
 Weights = tuple[BackboneSettings, LoadedWeights]
-"""What :func:`rcnn.model.backbones.resolve` returns."""
+"""What ``rcnn.model.backbones.resolve`` returns."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ def _test(config: Config, trainer: pl.Trainer, data: DetectionDataModule) -> Res
 def load_for_test(config: Config) -> DetectionModule:
     """Return the module of the config's checkpoint with the config's settings.
 
-    They are the checkpoint's, except for what :func:`apply_checkpoint_settings` lets the command
+    They are the checkpoint's, except for what ``apply_checkpoint_settings`` lets the command
     line change.
     """
     module = DetectionModule.load_from_checkpoint(

@@ -1,7 +1,7 @@
 """A run in steps: from its config to the plan, the data and the trainer of each step.
 
 A step's product is stored under a fingerprint of what it was made from, see
-:mod:`rcnn.training.stages`. The rule for the config: every key counts unless it is known to change
+``rcnn.training.stages``. The rule for the config: every key counts unless it is known to change
 nothing that is learned. A key that is new changes the fingerprints until somebody lists it below,
 and a run takes a stored product at worst too seldom, never wrongly.
 """

@@ -32,7 +32,7 @@ class Command(NamedTuple):
 
     Attributes:
         text: what the command does, for the help.
-        module: name of its module in :mod:`rcnn.cli`, imported when the command is chosen.
+        module: name of its module in ``rcnn.cli``, imported when the command is chosen.
         add_arguments: declares its arguments; null: the module's own ``add_arguments(parser)``.
         run: name of the module's function that takes the arguments and returns the exit status.
     """

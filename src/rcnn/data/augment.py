@@ -1,6 +1,6 @@
 """Transforms of a sample: mirroring and resizing.
 
-Coordinates of a sample stay in pixels of its original size; see :class:`rcnn.data.Sample`.
+Coordinates of a sample stay in pixels of its original size; see ``rcnn.data.Sample``.
 """
 
 from __future__ import annotations

@@ -179,7 +179,7 @@ class TransformedDataset(Dataset[Sample]):
         dataset: the images.
         transform: function of the sample and a generator with the seed that was drawn.
         substitute: for training under ``on_error=skip``: an image that cannot be decoded is
-            replaced by the next one that can, with a :class:`DataWarning`, so that the minibatch
+            replaced by the next one that can, with a ``DataWarning``, so that the minibatch
             keeps its size. In evaluation this must stay off: an image scored twice, or left out,
             would give a number that cannot be compared, so a broken file is an error there.
     """

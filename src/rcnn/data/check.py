@@ -19,7 +19,7 @@ QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 
 @dataclass(frozen=True)
 class DataReport:
-    """What :func:`check` found.
+    """What ``check`` found.
 
     Attributes:
         images: number of images.
@@ -27,9 +27,9 @@ class DataReport:
         objects: number of objects of each class, those of classes without any object too.
         difficult: number of objects marked so.
         crowd: number of regions marked so.
-        box_sizes: square roots of box areas in pixels, at :data:`QUANTILES`.
-        box_shapes: heights over widths, at :data:`QUANTILES`.
-        objects_per_image: numbers of objects, at :data:`QUANTILES`.
+        box_sizes: square roots of box areas in pixels, at ``QUANTILES``.
+        box_shapes: heights over widths, at ``QUANTILES``.
+        objects_per_image: numbers of objects, at ``QUANTILES``.
         left_out: faults that the reader left out, in words.
         unreadable: faults of images that turned out broken when they were decoded, in words.
     """

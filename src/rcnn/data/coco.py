@@ -26,8 +26,8 @@ class COCODataset(IndexedDataset):
     Args:
         annotations: the JSON file.
         images: folder that its file names are relative to.
-        on_error: what to do about a bad image or object: ``raise`` a :class:`DataError`, or
-            ``skip`` it and say so in one :class:`DataWarning`. COCO's own train2017 has boxes
+        on_error: what to do about a bad image or object: ``raise`` a ``DataError``, or
+            ``skip`` it and say so in one ``DataWarning``. COCO's own train2017 has boxes
             without area, so it needs ``skip``.
 
     Attributes:
@@ -122,7 +122,7 @@ def _categories(entries: list[Entry], path: Path) -> dict[int, str]:
 
 
 class _Reader:
-    """Brings the entries of a file into an :class:`IndexBuilder`, one by one."""
+    """Brings the entries of a file into an ``IndexBuilder``, one by one."""
 
     def __init__(
         self, path: Path, folder: Path, categories: Mapping[int, str], problems: Problems

@@ -27,7 +27,7 @@ class Sample:
     """One decoded image and what is known of it.
 
     All coordinates are in pixels of ``original_size``, also after ``image`` was resized: the
-    objects stay exactly what the annotation says, and :func:`rcnn.data.collate` brings boxes into
+    objects stay exactly what the annotation says, and ``rcnn.data.collate`` brings boxes into
     the pixels of the minibatch.
 
     Attributes:
@@ -84,7 +84,7 @@ class DetectionDataset(Dataset[Sample], ABC):
 
 
 class IndexedDataset(DetectionDataset):
-    """Image files in a folder, with an :class:`AnnotationIndex`.
+    """Image files in a folder, with an ``AnnotationIndex``.
 
     Args:
         class_names: names of the labels 1..K.

@@ -74,7 +74,7 @@ class Problems:
         self.messages.append(str(error))
 
     def warn(self, where: str) -> None:
-        """Issue one :class:`DataWarning` about all that was left out of ``where``, if any was."""
+        """Issue one ``DataWarning`` about all that was left out of ``where``, if any was."""
         if not self.messages:
             return
         counts = ", ".join(f"{count} x {reason}" for reason, count in self.counts.most_common())

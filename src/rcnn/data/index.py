@@ -230,7 +230,7 @@ def box_faults(
     shift: Float64[np.ndarray, " 4"],
     sizes: Int[np.ndarray, "N 2"],
 ) -> Int8[np.ndarray, " N"]:
-    """Return the first fault of each box as a position in :data:`BOX_FAULTS`, 0 for none.
+    """Return the first fault of each box as a position in ``BOX_FAULTS``, 0 for none.
 
     Args:
         corners: x1, y1, x2, y2 as written in the annotation. Order and area are judged on these:

@@ -49,9 +49,9 @@ SHARD_IMAGES = 64
 class ProposalWriter:
     """Collects the proposals of a data set's images in any order and makes one file of them.
 
-    Each :data:`SHARD_IMAGES` finished images become a file in the folder :func:`shard_folder`, and
+    Each ``SHARD_IMAGES`` finished images become a file in the folder ``shard_folder``, and
     so does the rest when an exception ends the ``with`` block. A new writer of the same path, data
-    set and origin goes on with the images in :meth:`missing`. :meth:`finish` joins the shards in
+    set and origin goes on with the images in ``missing``. ``finish`` joins the shards in
     memory; the bytes of the file depend neither on the order of the images nor on interruptions.
     One writer at a time may work on a path; several processes hand their results to it.
 
@@ -236,7 +236,7 @@ def decode(dataset: DetectionDataset, index: int) -> Sample | DataError:
     """Return a sample to make proposals of, or the fault of its file.
 
     The fault is returned, because an exception that leaves a worker arrives as the text of its
-    traceback; :meth:`ProposalWriter.add_failed` takes it.
+    traceback; ``ProposalWriter.add_failed`` takes it.
     """
     try:
         return dataset[index]

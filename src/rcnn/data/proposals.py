@@ -8,7 +8,7 @@ A file is a safetensors file with four tensors and one entry of metadata:
 - ``scores`` float32 (N,): best first within an image;
 - ``offsets`` int64 (I + 1,): image i has the rows ``offsets[i]`` up to ``offsets[i + 1]``;
 - ``sizes`` int32 (I, 2): sizes of the original images;
-- metadata ``proposals``: a :class:`Header` as JSON. It is one entry, because safetensors writes
+- metadata ``proposals``: a ``Header`` as JSON. It is one entry, because safetensors writes
   several in a random order, and equal proposals are equal bytes here.
 """
 
@@ -46,7 +46,7 @@ class Header:
     Attributes:
         format: version of the format.
         origin: method, settings and weights that made the proposals, in words.
-        fingerprint: :func:`fingerprint` of the data set.
+        fingerprint: ``fingerprint`` of the data set.
         class_names: class names of the data set.
         rcnn: version of this package that wrote the file.
         image_ids: ids of the images, sorted.
@@ -83,7 +83,7 @@ class StoredProposals:
     pages of the file, and a pickle of this object holds its path only.
 
     Args:
-        path: file that ``rcnn propose`` or :class:`ProposalWriter` has made.
+        path: file that ``rcnn propose`` or ``ProposalWriter`` has made.
 
     Attributes:
         path: absolute path.
@@ -123,7 +123,7 @@ class StoredProposals:
         return self._rows("boxes", self._index(image_id), limit).clone()
 
     def scores(self, image_id: str, limit: int | None = None) -> Float[Tensor, " P"]:
-        """Return the scores of what :meth:`boxes` returns.
+        """Return the scores of what ``boxes`` returns.
 
         Raises:
             DataError: the file has no such image.
@@ -213,7 +213,7 @@ def _layout_fault(file: Any, header: Header) -> str | None:
 class ProposedDataset(DetectionDataset):
     """The images of a data set with the best of their stored proposals.
 
-    :func:`with_proposals` makes one after it has checked that the two belong together.
+    ``with_proposals`` makes one after it has checked that the two belong together.
 
     Args:
         dataset: the images.
@@ -267,7 +267,7 @@ def with_proposals(
     Raises:
         SettingsError: ``limit`` is not positive.
         DataError: the proposals are of other images, sizes or classes, or one of them is unsound,
-            see :meth:`StoredProposals.check`.
+            see ``StoredProposals.check``.
     """
     require(limit is None or limit > 0, "limit", limit, "a positive number of proposals, or null")
     if fingerprint(dataset) != stored.header.fingerprint:

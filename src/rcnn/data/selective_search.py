@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 from rcnn.data.dataset import DetectionDataset
 from rcnn.data.errors import DataError
 from rcnn.data.proposal_writer import ProposalWriter, decode
-from rcnn.ops.boxes import area, at_least, clip, scale
+from rcnn.ops.boxes import area, clip, scale, sides_at_least
 from rcnn.ops.images import resize
 from rcnn.settings import require, settings, to_plain
 
@@ -76,7 +76,7 @@ def selective_search(
     factor = min(settings.width / width, 3 * settings.width / height)
     size = (max(round(height * factor), 1), max(round(width * factor), 1))
     found = _search(resize(image, size), settings.mode)
-    found = found[at_least(found, float(settings.min_size))]
+    found = found[sides_at_least(found, float(settings.min_size))]
     best = found[_order(found, generator)[: settings.limit]]
     factors = torch.tensor([[height / size[0], width / size[1]]])
     return clip(scale(best[None], factors), torch.tensor([[height, width]]))[0]

@@ -37,7 +37,7 @@ class ShapesDataset(DetectionDataset):
         size: height and width in pixels.
         max_objects: largest number of objects in an image; the smallest is 1.
         empty_share: probability of an image without objects.
-        class_names: the shapes that are drawn, one or more of :data:`SHAPES`.
+        class_names: the shapes that are drawn, one or more of ``SHAPES``.
     """
 
     def __init__(

@@ -35,8 +35,8 @@ class VOCDataset(IndexedDataset):
         class_names: names of the labels 1..K. Without it the lines of ``classes.txt`` in ``root``;
             without that file, the sorted names over all annotations of the folder, whatever the
             split.
-        on_error: what to do about a bad image or object: ``raise`` a :class:`DataError`, or
-            ``skip`` it and say so in one :class:`DataWarning`.
+        on_error: what to do about a bad image or object: ``raise`` a ``DataError``, or
+            ``skip`` it and say so in one ``DataWarning``.
 
     Raises:
         DataError: for a wrong layout, an unknown or empty split; for bad images and objects, if
@@ -154,7 +154,7 @@ class _Folder:
 
 
 class _Reader:
-    """Brings the images of a folder into an :class:`IndexBuilder`, one by one."""
+    """Brings the images of a folder into an ``IndexBuilder``, one by one."""
 
     def __init__(self, folder: _Folder, class_names: tuple[str, ...], problems: Problems) -> None:
         self.builder = IndexBuilder(
@@ -303,10 +303,10 @@ def pascal_voc(
         root: folder that holds or will hold ``VOCdevkit``.
         split: ``train``, ``val``, ``trainval`` or ``test``.
         download: whether to fetch what is missing (0.9 GB for 2007, 2 GB for 2012).
-        on_error: see :class:`VOCDataset`.
+        on_error: see ``VOCDataset``.
 
     Raises:
-        DataError: for an unknown name, a challenge that is not there, and as :class:`VOCDataset`.
+        DataError: for an unknown name, a challenge that is not there, and as ``VOCDataset``.
     """
     if name not in YEARS:
         raise DataError(

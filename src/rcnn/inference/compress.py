@@ -1,7 +1,7 @@
 """Truncated SVD of fc6 and fc7, the fully connected layers behind the RoI pooling.
 
 A layer becomes the product of two thinner ones (Fast R-CNN, section 3.1). The ranks are given, or
-keep a share of the energy, or keep a time on this machine; :func:`stage_seconds` measures what a
+keep a share of the energy, or keep a time on this machine; ``stage_seconds`` measures what a
 compression saves.
 
 Letters: O outputs and I inputs of a layer, k = min(O, I), r rank.
@@ -373,7 +373,7 @@ def _lost(values: SingularValues, cost: LayerCost) -> Float[Tensor, " r"]:
 def stage_seconds(
     detector: Detector, batches: Sequence[ImageBatch], repeats: int = 5
 ) -> Mapping[str, float]:
-    """Return the seconds per image that a detector spends in each of its :data:`STAGES`.
+    """Return the seconds per image that a detector spends in each of its ``STAGES``.
 
     torch's profiler charges every operation to the innermost stage around it; the seconds are the
     stage's share of a run without profiler. Fast R-CNN (figure 2) and Faster R-CNN (table 5) have

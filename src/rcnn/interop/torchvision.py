@@ -48,7 +48,7 @@ def from_torchvision(model: nn.Module, class_names: Sequence[str] | None = None)
     """Return a detector that finds and learns what a torchvision Faster R-CNN does.
 
     All settings are read off the model and all weights are copied; the model stays as it is. See
-    :mod:`rcnn.interop.settings` for the models that are supported.
+    ``rcnn.interop.settings`` for the models that are supported.
 
     Four things have no counterpart. Of several values of ``min_size`` only the last is taken, which
     torchvision evaluates with. Leading stages of the backbone that do not learn become
@@ -98,7 +98,7 @@ def load_torchvision(
         source: a state dict, or the path of its file, as ``torch.save`` writes it (``.pth``).
         builder: name of the function of ``torchvision.models.detection`` that builds the model. Its
             defaults become the settings; only the number of classes comes from the state dict.
-        class_names: names of the classes 1..K; null: as in :func:`from_torchvision`.
+        class_names: names of the classes 1..K; null: as in ``from_torchvision``.
         norm_eps: epsilon of the norms, which no state dict holds. It is required for
             ``fasterrcnn_resnet50_fpn`` with frozen norms, except for the released COCO weights:
             torchvision has 0.0 in models that started from those, and 1e-5 in others.

@@ -30,9 +30,9 @@ class FastConv2d(nn.Conv2d):
         norm: fixed batch norm that follows the layer, folded into its weights, which are far fewer
             than the cells. The trained weights are those before the fold, so that the gradients
             are the same.
-        winograd: compute by :func:`~rcnn.kernels.winograd.convolve` on a CPU in full precision,
+        winograd: compute by ``rcnn.kernels.winograd.convolve`` on a CPU in full precision,
             where the map is large enough for it to pay. Only for a layer for which
-            :func:`fits_winograd` is true.
+            ``fits_winograd`` is true.
     """
 
     def __init__(self, layer: nn.Conv2d, norm: FoldedNorm2d | None, *, winograd: bool) -> None:

@@ -50,11 +50,11 @@ def nms_topk(
 ) -> Int[Tensor, " K"]:
     """Return the indices of the first ``limit`` boxes that greedy suppression keeps.
 
-    The result equals :func:`torchvision.ops.nms` on all candidates, cut off after ``limit``. What
+    The result equals ``torchvision.ops.nms`` on all candidates, cut off after ``limit``. What
     is kept among the best candidates does not depend on those behind them, so that the candidates
     are processed in chunks until enough are kept. Torchvision's operator compares kept boxes with
     all that are not yet suppressed, pair by pair. Once hundreds are kept,
-    :func:`any_iou_above` removes most of a chunk sooner, and the operator gets the rest. Two images
+    ``any_iou_above`` removes most of a chunk sooner, and the operator gets the rest. Two images
     with 12,000 proposals each, 2,000 of which are kept, take 30 to 40 ms instead of 95 to 470 ms on
     one thread, on one level as on five.
 
@@ -103,7 +103,7 @@ def any_iou_above(
     The boxes are sorted along the axis (x, y or log-area) on which boxes of a high IoU are nearest
     to each other, and only neighbours are compared: a quarter of all pairs of proposals on one
     level, a tenth on five. Comparisons are in single precision, which is twice as fast as double.
-    Those too close to the threshold are repeated as :func:`torchvision.ops.nms` computes them,
+    Those too close to the threshold are repeated as ``torchvision.ops.nms`` computes them,
     operation by operation.
 
     Args:
@@ -218,6 +218,6 @@ def _smallest_margin(
 def _any_iou_above_exactly(
     boxes: Float[Tensor, "S 4"], others: Float[Tensor, "O 4"], iou_threshold: float
 ) -> Bool[Tensor, " S"]:
-    """Return what :func:`any_iou_above` does, from all pairs, 64 boxes at a time."""
+    """Return what ``any_iou_above`` does, from all pairs, 64 boxes at a time."""
     # The IoU of two boxes without area is not a number, which is above no threshold.
     return torch.cat([(box_iou(few, others) > iou_threshold).any(dim=1) for few in boxes.split(64)])

@@ -24,7 +24,7 @@ from torch.autograd.function import once_differentiable
 POINTS = (0.0, 2 / 3, -2 / 3, -3 / 2, 3 / 2)
 """Points of evaluation besides infinity. In single precision (256 channels) the mean relative error
 is 1e-6; with the paper's points 0, 1, -1, 2, -2 it is 6e-6, and 2e-7 for a direct sum. The last
-points are the reciprocals of the first in reverse, which :func:`_rotated_transforms` relies on."""
+points are the reciprocals of the first in reverse, which ``_rotated_transforms`` relies on."""
 
 SIDE = 4
 """Output cells of a tile along each axis; its input is two cells longer, as a kernel has 3."""

@@ -106,7 +106,7 @@ def interpolated_precision(
     """Return the best precision at each recall level or a higher recall, 0 where none is reached.
 
     Args:
-        ranked: outcomes (:mod:`rcnn.metrics.matching`) of one class, best score first.
+        ranked: outcomes (``rcnn.metrics.matching``) of one class, best score first.
         num_objects: number of objects that have to be found, at least 1.
     """
     # Recall grows at true positives only, so that precision is needed nowhere else.
@@ -141,7 +141,7 @@ class COCOAveragePrecision(ClassMetric):
     ``mar_medium``, ``mar_large``, and tensors (K,) ``map_per_class`` and ``map_50_per_class``.
     What is not defined, as for a class or a size without objects, is NaN (pycocotools: -1).
 
-    Objects marked ``ignore`` or ``crowd`` need not be found, see :func:`coco_curves`.
+    Objects marked ``ignore`` or ``crowd`` need not be found, see ``coco_curves``.
     ``compute`` needs at most some 300 bytes per detection while it runs.
 
     Source: https://cocodataset.org/#detection-eval

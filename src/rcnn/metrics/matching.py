@@ -1,6 +1,6 @@
 """Which detection is matched with which object: the rules of COCO and of PASCAL VOC.
 
-For the pictures of :mod:`rcnn.view`: :func:`match_image` matches the detections of one image.
+For the pictures of ``rcnn.view``: ``match_image`` matches the detections of one image.
 
 Letters: D detections and G objects of all images, P pairs of them, C detections that are in a pair,
 A ranges of object area, T IoU thresholds.
@@ -236,7 +236,7 @@ def voc_outcomes(
         detections: of whole images.
         objects: of the same images.
         iou_thresholds: smallest IoU of a match, each with a matching of its own.
-        plus_one: whether boxes are inclusive pixel indices, see :func:`overlapping_pairs`.
+        plus_one: whether boxes are inclusive pixel indices, see ``overlapping_pairs``.
     """
     no = torch.zeros_like(objects.crowd)
     without_crowds = FlatObjects(**(vars(objects) | {"crowd": no, "ignore": ~objects.counted}))

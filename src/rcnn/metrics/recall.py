@@ -22,7 +22,7 @@ class ProposalRecall(DetectionMetric):
     ``compute()`` returns, for each limit k, ``recall_<k>``: the share of objects that the k best
     proposals of each image cover, averaged over IoU 0.5:0.05:0.95; and ``recall_<k>_50``, the same
     at IoU 0.5. Without any object they are NaN. Objects marked ``ignore`` or ``crowd`` take no
-    part. The matching is one-to-one by COCO's rule (:func:`rcnn.metrics.matching.match`), so the
+    part. The matching is one-to-one by COCO's rule (``rcnn.metrics.matching.match``), so the
     numbers equal pycocotools' AR with ``useCats = 0`` and ``maxDets = limits``.
 
     Source: Hosang et al., What makes for effective detection proposals?, PAMI 2016, section 5.

@@ -18,7 +18,7 @@ def every_point_ap(ranked: Int8[np.ndarray, " N"], num_objects: int) -> float:
     """Return the area under the precision envelope (VOC2010 and later).
 
     Args:
-        ranked: outcomes (:mod:`rcnn.metrics.matching`) of one class, best score first.
+        ranked: outcomes (``rcnn.metrics.matching``) of one class, best score first.
         num_objects: number of objects that have to be found; with none the AP is NaN.
     """
     if num_objects == 0:
@@ -36,7 +36,7 @@ def eleven_point_ap(ranked: Int8[np.ndarray, " N"], num_objects: int) -> float:
     (the example of Padilla et al. depends on it), so it is kept.
 
     Args:
-        ranked: outcomes (:mod:`rcnn.metrics.matching`) of one class, best score first.
+        ranked: outcomes (``rcnn.metrics.matching``) of one class, best score first.
         num_objects: number of objects that have to be found; with none the AP is NaN.
     """
     if num_objects == 0:
@@ -63,7 +63,7 @@ class VOCAveragePrecision(ClassMetric):
     the same four with its percentage: ``voc_map_75``, ``voc_ap_per_class_75``, ...
 
     Objects marked ``ignore`` (difficult) or ``crowd`` need not be found, see
-    :func:`rcnn.metrics.matching.voc_outcomes`. Detections of equal score rank in the order of the
+    ``rcnn.metrics.matching.voc_outcomes``. Detections of equal score rank in the order of the
     updates, within an image in the order given.
 
     Source: Everingham et al., The PASCAL VOC Challenge, IJCV 2010, section 4.2, and the devkit.

@@ -27,7 +27,7 @@ class AnchorSettings:
         ratios: heights divided by widths.
         sizes: square roots of the areas in pixels, one list per level, instead of ``scales``.
         offset: position of the centres in their cells, in strides.
-        rounding: rounding of the templates, see :func:`rcnn.ops.anchors.templates`.
+        rounding: rounding of the templates, see ``rcnn.ops.anchors.templates``.
         spacing: distance between the centres: ``stride``, or ``grid`` for image size divided by
             number of cells, rounded down, as in torchvision (it differs at the top of a pyramid).
     """

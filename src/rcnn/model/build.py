@@ -11,7 +11,7 @@ from rcnn.model.sppnet import SPPNet
 from rcnn.settings import SettingsError, nearest
 
 Detector = FasterRCNN | ProposalNetwork | FastRCNN
-"""Any system; R-CNN and SPP-net are kinds of :class:`FastRCNN`."""
+"""Any system; R-CNN and SPP-net are kinds of ``FastRCNN``."""
 
 SYSTEMS: dict[str, type[FasterRCNN] | type[ProposalNetwork] | type[FastRCNN]] = {
     "rcnn": RCNN,

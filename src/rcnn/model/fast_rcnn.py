@@ -109,7 +109,7 @@ class FastRCNN(nn.Module):
     def training_outputs(
         self, batch: ImageBatch, targets: Targets, generator: torch.Generator | None = None
     ) -> TrainingOutputs:
-        """Return the losses, see :meth:`losses`, with the RoIs they were computed on."""
+        """Return the losses, see ``losses``, with the RoIs they were computed on."""
         proposals = self.select_proposals(batch, train=True)
         features = self.extract_features(batch)
         losses, rois = self.roi_heads.losses(features, proposals, targets, generator)

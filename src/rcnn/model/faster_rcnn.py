@@ -93,7 +93,7 @@ class FasterRCNN(nn.Module):
         *,
         exact: bool = False,
     ) -> TrainingOutputs:
-        """Return the losses, see :meth:`losses`, with the samples they were computed on."""
+        """Return the losses, see ``losses``, with the samples they were computed on."""
         features = self.extract_features(batch)
         output = self.rpn(features, batch)
         return self._losses(features, output, batch, targets, generator, exact=exact)

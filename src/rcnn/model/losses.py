@@ -12,11 +12,11 @@ from jaxtyping import Float, Int
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
-from rcnn.ops.boxes import in_full
+from rcnn.ops.boxes import full_precision
 from rcnn.ops.deltas import decode
 from rcnn.ops.losses import (
     Classifier,
-    classification_terms,
+    classification_losses,
     deltas_of_class,
     objectness_loss,
     overlap_loss,
@@ -73,8 +73,8 @@ def rpn_losses(
         locations: number of cells of an image.
         settings: kinds, weights and divisors.
     """
-    sampled_logits = in_full(logits.gather(1, samples.indices))
-    sampled_deltas = in_full(deltas.gather(1, samples.indices[:, :, None].expand(-1, -1, 4)))
+    sampled_logits = full_precision(logits.gather(1, samples.indices))
+    sampled_deltas = full_precision(deltas.gather(1, samples.indices[:, :, None].expand(-1, -1, 4)))
     divisor = (samples.labels >= 0).sum()
     if settings.rpn_box_divisor == "locations":
         divisor = torch.full_like(divisor, locations * len(logits))
@@ -121,10 +121,13 @@ def per_roi_losses(
         delta_mean: mean of the box targets, for background and each class.
         delta_std: standard deviation of the box targets, for background and each class.
     """
-    classes = classification_terms(in_full(logits), rois.labels, classifier)
+    classes = classification_losses(full_precision(logits), rois.labels, classifier)
     if deltas is None:
         return PerRoILosses(classes, None)
-    chosen, label = deltas_of_class(in_full(deltas), rois.labels), rois.labels.clamp(min=0)
+    chosen, label = (
+        deltas_of_class(full_precision(deltas), rois.labels),
+        rois.labels.clamp(min=0),
+    )
     denormalised = chosen * delta_std[label] + delta_mean[label]
     boxes = _box_losses(chosen, denormalised, rois, settings.roi_box_loss, settings.roi_box_beta)
     return PerRoILosses(classes, settings.roi_box_weight * boxes)

@@ -83,7 +83,7 @@ def pool_at_nearest_scale(
         pooler: pools RoIs given in pixels of a scale.
         scales: features at each scale.
         rois: boxes in pixels of the batch.
-        canonical_size: see :func:`nearest_scale`.
+        canonical_size: see ``nearest_scale``.
     """
     factors = torch.stack([scaled.factors for scaled in scales], dim=1)
     chosen = nearest_scale(rois, factors, canonical_size)

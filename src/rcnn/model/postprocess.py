@@ -12,7 +12,7 @@ from jaxtyping import Float
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from rcnn.ops.boxes import at_least, clip, in_full, scale
+from rcnn.ops.boxes import clip, full_precision, scale, sides_at_least
 from rcnn.ops.deltas import decode
 from rcnn.ops.losses import Classifier, class_scores
 from rcnn.ops.nms import soft_nms, suppress, topk
@@ -71,14 +71,14 @@ def postprocess(
         One set per image, best first, in pixels of the original images.
     """
     rois, classes = proposals.boxes.shape[1], logits.shape[2] - 1
-    scores = class_scores(in_full(logits), classifier)
+    scores = class_scores(full_precision(logits), classifier)
     boxes = proposals.boxes[:, :, None, :]
     if deltas is not None and not limits.ablate_regression:
-        boxes = decode(boxes, in_full(deltas[:, :, 1:] if deltas.shape[2] > 1 else deltas))
+        boxes = decode(boxes, full_precision(deltas[:, :, 1:] if deltas.shape[2] > 1 else deltas))
     boxes = clip(boxes, batch.sizes).expand(-1, -1, classes, -1)
     labels = torch.arange(1, classes + 1, device=scores.device).expand(len(scores), rois, -1)
 
-    candidate = (scores > limits.score) & at_least(boxes, limits.min_size)
+    candidate = (scores > limits.score) & sides_at_least(boxes, limits.min_size)
     candidate &= proposals.valid[:, :, None]
     if limits.suppression != "hard":
         # (B, R, K, ...) -> (B, K, R, ...) and back

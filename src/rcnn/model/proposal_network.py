@@ -76,7 +76,7 @@ class ProposalNetwork(nn.Module):
     def training_outputs(
         self, batch: ImageBatch, targets: Targets, generator: torch.Generator | None = None
     ) -> TrainingOutputs:
-        """Return the losses, see :meth:`losses`, with the anchors they were computed on."""
+        """Return the losses, see ``losses``, with the anchors they were computed on."""
         output = self.rpn(self.extract_features(batch), batch)
         losses, samples = self.rpn.losses(output, batch, targets, generator)
         return TrainingOutputs(losses, anchors=output.anchors, anchor_samples=samples)

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from rcnn.ops.boxes import at_least, clip, first_on_grid, in_full
+from rcnn.ops.boxes import clip, first_on_grid, full_precision, sides_at_least
 from rcnn.ops.deltas import decode
 from rcnn.ops.nms import suppress
 from rcnn.settings import FractionBelowOne, PositiveFraction, settings
@@ -91,8 +91,8 @@ def propose(
     for number, (cells, logit, delta) in enumerate(zip(per_level, logits, deltas, strict=True)):
         top = logit.topk(min(before, logit.shape[1]), dim=1)
         chosen = delta.gather(1, top.indices[:, :, None].expand(-1, -1, 4))
-        boxes.append(decode(cells[top.indices], in_full(chosen)))
-        scores.append(in_full(top.values).sigmoid())
+        boxes.append(decode(cells[top.indices], full_precision(chosen)))
+        scores.append(full_precision(top.values).sigmoid())
         groups.append(torch.full_like(top.indices, number))
     candidates = torch.cat(boxes, dim=1)  # (B, N, 4)
     objectness, group = torch.cat(scores, dim=1), torch.cat(groups, dim=1)
@@ -100,7 +100,7 @@ def propose(
     # 2. Clip, and drop what is too small (16 pixels before resizing) or too unlikely to matter.
     candidates = clip(candidates, batch.sizes)
     shortest = limits.min_size * batch.scales.amin(dim=1, keepdim=True)
-    wanted = at_least(candidates, shortest) & (objectness >= limits.score)
+    wanted = sides_at_least(candidates, shortest) & (objectness >= limits.score)
 
     # 3. Suppress within each level, keep the best over all levels.
     kept, valid = suppress(candidates, objectness, group, wanted, limits.nms_iou, after)
@@ -143,7 +143,7 @@ def given_proposals(
         )
     inside = clip(given.boxes, batch.sizes)
     shortest = limits.min_size * batch.scales.amin(dim=1, keepdim=True)
-    wanted = given.valid & at_least(inside, shortest)
+    wanted = given.valid & sides_at_least(inside, shortest)
     if limits.dedup_on_feature_grid:
         wanted &= first_on_grid(inside, wanted, stride)
     # Those that are wanted come first, in their order; then the best of them.

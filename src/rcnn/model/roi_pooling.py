@@ -37,7 +37,7 @@ class PoolingSettings:
         canonical_size: a RoI of this side, in pixels, ...
         canonical_level: ... is pooled from the level with stride ``2 ** canonical_level``
             (Feature Pyramid Networks, equation 1). Of several test scales a RoI is pooled at the
-            one that brings its side nearest to ``canonical_size`` (:mod:`rcnn.model.multiscale`).
+            one that brings its side nearest to ``canonical_size`` (``rcnn.model.multiscale``).
     """
 
     kind: Literal["roi_pool", "roi_align", "crop", "pyramid"] = "roi_align"
@@ -81,8 +81,8 @@ class WarpSettings:
 class Pooler(Protocol):
     """Turns the features of images, and RoIs in pixels of the resized images, into RoI features.
 
-    The systems differ here: the features of :class:`RoIPooler` are the backbone's feature maps,
-    those of R-CNN's :class:`~rcnn.model.rcnn.RegionWarper` are the normalised images themselves.
+    The systems differ here: the features of ``RoIPooler`` are the backbone's feature maps,
+    those of R-CNN's ``rcnn.model.rcnn.RegionWarper`` are the normalised images themselves.
     """
 
     def __call__(

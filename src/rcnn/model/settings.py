@@ -106,12 +106,12 @@ ALSO_TRAINING: Fields = {
 """Fields that both training and detection depend on, and that a trained detector may change."""
 
 
-def concerns_detection(part: str, key: str) -> bool:
+def may_change_after_training(part: str, key: str) -> bool:
     """Return whether a trained detector may be given another value of a field."""
     return key in ONLY_DETECTION.get(part, ()) + ALSO_TRAINING.get(part, ())
 
 
-def learned_with(detector: DetectorSettings) -> dict[str, Any]:
+def training_settings(detector: DetectorSettings) -> dict[str, Any]:
     """Return the settings that training depends on, in their plain form."""
     plain: dict[str, Any] = to_plain(detector)
     for part, names in ONLY_DETECTION.items():

@@ -33,11 +33,11 @@ class SpeedSettings:
         channels_last: the channels of a cell lie side by side in memory, which is how the kernels
             for convolutions want them, on a CPU and on a GPU.
         winograd: on a CPU, convolutions of 3 x 3 cells and many channels take a quarter of the
-            multiplications (:mod:`rcnn.kernels.winograd`). Rounding changes a result by about 1e-6
+            multiplications (``rcnn.kernels.winograd``). Rounding changes a result by about 1e-6
             of its size instead of 2e-7. It is not for compiled parts.
         fold_norms: batch norms with fixed statistics and weights are computed as a part of the
             convolutions before them; in the shipped backbones only.
-        compile: let :func:`torch.compile` fuse what does the same for every image: backbone, RPN
+        compile: let ``torch.compile`` fuse what does the same for every image: backbone, RPN
             head, box head and box predictor. That takes minutes at the start, and a C++ compiler
             (CPU) or Triton (GPU); it pays in long runs. Sizes of images and numbers of RoIs may
             vary.
@@ -45,7 +45,7 @@ class SpeedSettings:
             ``medium`` 11 or fewer, several times as fast (convolutions have 11 in any case, unless
             ``torch.backends.cudnn.allow_tf32`` is off). It holds for the whole process.
         keep_memory: what a step frees on a CPU stays with the process for the next one
-            (:func:`~rcnn.model.speed.keep_freed_memory`).
+            (``rcnn.model.speed.keep_freed_memory``).
     """
 
     channels_last: bool = True
@@ -112,7 +112,7 @@ def compile_static_parts(
 
     Args:
         detector: detector that is changed in place.
-        backend: see :func:`torch.compile`.
+        backend: see ``torch.compile``.
     """
     for part in static_parts(detector).values():
         part.compile(backend=backend, dynamic=True)

@@ -15,7 +15,7 @@ class SPPNet(FastRCNN):
     """Frozen convolutions once per image, a pyramid of bins, and fully connected layers.
 
     Args:
-        settings: settings of all stages, see :class:`FastRCNN`; the pooling is a pyramid.
+        settings: settings of all stages, see ``FastRCNN``; the pooling is a pyramid.
 
     Raises:
         SettingsError: the pooling is another, or the settings of two stages do not fit each other.

@@ -169,7 +169,7 @@ def label_rois(
     """Return all RoIs that can be sampled, with class labels and box targets.
 
     The label is -1 for what is neither foreground nor background. Arguments are those of
-    :func:`sample_rois`.
+    ``sample_rois``.
     """
     boxes, valid = proposals.boxes, proposals.valid
     if settings.ohem:

@@ -33,7 +33,7 @@ class ImageSettings:
             weights from Caffe ``bgr``.
         antialias: filter before shrinking; torchvision's released detectors do not.
         test_scales: shorter sides in pixels; each region is classified at the one that brings its
-            size closest to ``pooling.canonical_size``, see :mod:`rcnn.model.multiscale`. null:
+            size closest to ``pooling.canonical_size``, see ``rcnn.model.multiscale``. null:
             all at ``shorter_side``. Proposals and losses always use ``shorter_side``.
     """
 

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 Rounding = Literal["none", "nearest", "caffe"]
-"""How the corners of the templates are rounded, see :func:`templates`."""
+"""How the corners of the templates are rounded, see ``templates``."""
 
 
 def templates(

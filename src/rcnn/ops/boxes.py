@@ -67,7 +67,9 @@ def inside(
     return (x1 >= -border) & (y1 >= -border) & (x2 <= width + border) & (y2 <= height + border)
 
 
-def at_least(boxes: Float[Tensor, "*n 4"], side: Float[Tensor, "*m"] | float) -> Bool[Tensor, "*n"]:
+def sides_at_least(
+    boxes: Float[Tensor, "*n 4"], side: Float[Tensor, "*m"] | float
+) -> Bool[Tensor, "*n"]:
     """Return whether both sides of each box are at least ``side`` long."""
     return ((boxes[..., 2] - boxes[..., 0]) >= side) & ((boxes[..., 3] - boxes[..., 1]) >= side)
 
@@ -105,7 +107,7 @@ def first_on_grid(
     return torch.zeros_like(wanted).scatter(1, ordered.indices, new) & wanted
 
 
-def in_full(tensor: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+def full_precision(tensor: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
     """Return a tensor in float32, or unchanged if it is float64.
 
     Under mixed precision the outputs of the network have 8 or 11 significant bits: too few for a

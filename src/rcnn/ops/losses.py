@@ -85,7 +85,7 @@ def _aspect(boxes: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n"]:
 
 
 def _with_min_side(boxes: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
-    """Return the boxes with no side shorter than :data:`MIN_SIDE`."""
+    """Return the boxes with no side shorter than ``MIN_SIDE``."""
     first = boxes[..., :2]
     return torch.cat([first, torch.maximum(boxes[..., 2:], first + MIN_SIDE)], dim=-1)
 
@@ -115,7 +115,7 @@ def deltas_of_class(
     return deltas.gather(-2, index).squeeze(-2)
 
 
-def classification_terms(
+def classification_losses(
     logits: Float[Tensor, "*n K1"], labels: Int[Tensor, "*n"], classifier: Classifier
 ) -> Float[Tensor, "*n"]:
     """Return the class loss of each RoI, 0 in unused slots.

@@ -41,7 +41,7 @@ def masked_iou(
 
     Args:
         gt_boxes: ground-truth boxes.
-        is_target: which of them are to be detected, see :attr:`rcnn.structures.Targets.is_target`.
+        is_target: which of them are to be detected, see ``rcnn.structures.Targets.is_target``.
         boxes: candidates, the same for every image or one set each.
     """
     return iou(gt_boxes, boxes.expand(len(gt_boxes), -1, -1)) * is_target[:, :, None]
@@ -56,7 +56,7 @@ def best_match(
     """Return the ground-truth box of the largest IoU (the first of equals) for every candidate.
 
     Args:
-        ious: result of :func:`masked_iou`.
+        ious: result of ``masked_iou``.
         gt_boxes: ground-truth boxes.
         crowd: which of them are crowd regions.
         boxes: candidates, the same for every image or one set each.
@@ -82,7 +82,7 @@ def is_low_quality_match(ious: Float[Tensor, "B G N"], margin: float = 0.0) -> B
     Their IoU may be below the threshold of a positive (Faster R-CNN, section 3.1.2, i).
 
     Args:
-        ious: result of :func:`masked_iou`, 0 for candidates that cannot be chosen.
+        ious: result of ``masked_iou``, 0 for candidates that cannot be chosen.
         margin: largest difference to the best IoU of a box; 0: only the best.
     """
     best = ious.amax(dim=2, keepdim=True)

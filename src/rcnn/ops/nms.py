@@ -16,7 +16,7 @@ from rcnn.kernels.nms_cpu import Candidates, nms_topk
 from rcnn.ops.boxes import iou
 
 SoftRule = Literal["linear", "gaussian"]
-"""How the score of an overlapping box decays, see :func:`soft_nms`."""
+"""How the score of an overlapping box decays, see ``soft_nms``."""
 
 
 def suppress(
@@ -65,7 +65,7 @@ def suppress(
 def topk(
     scores: Float[Tensor, "B N"], valid: Bool[Tensor, "B N"], limit: int
 ) -> tuple[Int[Tensor, "B P"], Bool[Tensor, "B P"]]:
-    """Return the best valid boxes of each image: as :func:`suppress`, without suppression."""
+    """Return the best valid boxes of each image: as ``suppress``, without suppression."""
     order = scores.masked_fill(~valid, -torch.inf).argsort(dim=1, descending=True, stable=True)
     kept = order[:, :limit]
     return kept, valid.gather(1, kept)

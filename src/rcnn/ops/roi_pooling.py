@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rcnn.kernels.roi_align_cpu import align_rois
-from rcnn.ops.boxes import area, in_full
+from rcnn.ops.boxes import area, full_precision
 
 
 def roi_pool(
@@ -131,7 +131,7 @@ def warp_regions(
         context: pixels of the result, on each side, that show the surroundings of the region.
     """
     # roi_align repeats the last pixel beyond the border; a border of zeros makes that zero.
-    precise = F.pad(in_full(pixels), (1, 1, 1, 1))
+    precise = F.pad(full_precision(pixels), (1, 1, 1, 1))
     regions = with_context(rois, size, context).to(precise.dtype) + 1
     listed = torch.cat([images[:, None].to(precise.dtype), regions], dim=1)
     # sampling_ratio=0 takes as many samples for a pixel of the result as its share has pixels.

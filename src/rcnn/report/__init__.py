@@ -1,7 +1,7 @@
 """Tables over many runs: a paper's figures beside ours.
 
-The definition of a table (:mod:`rcnn.report.runs`) is read without pandas, which a training does
-not need; the tables and pictures are in :mod:`rcnn.report.tables` and :mod:`rcnn.report.plots`.
+The definition of a table (``rcnn.report.runs``) is read without pandas, which a training does
+not need; the tables and pictures are in ``rcnn.report.tables`` and ``rcnn.report.plots``.
 """
 
 from rcnn.report.runs import Plan, ReportError, Run, find_runs, read_plan

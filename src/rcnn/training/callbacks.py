@@ -1,7 +1,7 @@
 """What happens around the training loop: averaged weights, a guard against NaN, pictures.
 
 ``Progress`` and ``Throughput`` are callbacks, too; they are defined in
-:mod:`rcnn.training.progress` and importable from here.
+``rcnn.training.progress`` and importable from here.
 """
 
 # ruff: noqa: ARG002 (the arguments of the hooks are Lightning's)

@@ -49,9 +49,9 @@ class DetectionModule(pl.LightningModule):
 
     Args:
         settings: settings of the detector, or their plain form.
-        system: name of the detector's kind, see :mod:`rcnn.model.build`.
+        system: name of the detector's kind, see ``rcnn.model.build``.
         recipe: factory of the optimiser and its schedule; by default AdamW with a cosine.
-        scheme: how the stages learn together, see :data:`Scheme`.
+        scheme: how the stages learn together, see ``Scheme``.
         seed: seed of the samplers. What a step draws depends on the seed, the number of the
             minibatch and the process only, so that a resumed run draws the same.
         plus_one: whether VOC's metric counts pixels inclusively; no checkpoint holds it.
@@ -206,7 +206,7 @@ class DetectionModule(pl.LightningModule):
     ) -> Detections | list[Detections]:
         """Return the detections of one picture, or of each of a list.
 
-        See :func:`rcnn.inference.predict.predict` for the arguments, the result and the errors.
+        See ``rcnn.inference.predict.predict`` for the arguments, the result and the errors.
         """
         return predict(
             self.detector,
@@ -243,7 +243,7 @@ class DetectionModule(pl.LightningModule):
         The file is read with ``weights_only=True``: nothing in it is executed.
 
         Args:
-            checkpoint_path: file that a training run or :func:`save` wrote.
+            checkpoint_path: file that a training run or ``save`` wrote.
             map_location: device of the module.
             recipe: factory of the optimiser, for training on; see the class.
             speed: how the detector is run.
@@ -428,7 +428,7 @@ def load(
             dict, such as ``fasterrcnn_resnet50_fpn``; None for a checkpoint of this package.
         class_names: names of the classes of a torchvision state dict, without background; by
             default COCO's.
-        norm_eps: epsilon of its batch norms, see :func:`rcnn.interop.load_torchvision`.
+        norm_eps: epsilon of its batch norms, see ``rcnn.interop.load_torchvision``.
 
     Raises:
         CheckpointError: the file is missing, damaged or of another kind.

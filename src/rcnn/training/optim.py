@@ -242,7 +242,7 @@ class AdamWCosine:
     def __call__(
         self, module: nn.Module, total_steps: int | float, images_per_step: int, fused: bool = True
     ) -> OptimizerAndSchedule:
-        """See :class:`Recipe`."""
+        """See ``Recipe``."""
         lr = batch_lr(self.lr, self.base_batch, images_per_step, self.scale_lr_to_batch)
         fused = fused and can_fuse(module)
         adamw = partial(AdamW, lr=lr, weight_decay=self.weight_decay, fused=fused)
@@ -296,7 +296,7 @@ class PaperSGD:
     def __call__(
         self, module: nn.Module, total_steps: int | float, images_per_step: int, fused: bool = True
     ) -> OptimizerAndSchedule:
-        """See :class:`Recipe`."""
+        """See ``Recipe``."""
         lr = batch_lr(self.lr, self.base_batch, images_per_step, self.scale_lr_to_batch)
         fused, decay = fused and can_fuse(module), self.weight_decay
         sgd = partial(SGD, lr=lr, momentum=self.momentum, weight_decay=decay, fused=fused)
@@ -342,7 +342,7 @@ class OptimizerFactory:
         images_per_step: int,  # noqa: ARG002
         fused: bool = True,  # noqa: ARG002
     ) -> OptimizerAndSchedule:
-        """See :class:`Recipe`; rate and kernels are as the user chose them.
+        """See ``Recipe``; rate and kernels are as the user chose them.
 
         Raises:
             SettingsError: the scheduler needs a metric.

@@ -1,8 +1,8 @@
 """How far a training has come: its clock, its speed, and what a terminal or a log file shows of it.
 
 The two attributes of Lightning that are not public, and that this package reads, are read in this
-file alone: ``Trainer.fit_loop.epoch_loop.batch_progress`` by :func:`batches_done` and
-``Trainer.fit_loop._data_fetcher`` by :func:`reopen_loader`. Beside them :class:`Progress` overrides
+file alone: ``Trainer.fit_loop.epoch_loop.batch_progress`` by ``batches_done`` and
+``Trainer.fit_loop._data_fetcher`` by ``reopen_loader``. Beside them ``Progress`` overrides
 ``RichProgressBar._get_train_description``. A test names the version that breaks one of them.
 """
 

@@ -15,7 +15,7 @@ The result is one Faster R-CNN: the convolutions of 2, the RPN of 3, the RoI hea
 **Stage-wise** training (Fast R-CNN, section 5.1) learns the classes first, without boxes; then the
 box regression alone learns on top of what has been learned, all of which stays.
 
-Joint and exact training are single trainings, see :data:`rcnn.training.module.Scheme`.
+Joint and exact training are single trainings, see ``rcnn.training.module.Scheme``.
 """
 
 from __future__ import annotations

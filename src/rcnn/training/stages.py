@@ -24,7 +24,7 @@ from torch import Tensor
 from rcnn.data.splits import Split
 from rcnn.inference.checkpoint import read_checkpoint
 from rcnn.model.backbones import LoadedWeights
-from rcnn.model.settings import ONLY_DETECTION, DetectorSettings, learned_with
+from rcnn.model.settings import ONLY_DETECTION, DetectorSettings, training_settings
 from rcnn.model.speed import SpeedSettings
 from rcnn.training.datamodule import DetectionDataModule
 from rcnn.training.module import DetectionModule
@@ -110,7 +110,7 @@ class StageStore:
 
         Args:
             stage: whose product is complete.
-            seconds: that it took, for :meth:`seconds`.
+            seconds: that it took, for ``seconds``.
         """
         folder = self.folder / stage.key
         partial = self.folder / f"{stage.key}.partial"
@@ -132,7 +132,7 @@ def connect_processes(trainer: pl.Trainer) -> None:
 class FirstProcess:
     """Does in the first process what only one may do, and gives the result to all.
 
-    Every process makes one, after :func:`connect_processes`.
+    Every process makes one, after ``connect_processes``.
 
     Args:
         limit: longest time that the others wait for one piece of work.
@@ -229,8 +229,8 @@ class StageRunner:
     Args:
         plan: everything that the training depends on.
         store: folder of the products.
-        make_data: factory of a step's data, see :data:`MakeData`.
-        make_trainer: factory of a step's trainer, see :data:`MakeTrainer`.
+        make_data: factory of a step's data, see ``MakeData``.
+        make_trainer: factory of a step's trainer, see ``MakeTrainer``.
     """
 
     def __init__(
@@ -270,7 +270,7 @@ class StageRunner:
         return self._stage(name, (parent,), {"splits": list(splits), **own})
 
     def _stage(self, name: str, parents: Sequence[Stage], own: Mapping[str, Any]) -> Stage:
-        inputs = {"settings": learned_with(self.plan.settings), "seed": self.plan.seed, **own}
+        inputs = {"settings": training_settings(self.plan.settings), "seed": self.plan.seed, **own}
         return Stage(name, {**self.plan.inputs, **inputs}, parents)
 
     def pretrained(self, system: str, settings: DetectorSettings | None = None) -> DetectionModule:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rcnn.data.proposals import ProposedDataset
 from rcnn.model.settings import DeltaSettings, DetectorSettings, Means
-from rcnn.ops.boxes import at_least
+from rcnn.ops.boxes import sides_at_least
 from rcnn.ops.deltas import encode
 from rcnn.ops.matching import best_match, masked_iou
 from rcnn.structures import Targets
@@ -73,7 +73,7 @@ def _foreground(
     sampling, limits = settings.roi_sampling, settings.proposals
     ground_truth = Targets.pad([dataset.ground_truth(index)])
     boxes = dataset.stored.boxes(dataset.image_ids[index], dataset.limit)
-    boxes = boxes[at_least(boxes, limits.min_size)][: limits.after_nms_train]
+    boxes = boxes[sides_at_least(boxes, limits.min_size)][: limits.after_nms_train]
     if sampling.append_gt:
         boxes = torch.cat([boxes, ground_truth.boxes[ground_truth.is_target]])
     ious = masked_iou(ground_truth.boxes, ground_truth.is_target, boxes[None])

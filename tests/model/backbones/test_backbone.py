@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -211,7 +212,11 @@ def test_fifth_stage_of_a_c4_resnet_is_its_box_head() -> None:
 
 @pytest.mark.parametrize("name", ["vgg16_bn", "resnet18", "resnet18_fpn", "mobilenet_v3_large_fpn"])
 def test_norm_setting_decides_about_every_norm_and_its_epsilon(name: str) -> None:
-    for norm, kind in (("batch", nn.BatchNorm2d), ("frozen", FrozenBatchNorm2d)):
+    kinds: dict[Literal["batch", "frozen"], type[nn.Module]] = {
+        "batch": nn.BatchNorm2d,
+        "frozen": FrozenBatchNorm2d,
+    }
+    for norm, kind in kinds.items():
         with torch.device("meta"):
             network = build_network(
                 BackboneSettings(name=name, norm=norm, frozen_stages=0, norm_eps=0.25)
@@ -248,7 +253,7 @@ def test_freezing_keeps_what_the_norm_computes(generator: torch.Generator) -> No
     torch.testing.assert_close(frozen(features), norm(features).detach())
 
 
-def _backbone(name: str, frozen_stages: int, norm: str) -> nn.Module:
+def _backbone(name: str, frozen_stages: int, norm: Literal["auto", "batch", "frozen"]) -> nn.Module:
     with torch.device("meta"):
         settings = BackboneSettings(name=name, frozen_stages=frozen_stages, norm=norm)
         return build_network(settings).backbone
@@ -261,8 +266,8 @@ def _learning(module: nn.Module) -> set[str]:
 def test_two_mlp_head_is_two_layers_with_relu() -> None:
     box_head = TwoMLPHead(in_channels=1, cells=1, hidden=1, dropout=0.0)
     for layer, weight, bias in ((box_head.fc6, 2.0, 1.0), (box_head.fc7, -1.0, 5.0)):
-        nn.init.constant_(layer.weight, weight)
-        nn.init.constant_(layer.bias, bias)
+        nn.init.constant_(layer.get_parameter("weight"), weight)
+        nn.init.constant_(layer.get_parameter("bias"), bias)
     pooled = torch.tensor([1.0, 10.0, -3.0]).reshape(3, 1, 1, 1)
     # 1 -> 3 -> 2; 10 -> 21 -> -16, cut to 0; -3 -> -5, cut to 0 -> 5
     torch.testing.assert_close(box_head(pooled), torch.tensor([[2.0], [0.0], [5.0]]))
@@ -271,7 +276,7 @@ def test_two_mlp_head_is_two_layers_with_relu() -> None:
 def test_dropout_acts_in_training_alone() -> None:
     box_head = TwoMLPHead(in_channels=2, cells=4, hidden=64, dropout=0.5)
     pooled = torch.rand(3, 2, 2, 2)
-    nn.init.ones_(box_head.fc7.bias)
+    nn.init.ones_(box_head.fc7.get_parameter("bias"))
     trained, evaluated = box_head.train()(pooled), box_head.eval()(pooled)
     assert (trained == 0).any(dim=1).all()
     assert not (evaluated == 0).all(dim=0).any()
@@ -281,10 +286,10 @@ def test_dropout_acts_in_training_alone() -> None:
 def test_dropout_follows_both_layers() -> None:
     box_head = TwoMLPHead(in_channels=1, cells=1, hidden=64, dropout=0.5).train()
     for layer in (box_head.fc6, box_head.fc7):
-        nn.init.zeros_(layer.weight)
-        nn.init.zeros_(layer.bias)
-    nn.init.ones_(box_head.fc6.bias)
-    nn.init.eye_(box_head.fc7.weight)
+        nn.init.zeros_(layer.get_parameter("weight"))
+        nn.init.zeros_(layer.get_parameter("bias"))
+    nn.init.ones_(box_head.fc6.get_parameter("bias"))
+    nn.init.eye_(box_head.fc7.get_parameter("weight"))
     # a unit that survives is doubled, twice
     assert set(box_head(torch.ones(3, 1, 1, 1)).flatten().tolist()) == {0.0, 4.0}
 

@@ -6,7 +6,7 @@ from typing import Literal
 import pytest
 import torch
 
-from rcnn.model.backbones import SHIPPED, BackboneSettings, build_network
+from rcnn.model.backbones import SHIPPED, Backbone, BackboneSettings, BoxHead, build_network
 from rcnn.settings import SettingsError
 
 PYRAMID = (4, 8, 16, 32, 64)
@@ -189,6 +189,6 @@ def test_dotted_path_that_fails_is_an_error_with_path_and_reason(
     assert reason in str(caught.value)
 
 
-def _parts(settings: BackboneSettings, cells: int = 49):
+def _parts(settings: BackboneSettings, cells: int = 49) -> tuple[Backbone, BoxHead]:
     network = build_network(settings, cells)
     return network.backbone, network.box_head

@@ -1,6 +1,7 @@
 """TODO."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
 import torch
@@ -12,7 +13,9 @@ from rcnn.model.backbones import BackboneSettings, LoadedWeights, build_network
 
 @pytest.mark.parametrize("norm", ["batch", "frozen"])
 def test_resnet_computes_what_torchvisions_does(
-    norm: str, randomise: Callable[[nn.Module], dict[str, Tensor]], pixels: Tensor
+    norm: Literal["batch", "frozen"],
+    randomise: Callable[[nn.Module], dict[str, Tensor]],
+    pixels: Tensor,
 ) -> None:
     theirs = get_model("resnet18").eval()
     ours = build_network(BackboneSettings(name="resnet18", norm=norm))

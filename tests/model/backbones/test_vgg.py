@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -72,7 +73,7 @@ def test_linear_layers_are_as_wide_as_pretrained_unless_told(
     ],
 )
 def test_what_cannot_have_the_shape_of_the_pretrained_layer_starts_at_random(
-    changes: dict[str, object], cells: int, random: str
+    changes: dict[str, Any], cells: int, random: str
 ) -> None:
     with torch.device("meta"):
         published = vgg16().state_dict()

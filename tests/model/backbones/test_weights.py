@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -123,7 +123,7 @@ def test_frozen_norms_on_random_weights_are_an_error(cache: Path) -> None:
     ("wished", "settled"), [("auto", "frozen"), ("frozen", "frozen"), ("batch", "batch")]
 )
 def test_norm_on_loaded_weights_is_frozen_unless_batch_is_asked_for(
-    wished: Literal["auto", "frozen", "batch"], settled: str, tmp_path: Path
+    wished: Literal["auto", "frozen", "batch"], settled: Literal["frozen", "batch"], tmp_path: Path
 ) -> None:
     torch.save(SMALL, tmp_path / "a.pth")
     settings = BackboneSettings(weights=str(tmp_path / "a.pth"), norm=wished, frozen_stages=4)
@@ -179,8 +179,8 @@ def test_weights_survive_a_file(tmp_path: Path) -> None:
     for ours, theirs in ((second.backbone, first.backbone), (second.box_head, first.box_head)):
         for key, value in ours.state_dict().items():
             torch.testing.assert_close(value, theirs.state_dict()[key])
-    assert not second.backbone.layer1[0].conv1.weight.requires_grad
-    assert second.backbone.layer2[0].conv1.weight.requires_grad
+    assert not second.backbone.get_parameter("layer1.0.conv1.weight").requires_grad
+    assert second.backbone.get_parameter("layer2.0.conv1.weight").requires_grad
 
 
 @pytest.mark.parametrize("wrapper", ["state_dict", "model"])
@@ -346,7 +346,7 @@ def test_a_compressed_box_head_is_taken_by_one_of_the_same_ranks(write: Write) -
     "changes", [{"box_head": "own", "hidden": None}, {"hidden": 9}, {"ranks": (3, 3)}]
 )
 def test_a_box_head_that_does_not_fit_starts_at_random_and_the_backbone_is_taken(
-    changes: dict[str, object], write: Write
+    changes: dict[str, Any], write: Write
 ) -> None:
     path = write(LINEAR)
     network, sentence = started(path, replace(LINEAR, **changes))
@@ -357,7 +357,7 @@ def test_a_box_head_that_does_not_fit_starts_at_random_and_the_backbone_is_taken
 
 @pytest.mark.parametrize(("trained", "wished"), [("frozen", "batch"), ("batch", "frozen")])
 def test_frozen_and_batch_norms_are_interchangeable(
-    trained: str, wished: str, write: Write
+    trained: Literal["frozen", "batch"], wished: Literal["frozen", "batch"], write: Write
 ) -> None:
     path = write(replace(LINEAR, norm=trained))
     network, _ = started(path, replace(LINEAR, norm=wished))

@@ -31,7 +31,7 @@ class BackboneSettings:
     """The network that computes the features, and how much of it is trained.
 
     ``norm`` and ``frozen_stages`` are meant for a network that starts from loaded weights.
-    :func:`rcnn.model.backbones.weights.resolve` turns them into what is built; a checkpoint holds
+    ``rcnn.model.backbones.weights.resolve`` turns them into what is built; a checkpoint holds
     the resolved settings.
 
     Attributes:

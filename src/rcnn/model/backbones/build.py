@@ -34,12 +34,12 @@ def build_network(settings: BackboneSettings, cells: int = 49) -> SplitNetwork:
 
     Args:
         settings: resolved settings: ``norm="auto"`` counts as ``"batch"``, and ``frozen_stages``
-            are frozen. Let :func:`rcnn.model.backbones.weights.resolve` resolve them before.
+            are frozen. Let ``rcnn.model.backbones.weights.resolve`` resolve them before.
         cells: number of pooled cells of a RoI, 49 for 7 x 7.
 
     Raises:
         SettingsError: a dotted path leads to no callable, or to one that returns no
-            :class:`SplitNetwork`; ``frozen_stages`` is larger than the number of stages; a rank is
+            ``SplitNetwork``; ``frozen_stages`` is larger than the number of stages; a rank is
             larger than that of its layer.
     """
     require(cells >= 1, "cells", cells, "1 or more")

@@ -1,8 +1,8 @@
 """The weights that a network starts from: ImageNet's, those of a file, or random ones.
 
-1. :func:`resolve` finds the weights that the settings ask for, and settles what is frozen.
-2. :meth:`LoadedWeights.load_into` copies them into a network and says what they do not cover.
-3. :func:`read_weights` reads state dicts of other projects and checkpoints of this one.
+1. ``resolve`` finds the weights that the settings ask for, and settles what is frozen.
+2. ``LoadedWeights.load_into`` copies them into a network and says what they do not cover.
+3. ``read_weights`` reads state dicts of other projects and checkpoints of this one.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ RECORD = "rcnn"
 """The key that only checkpoints of this package have."""
 
 OWN_NAMES = {"detector.backbone.": "backbone.", "detector.roi_heads.box_head.": "box_head."}
-"""Prefixes of keys in a checkpoint, and of the same tensors in a :class:`SplitNetwork`."""
+"""Prefixes of keys in a checkpoint, and of the same tensors in a ``SplitNetwork``."""
 
 COUNT = ".num_batches_tracked"
 """A key that files lack if their batch norms were frozen, or older than this counter."""
@@ -101,7 +101,7 @@ def resolve(
 
     With loaded weights ``norm="auto"`` becomes ``"frozen"`` and ``frozen_stages`` stays. With
     random weights ``"auto"`` becomes ``"batch"``, and no stage is frozen. Warns with
-    :class:`WeightsWarning` if ``weights="auto"`` ends in random weights.
+    ``WeightsWarning`` if ``weights="auto"`` ends in random weights.
 
     Args:
         settings: settings as the user wrote them.
