@@ -25,6 +25,7 @@ from benchmarks.pair import (
 )
 from rcnn.interop import from_torchvision
 from rcnn.kernels.conv import FastConv2d, FoldedNorm2d
+from rcnn.model.faster_rcnn import FasterRCNN
 from rcnn.model.speed import SpeedSettings
 
 LOAD = Workload("mobilenet_v3_large_fpn", (96, 128), classes=3, objects=2, before_nms=500)
@@ -71,6 +72,7 @@ def test_a_spread_is_the_median_with_its_quartiles() -> None:
 
 
 def test_both_have_the_limits_of_the_workload(pair: Pair) -> None:
+    assert isinstance(pair.ours.module, FasterRCNN)
     settings = pair.ours.module.settings
     assert settings.proposals.before_nms_train == settings.proposals.before_nms_test == 500
     assert pair.theirs.module.rpn._pre_nms_top_n == {"training": 500, "testing": 500}
@@ -150,6 +152,9 @@ def test_memory_format_and_precision_are_as_asked() -> None:
         for both in (True, False):
             speed = SpeedSettings(channels_last=channels_last)
             ours, theirs = build_pair(LOAD, Runtime(CPU, "bf16", speed, both))
-            weights = ours.module.rpn.head.conv.weight, theirs.module.rpn.head.conv[0][0].weight
+            weights = [
+                one.module.get_parameter(f"rpn.head.conv.{name}")
+                for one, name in ((ours, "weight"), (theirs, "0.0.weight"))
+            ]
             last = [w.is_contiguous(memory_format=torch.channels_last) for w in weights]
             assert last == [channels_last, channels_last and both]

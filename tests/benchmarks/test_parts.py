@@ -19,7 +19,12 @@ def rows_of(part: ModuleType, words: list[str], folder: Path) -> list[Row]:
     parser = argparse.ArgumentParser()
     part.add_arguments(parser)
     parser.set_defaults(out=folder / "part.json")
-    return part.measure(parser.parse_args([*words, *QUIET]))
+    rows: list[Row] = part.measure(parser.parse_args([*words, *QUIET]))
+    return rows
+
+
+def number(row: Row, column: str) -> float:
+    return float(row[column])
 
 
 def test_detectors_are_timed_at_both_tasks(tmp_path: Path) -> None:
@@ -29,8 +34,8 @@ def test_detectors_are_timed_at_both_tasks(tmp_path: Path) -> None:
     for row in (step, inference):
         assert (row["backbone"], row["size"]) == ("mobilenet_v3_large_fpn", "64x96")
         assert row["same boxes %"] == 100
-        assert row["rcnn ms q1"] <= row["rcnn ms"] <= row["rcnn ms q3"]
-        assert row["ratio q1"] <= row["ratio"] <= row["ratio q3"]
+        for name in ("rcnn ms", "torchvision ms", "ratio"):
+            assert number(row, f"{name} q1") <= number(row, name) <= number(row, f"{name} q3")
         assert row["rcnn runs"] == "channels last, Winograd, norms folded"
         assert row["torchvision runs"] == "contiguous"
         assert row["clock"] == "cpu"
@@ -49,21 +54,21 @@ def test_the_stages_of_both_detectors_add_up(tmp_path: Path) -> None:
         of_task = {str(row["stage"]): row for row in rows if row["task"] == task}
         known = [of_task[stage] for stage in STAGES if stage in of_task]
         for side in ("rcnn", "torchvision"):
-            total = sum(float(row[f"{side} ms"]) for row in known)
-            assert total == pytest.approx(of_task["all"][f"{side} ms"])
+            total = sum(number(row, f"{side} ms") for row in known)
+            assert total == pytest.approx(number(of_task["all"], f"{side} ms"))
             for stage in ("backbone", "rpn head", "proposals", "roi pooling", "box head"):
-                assert of_task[stage][f"{side} ms"] > 0, stage
+                assert number(of_task[stage], f"{side} ms") > 0, stage
             assert ("backward" in of_task) == (task == "train step")
-            assert 0 < of_task["overhead"][f"{side} %"] < 100
+            assert 0 < number(of_task["overhead"], f"{side} %") < 100
 
 
 def test_each_switch_is_turned_off_by_itself(tmp_path: Path) -> None:
     words = ["--backbones", "mobilenet_v3_large_fpn", "--size", "64x96", "--rounds", "2"]
     rows = rows_of(switches, [*words, "--norms", "batch", "frozen"], tmp_path)
-    off = {(str(row["norm"]), str(row["task"])): [] for row in rows}
+    off: dict[tuple[str, str], list[str]] = {}
     for row in rows:
-        off[str(row["norm"]), str(row["task"])].append(row["off"])
-        assert row["lowest"] <= row["on / off"] <= row["highest"]
+        off.setdefault((str(row["norm"]), str(row["task"])), []).append(str(row["off"]))
+        assert number(row, "lowest") <= number(row, "on / off") <= number(row, "highest")
         assert (row["on / off"] == 1) == (row["off"] == "nothing")
     assert len(off) == 4
     for (norm, _), names in off.items():
@@ -87,5 +92,6 @@ def test_memory_of_a_step_includes_weights_gradients_and_momenta(tmp_path: Path)
     step, inference = rows_of(memory, words, tmp_path)
     weights = 19 * 4  # MiB of 19 million parameters; a step has gradients and momenta, too
     for side in ("rcnn", "torchvision"):
-        assert step[f"{side} MiB"] > 3 * weights * 0.9
-        assert weights * 0.9 < inference[f"{side} MiB"] < step[f"{side} MiB"]
+        training, detecting = (number(row, f"{side} MiB") for row in (step, inference))
+        assert training > 3 * weights * 0.9
+        assert weights * 0.9 < detecting < training

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks import results
 
-ROWS = [
+ROWS: list[results.Row] = [
     {"backbone": "a", "device": "cpu", "step ms": 12.3456},
     {"backbone": "b", "device": "cpu", "step ms": float("nan")},
 ]
@@ -30,7 +30,7 @@ def test_a_file_holds_the_rows_and_what_they_depend_on(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_table_says_once_what_is_the_same_in_all_rows(
+def test_values_that_all_rows_share_are_printed_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results.write("speed", ROWS, tmp_path / "speed.json", "")
@@ -60,4 +60,4 @@ def test_columns_that_only_some_rows_have_are_empty_in_the_others(
     [(1234.5, "1234"), (0.98765, "0.988"), (12, "12"), ("cpu", "cpu"), (0.0, "0")],
 )
 def test_numbers_have_three_digits_or_more(value: str | float, text: str) -> None:
-    assert results.spelled(value) == text
+    assert results.text_of(value) == text
