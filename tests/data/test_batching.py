@@ -32,6 +32,8 @@ from rcnn.data import (
     flip,
     resized,
 )
+from rcnn.model.transform import ImageSettings, ImageTransform
+from rcnn.ops.images import resize
 from rcnn.settings import SettingsError
 from rcnn.structures import TensorFields
 
@@ -294,6 +296,21 @@ def test_batch_without_objects_and_proposals_is_ordinary(make_sample: Make) -> N
     assert batch.targets.boxes.shape == (2, 0, 4)
     assert batch.targets.is_target.shape == (2, 0)
     assert batch.images.proposals is None
+
+
+def test_a_batch_with_original_pixels_shows_at_any_side_what_a_prediction_sees() -> None:
+    """A picture larger than the detector's own scale has details that a larger scale shows."""
+    sample = ShapesDataset(1, size=200)[0]
+    detector = ImageTransform(ImageSettings(64, 256, test_scales=(64, 128)))
+    transform = EvaluationTransform(64, 256, keep_original=True)
+    loaded = collate([transform(sample, torch.Generator())], 32).images
+    predicted = detector.batch([sample.image])
+    for side in (64, 128, 256):
+        ours, theirs = (detector.at_side(images, side) for images in (loaded, predicted))
+        assert torch.equal(ours.pixels, theirs.pixels)
+        assert torch.equal(ours.pixels[0], resize(sample.image, (side, side)))
+        assert ours.sizes.tolist() == theirs.sizes.tolist() == [[side, side]]
+        assert ours.original_sizes.tolist() == [[200, 200]]
 
 
 def test_targets_are_in_resized_and_ground_truths_in_original_pixels(make_sample: Make) -> None:

@@ -29,17 +29,24 @@ NEEDY = [system for system in SYSTEMS if needs_proposals(system)]
 OWN = [system for system in SYSTEMS if not needs_proposals(system)]
 
 
-def detector_of(system: str, classes: tuple[str, ...] = ("cat", "dog")) -> Any:
+def detector_of(
+    system: str,
+    classes: tuple[str, ...] = ("cat", "dog"),
+    test_scales: tuple[int, ...] | None = None,
+) -> Any:
     """Return a detector with random weights, which finds much."""
     torch.manual_seed(0)
     settings = DetectorSettings(
         classes,
-        images=ImageSettings(shorter_side=64, longer_side=64),
+        images=ImageSettings(shorter_side=64, longer_side=128, test_scales=test_scales),
         backbone=BackboneSettings(
             "resnet18", norm="batch", frozen_stages=0, weights=None, box_head="two_mlp", hidden=16
         ),
         anchors=AnchorSettings(scales=(1.0, 2.0)),
-        pooling=PoolingSettings("pyramid" if system == "sppnet" else "roi_align"),
+        # At several scales a RoI of 30 x 30 pixels is one of the usual size.
+        pooling=PoolingSettings(
+            "pyramid" if system == "sppnet" else "roi_align", canonical_size=30.0
+        ),
         detections=DetectionSettings(score=0.0),
     )
     return build_detector(system, settings).eval()
@@ -141,6 +148,27 @@ def test_a_system_that_makes_its_own_proposals_takes_none(system: str) -> None:
     found = predict(detector, PICTURE)
     assert isinstance(found, Detections)
     assert found.class_names == names
+
+
+@pytest.mark.parametrize("system", ["faster_rcnn", "fast_rcnn", "sppnet"])
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_several_test_scales_change_the_scores_and_keep_to_the_picture(
+    system: str, count: int
+) -> None:
+    boxes = torch.cat([BOXES, torch.tensor([[0.0, 0.0, 70.0, 50.0]])])
+    given = [boxes[:count]] if needs_proposals(system) else None
+    at: dict[tuple[int, ...] | None, Detections] = {}
+    for scales in (None, (64,), (48, 96)):
+        found = predict(detector_of(system, test_scales=scales), [PICTURE], proposals=given)
+        assert isinstance(found, list)
+        at[scales] = found[0]
+        assert (len(at[scales]) > 0) == (given is None or count > 0)
+        assert (at[scales].boxes <= torch.tensor([70.0, 50.0, 70.0, 50.0])).all()
+    # The detector's own scale alone is no other scale.
+    assert torch.equal(at[None].boxes, at[(64,)].boxes)
+    assert torch.equal(at[None].scores, at[(64,)].scores)
+    if given is None or count > 0:
+        assert not torch.equal(at[None].scores, at[(48, 96)].scores)
 
 
 def test_a_soft_suppression_takes_the_threshold_of_the_call() -> None:

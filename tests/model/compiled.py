@@ -1,6 +1,7 @@
-"""Runs compiled detectors in a process of its own, since the tests' type checks cannot be traced.
+"""Answers of compiled detectors for test_speed.py, from a process of its own.
 
-``python compiled.py <function> <arguments>`` writes the answer as JSON into its last line.
+The tests run under type checks that the compiler cannot trace. ``python compiled.py <function>
+<arguments>`` prints what the function returns, as JSON, in the last line.
 """
 
 import json
@@ -29,15 +30,15 @@ from rcnn.training.callbacks import EMA
 
 SEVERAL = [(2, 160, 192), (2, 192, 160), (2, 160, 224), (3, 224, 160), (2, 192, 192)]
 SINGLE = [(1, 160, 192), (1, 192, 160), (1, 224, 224)]
-"""Images and sides of minibatches, padded to multiples of 32.
+"""Number of images, height and width of minibatches, padded to multiples of 32.
 
-The graphs also hang on which kernel PyTorch takes for a convolution: another one for fewer than
-20480 numbers in one image, or from 16 images or RoIs on.
+PyTorch compiles again where it chooses another kernel for a convolution: below 20480 numbers in
+one image, and from 16 images or RoIs on.
 """
 
 
 def small(backbone: str) -> DetectorSettings:
-    """Return the settings of a detector of few RoIs, which draws nothing inside the network."""
+    """Return the settings of a detector with few RoIs and without dropout."""
     return DetectorSettings(
         ("circle", "square", "triangle"),
         images=ImageSettings(shorter_side=64, longer_side=64),
@@ -51,7 +52,7 @@ def small(backbone: str) -> DetectorSettings:
 
 
 def losses_of(detector: FasterRCNN, images: int, height: int, width: int) -> dict[str, float]:
-    """Return the losses of noise; those of learning after a backward pass."""
+    """Return the losses of a minibatch of noise, in training mode after a backward pass."""
     generator = torch.Generator().manual_seed(images * height * width)
     size = torch.tensor([[height, width]]).expand(images, -1)
     pixels = torch.rand(images, 3, height, width, generator=generator)
@@ -68,10 +69,10 @@ def losses_of(detector: FasterRCNN, images: int, height: int, width: int) -> dic
 
 
 def graphs(backbone: str) -> dict[str, dict[str, int]]:
-    """Return how many graphs each part has been compiled into, after minibatches of some kind."""
+    """Return the number of compiled graphs of each part, after each kind of minibatch."""
     torch.manual_seed(0)
     settings = small(backbone)
-    # Nothing is suppressed or too small, so that no weights leave fewer than 16 RoIs to detect in.
+    # Nothing is suppressed or too small, so that at least 16 RoIs are left, whatever the weights.
     full = replace(settings.proposals, nms_iou=1.0, min_size=0.0)
     detector = FasterRCNN(replace(settings, proposals=full))
     made = dict.fromkeys(static_parts(detector), 0)
@@ -86,31 +87,31 @@ def graphs(backbone: str) -> dict[str, dict[str, int]]:
     for name, part in static_parts(detector).items():
         part.compile(backend=counting(name), dynamic=True)
     answer = {}
-    for learn in (True, False):
+    for training in (True, False):
         for kind, sizes in (("several", SEVERAL), ("single", SINGLE)):
             for size in sizes:
-                losses_of(detector.train(learn), *size)
-            answer[f"{'learning' if learn else 'detecting'}, {kind}"] = dict(made)
+                losses_of(detector.train(training), *size)
+            answer[f"{'training' if training else 'detecting'}, {kind}"] = dict(made)
     return answer
 
 
 def losses(backbone: str) -> dict[str, list[dict[str, float]]]:
-    """Return the losses of two minibatches, learning and detecting, by PyTorch's own compiler."""
+    """Return the losses of two minibatches in both modes, plain and by PyTorch's own compiler."""
     answer = {}
     for compiled in (False, True):
         torch.manual_seed(0)
         detector = FasterRCNN(small(backbone))
         prepare(detector, SpeedSettings(compile=compiled))
         answer["compiled" if compiled else "plain"] = [
-            losses_of(detector.train(learn), *size)
-            for learn in (True, False)
+            losses_of(detector.train(training), *size)
+            for training in (True, False)
             for size in SEVERAL[:2]
         ]
     return answer
 
 
 def train(folder: str, how: str) -> str:
-    """Train in two processes, stop, go on, and write the weights; return where they are."""
+    """Train in two processes, stop, resume, and write the weights; return the path of the file."""
     path = Path(folder, f"{how}.pt")
     run_in_processes(_train, (str(path), how), 2)
     return str(path)

@@ -1,12 +1,12 @@
 """Regions pooled at the scale that suits their size."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.testing import assert_close
 
 from rcnn.model.fast_rcnn import FastRCNN
@@ -20,7 +20,7 @@ from tests.model.inputs import TINY, A, targets_of
 from tests.ops.inputs import random_boxes
 
 Scales = tuple[int, ...] | None
-D = TypeVar("D", bound=FastRCNN | FasterRCNN)
+D = TypeVar("D", bound=nn.Module)
 
 
 def at(shorter_side: int, scales: Scales, min_size: float = 4.0) -> DetectorSettings:
@@ -31,7 +31,7 @@ def at(shorter_side: int, scales: Scales, min_size: float = 4.0) -> DetectorSett
     return replace(TINY, images=images, pooling=pooling, proposals=proposals)
 
 
-def built(kind: type[D], settings: DetectorSettings) -> D:
+def built(kind: Callable[[DetectorSettings], D], settings: DetectorSettings) -> D:
     torch.manual_seed(0)
     return kind(settings).eval()
 

@@ -230,7 +230,7 @@ class TestMemoryFormat:
 
 
 def answer(*arguments: str) -> Any:
-    """Ask ``compiled.py``; the last line is its answer, Lightning writes before it."""
+    """Return what a function of ``compiled.py`` does: its last line, after Lightning's own."""
     script = Path(__file__).with_name("compiled.py")
     done = subprocess.run(
         [sys.executable, str(script), *arguments], capture_output=True, text=True, check=True

@@ -96,6 +96,12 @@ def test_a_clipped_box_is_covered_and_coverage_is_never_below_iou(a: Tensor, b: 
     assert_close(coverage(clipped, window[None])[:, 0], (area(clipped) > 0).float())
 
 
+def test_coverage_is_a_share_of_the_first_box() -> None:
+    small, large = torch.tensor([[2.0, 2.0, 4.0, 4.0]]), torch.tensor([[0.0, 0.0, 8.0, 8.0]])
+    assert coverage(small, large).item() == 1.0
+    assert coverage(large, small).item() == 4 / 64
+
+
 def test_boxes_without_area_overlap_nothing_and_have_finite_gradients() -> None:
     boxes = torch.tensor(
         [[5.0, 5.0, 5.0, 5.0], [5.0, 5.0, 5.0, 9.0], [0.0, 0.0, 0.0, 0.0], [4.0, 4.0, 6.0, 6.0]],
@@ -164,6 +170,11 @@ def test_scale_takes_the_vertical_factor_first() -> None:
     batch = scale(boxes.expand(2, 1, 4), torch.stack([factors, 1 / factors]))
     assert_close(batch[0], torch.tensor([[100.0, 20.0, 300.0, 40.0]]))
     assert_close(batch[1], torch.tensor([[0.01, 0.2, 0.03, 0.4]]))
+
+
+def test_flip_mirrors_left_to_right() -> None:
+    boxes = torch.tensor([[1.0, 2.0, 4.0, 6.0]])
+    assert flip(boxes, 10).tolist() == [[6.0, 2.0, 9.0, 6.0]]
 
 
 @given(box_lists)

@@ -149,6 +149,17 @@ def test_a_generator_decides_and_the_global_state_is_left_alone(repeat: bool) ->
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_without_a_generator_the_global_seed_decides() -> None:
+    positive, negative = _masks([[1, 0] * 50])
+    state, draws = torch.get_rng_state(), []
+    for seed in (5, 5, 6):
+        torch.manual_seed(seed)
+        draws.append(sample_balanced(positive, negative, 20, 0.5).indices)
+    torch.set_rng_state(state)
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+
+
 def test_an_unused_place_holds_a_copy_of_a_roi_that_was_drawn() -> None:
     numbers = torch.arange(2 * 5 * 4).float().view(2, 5, 4)
     candidates = RoISamples(numbers, torch.tensor([[1, 0, 2, 0, 3]] * 2), numbers + 1, numbers + 2)
