@@ -50,7 +50,7 @@ def resident(size: Literal["now", "peak"] = "now") -> float:
 
 
 def reset_peak() -> float:
-    """Let the peak of :func:`resident` start from the memory in use, and return that."""
+    """Let the peak of ``resident`` start from the memory in use, and return that."""
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):  # systems without glibc or /proc
         # Memory that was freed, but is still held, would be used again without raising the peak.

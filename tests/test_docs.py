@@ -77,10 +77,7 @@ def parse_arguments(words: list[str]) -> None:
     if name == "train":
         return compose_config(rest)
     parser = argparse.ArgumentParser(exit_on_error=False)
-    add = command.add_arguments
-    if add is None:
-        add = importlib.import_module(f"rcnn.cli.{command.module}").add_arguments
-    add(parser)
+    command.add_arguments(parser)
     parser.parse_args(rest)
     return None
 

@@ -59,18 +59,32 @@ def test_every_command_of_the_design_that_exists_is_listed(
 
 @pytest.mark.parametrize(
     "words",
-    [[], ["predict"], ["inspect"], ["evaluate"], ["evaluate", "x", "coco"], ["check-data"]],
+    [[], *([name] for name in COMMANDS), ["evaluate", "x", "coco"], ["propose", "rpn", "x", "voc"]],
     ids=" ".join,
 )
 def test_help_is_printed_without_loading_torch(words: list[str]) -> None:
     code = (
         "import sys\nfrom rcnn.cli.main import main\n"
-        f"try: main({[*words, '--help']!r})\nexcept SystemExit as stopped: assert not stopped.code\n"
-        "assert not {'torch', 'numpy', 'rich'} & set(sys.modules)"
+        f"try: main({[*words, '--help']!r})\n"
+        "except SystemExit as stopped: assert not stopped.code\n"
+        "assert not {'torch', 'numpy', 'pandas', 'rich', 'hydra'} & set(sys.modules)"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout.startswith(" ".join(["usage: rcnn", *words[:1]]))
+
+
+def test_the_help_of_train_names_every_group_with_its_choices(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["train", "-m", "backbone=vgg16,resnet18", "--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    groups = ("backbone", "anchors", "thresholds", "pooling", "model", "scheme", "data")
+    for group in (*groups, "optimizer", "trainer", "logger", "callbacks", "experiment", "sweep"):
+        assert f" {group} (" in printed
+    assert "scheme (alternating, exact, joint, " in printed
+    assert "--cfg job" in printed
 
 
 def test_unknown_words_and_numbers_out_of_range_are_mistakes(
@@ -84,6 +98,8 @@ def test_unknown_words_and_numbers_out_of_range_are_mistakes(
     assert "--images" in mistake(capsys, "check-data", "coco", "x.json")
     assert "'weekend'" in mistake(capsys, "check-data", "shapes", "--split", "weekend")
     assert "'0'" in mistake(capsys, "predict", "x.ckpt", "x.jpg", "--batch-size", 0)
+    search = ("propose", "selective-search", "shapes", "--split", "val")
+    assert "'0'" in mistake(capsys, *search, "--limit", 0)
 
 
 def test_a_missing_or_foreign_checkpoint_is_a_mistake(

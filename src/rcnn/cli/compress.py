@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from rcnn.cli.arguments import parse_data
 from rcnn.cli.data import open_for
-from rcnn.cli.main import CHECKPOINT, DEVICE, parse_data
 from rcnn.cli.predict import load_module
 from rcnn.data import DetectionDataset, as_images, collate, resized
 from rcnn.files import whole_file
@@ -34,61 +34,6 @@ from rcnn.view.scores import COLUMNS, figure
 
 TIMED_IMAGES = 4
 """Number of images of a data set that are timed."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of the command."""
-    parser.add_argument("checkpoint", help=CHECKPOINT)
-    parser.add_argument("--out", type=Path, metavar="FILE", help="the compressed checkpoint")
-    parser.add_argument(
-        "--curve",
-        type=Path,
-        metavar="FILE.png",
-        help="draw mAP over time for several --ranks or --energy; the figures go to FILE.csv",
-    )
-    choice = parser.add_mutually_exclusive_group(required=True)
-    choice.add_argument(
-        "--ranks",
-        nargs=2,
-        type=int,
-        action="append",
-        metavar=("FC6", "FC7"),
-        help="such as 1024 256; 0 leaves a layer whole; for a curve give it several times",
-    )
-    choice.add_argument(
-        "--energy",
-        nargs="+",
-        type=float,
-        metavar="SHARE",
-        help="the smallest ranks that keep this share of the squared singular values, in each "
-        "layer; for a curve several",
-    )
-    choice.add_argument(
-        "--milliseconds",
-        type=float,
-        metavar="MS",
-        help="the ranks that lose the least while fc6 and fc7 take this long on this machine",
-    )
-    parser.add_argument(
-        "--rois", type=int, help="RoIs of an image for --milliseconds (default: as in a test)"
-    )
-    parser.add_argument(
-        "--pictures", nargs="+", default=[], help="files to time (default: the data's, else noise)"
-    )
-    parser.add_argument(
-        "--repeats", type=int, default=5, help="timings, of which the median counts (default: 5)"
-    )
-    parser.add_argument("--device", default="cpu", help=DEVICE)
-    parser.add_argument(
-        "--workers", type=int, default=2, help="processes that decode images (default: 2)"
-    )
-    parser.add_argument(
-        "--data",
-        nargs=argparse.REMAINDER,
-        metavar="LAYOUT ...",
-        help="test before and after on a data set, named as for `rcnn evaluate`: voc ROOT --split "
-        "test; this comes last",
-    )
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -20,7 +20,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def open_dataset(arguments: argparse.Namespace) -> DetectionDataset:
-    """Open a data set by the arguments of ``rcnn.cli.main.layouts``.
+    """Open a data set by the arguments of ``rcnn.cli.arguments.layouts``.
 
     Raises:
         DataError: the data set is unsound.
@@ -47,7 +47,7 @@ def open_for(module: DetectionModule, arguments: argparse.Namespace) -> Detectio
 
     Args:
         module: the detector.
-        arguments: those of ``rcnn.cli.main.layouts`` and ``rcnn.cli.main.add_proposals``.
+        arguments: those of ``rcnn.cli.arguments.layouts`` and ``rcnn.cli.arguments.add_proposals``.
 
     Raises:
         ValueError: the detector needs proposals and no file is named.

@@ -11,7 +11,6 @@ import torch
 from rich.console import Console
 
 from rcnn.cli.data import open_dataset, split_name
-from rcnn.cli.main import layouts
 from rcnn.data import DetectionDataset
 from rcnn.data.proposal_writer import import_json, import_mat
 from rcnn.data.proposals import SUFFIX, StoredProposals, shard_folder
@@ -23,34 +22,6 @@ from rcnn.training.propose import propose_with
 INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
 
 Maker = Callable[[DetectionDataset, Path], Path]
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of the command."""
-    methods = parser.add_subparsers(dest="method", required=True, metavar="method")
-    search = methods.add_parser("selective-search", help="segment and group; needs OpenCV")
-    rpn = methods.add_parser("rpn", help="the proposal network of a checkpoint")
-    rpn.add_argument("checkpoint", help="a checkpoint that train.py wrote")
-    mat = methods.add_parser("import-mat", help="boxes of R-CNN's authors; needs scipy")
-    mat.add_argument("file", help="the .mat file")
-    results = methods.add_parser("import-json", help="boxes in the format of COCO's results")
-    results.add_argument("file", help="the JSON file")
-    for layout in layouts(search):
-        _add_common(layout, workers=1)
-        layout.add_argument("--mode", choices=("fast", "quality"), default="fast", help="(fast)")
-    for layout in layouts(rpn):
-        _add_common(layout, workers=2)
-        layout.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ... (cpu)")
-        layout.add_argument("--batch-size", type=int, default=2, help="images at once (2)")
-    for layout in layouts(mat):
-        _add_out(layout)
-    for layout in layouts(results):
-        _add_out(layout)
-        layout.add_argument(
-            "--absent-is-empty",
-            action="store_true",
-            help="an image that the file never mentions has no proposals; else it is an error",
-        )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -79,22 +50,6 @@ def run(arguments: argparse.Namespace) -> int:
         soft_wrap=True,
     )
     return 0
-
-
-def _add_common(parser: argparse.ArgumentParser, workers: int) -> None:
-    _add_out(parser)
-    parser.add_argument("--workers", type=int, default=workers, help=f"processes ({workers})")
-    parser.add_argument("--limit", type=int, default=2000, help="boxes of an image (2000)")
-
-
-def _add_out(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--out",
-        default="proposals",
-        help=f"the file, NAME{SUFFIX}, or a folder, where it is named after the split (proposals). "
-        f"A training with proposals.folder=FOLDER reads train{SUFFIX}, val{SUFFIX} and "
-        f"test{SUFFIX} there, whatever its splits are called in the data set",
-    )
 
 
 def _file(arguments: argparse.Namespace) -> Path:

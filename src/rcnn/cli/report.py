@@ -3,33 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from rich.console import Console
 
 from rcnn.report.plots import can_plot, plot_report
 from rcnn.report.runs import find_runs
 from rcnn.report.tables import WIDTH, compare, rendered, write_report
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of the command."""
-    parser.add_argument(
-        "folders", nargs="+", type=Path, metavar="folder", help="folder of a sweep or of a run"
-    )
-    parser.add_argument(
-        "--metric",
-        action="append",
-        default=[],
-        metavar="TAG",
-        help="key of metrics.json, such as test/map_50; may be repeated (default: the table's own)",
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="FOLDER",
-        help="folder for report.txt, .csv and .png (default: the sweep's)",
-    )
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import rcnn
-from rcnn.app.run import main
 
 
 def run(words: Sequence[str]) -> int:
@@ -16,6 +15,8 @@ def run(words: Sequence[str]) -> int:
     Args:
         words: overrides such as ``backbone=vgg16``, and Hydra's own options such as ``-m``.
     """
+    from rcnn.app.run import main  # it imports torch, for which the help does not wait
+
     sys.argv = ["rcnn train", *words]
     main(conf_folder())
     return 0
