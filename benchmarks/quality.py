@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any, cast
 
@@ -43,13 +44,14 @@ class TorchvisionModule(pl.LightningModule):
 
     Args:
         detector: torchvision's detector.
-        settings: settings of our detector, for the names of the classes.
+        settings: settings of our detector; the data module takes the size of the images from them.
         recipe: factory of the optimiser and its schedule.
     """
 
     def __init__(self, detector: FasterRCNN, settings: DetectorSettings, recipe: Recipe) -> None:
         super().__init__()
         self.detector = detector
+        self.settings = settings
         self.class_names = settings.class_names
         self.recipe = recipe
         self.scores = Scores(settings.class_names)
@@ -98,7 +100,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def measure(arguments: argparse.Namespace) -> list[Row]:
     """Train every detector from every seed, one run after the other."""
-    silence_warnings()
     rows: list[Row] = []
     for seed in arguments.seeds:
         for detector in arguments.detectors:
@@ -109,6 +110,7 @@ def measure(arguments: argparse.Namespace) -> list[Row]:
 
 def train(detector: str, root: str, seed: int, epochs: int) -> Row:
     """Train one detector from random weights and return its figures on the test split."""
+    silence_warnings()
     config = compose_config(
         *("experiment=bccd", f"data.root={root}", f"seed={seed}", f"trainer.max_epochs={epochs}")
     )
@@ -124,7 +126,10 @@ def train(detector: str, root: str, seed: int, epochs: int) -> Row:
         config.plain["trainer"], logger=False, enable_checkpointing=False, _convert_="all"
     )
     start = time.monotonic()
-    trainer.fit(module, data)
+    with warnings.catch_warnings():
+        # The data module has a loader for validation, but the experiment no split for it.
+        warnings.filterwarnings("ignore", "You passed in a `val_dataloader`")
+        trainer.fit(module, data)
     seconds = time.monotonic() - start
     trainer.test(module, data, verbose=False)
     row: Row = {"detector": detector, "seed": seed, "epochs": epochs}
