@@ -140,7 +140,7 @@ class SchemeConfig:
     store: Text | None = None
 
     def __post_init__(self) -> None:
-        if not self.in_steps:
+        if not self.in_phases:
             return
         count = 4 if self.name == "alternating" else 2
         allowed = f"scheme={self.name} needs {count} numbers above 0, one for each training"
@@ -148,7 +148,7 @@ class SchemeConfig:
         require(self.store is not None, "store", self.store, f"scheme={self.name} needs a folder")
 
     @property
-    def in_steps(self) -> bool:
+    def in_phases(self) -> bool:
         """Whether there are several trainings."""
         return self.name in ("alternating", "unshared", "stage_wise")
 

@@ -25,14 +25,14 @@ from rcnn.inference.checkpoint import CheckpointError
 from rcnn.model.backbones import WeightsError
 from rcnn.settings import SettingsError, nearest
 from rcnn.training.callbacks import NonFiniteLossError
-from rcnn.training.stages import StageError
+from rcnn.training.phases import PhaseError
 
 MISTAKES = (
     SettingsError,
     DataError,
     WeightsError,
     CheckpointError,
-    StageError,
+    PhaseError,
     NonFiniteLossError,
     ProcessFailedError,
     MisconfigurationException,

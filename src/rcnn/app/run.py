@@ -63,7 +63,7 @@ class Results:
         monitored: value of the metric that chose it.
         steps: number of optimiser steps.
         seconds: duration of the training with its validations, from the first run on if it was
-            resumed; of a training in steps, of all steps and the proposals between them, also of
+            resumed; of a training in phases, of all phases and the proposals between them, also of
             those that were found in the store.
         notes: what a reader of the figures has to know.
     """
@@ -134,14 +134,14 @@ def run_job(config: Config, weights: Weights | None) -> Results:
         config: the config.
         weights: the resolved backbone and its weights, for a training.
     """
-    from rcnn.app.steps import run_in_steps  # it builds its parts with the functions below
+    from rcnn.app.phases import run_in_phases  # it builds its parts with the functions below
 
     silence_warnings()
     pl.seed_everything(config.run.seed, workers=True, verbose=False)
     data = build_data(config)
     data.prepare_data()
-    if weights is not None and config.scheme.in_steps:
-        return run_in_steps(config, data, weights)
+    if weights is not None and config.scheme.in_phases:
+        return run_in_phases(config, data, weights)
     trainer = build_trainer(config)
     if weights is not None:
         return _train(config, trainer, data, weights)
@@ -385,7 +385,7 @@ def silence_warnings() -> None:
         "The number of training batches .* is smaller than the logging interval",
         ".*DistributedSampler.*",  # ours gives each process its share, without padding
         "Total length of .* is zero",  # there is no validation split
-        "Checkpoint directory .* exists and is not empty",  # a step of a training that goes on
+        "Checkpoint directory .* exists and is not empty",  # a phase of a training that goes on
         ".*your dataloader is not resumable.*",  # ours goes on inside an epoch
         "Found .* module\\(s\\) in eval mode at the start of training",  # frozen batch norms
     ):

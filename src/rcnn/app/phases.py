@@ -1,7 +1,7 @@
-"""A run in steps: from its config to the plan, the data and the trainer of each step.
+"""A run in phases: from its config to the plan, the data and the trainer of each phase.
 
-A step's product is stored under a fingerprint of what it was made from, see
-``rcnn.training.stages``. The rule for the config: every key counts unless it is known to change
+A phase's product is stored under a fingerprint of what it was made from, see
+``rcnn.training.phases``. The rule for the config: every key counts unless it is known to change
 nothing that is learned. A key that is new changes the fingerprints until somebody lists it below,
 and a run takes a stored product at worst too seldom, never wrongly.
 """
@@ -33,8 +33,8 @@ from rcnn.model.backbones import LoadedWeights
 from rcnn.model.build import needs_proposals
 from rcnn.settings import SettingsError
 from rcnn.training import DetectionDataModule, DetectionModule
+from rcnn.training.phases import BEGUN, PhaseRunner, PhaseStore, Plan, connect_processes
 from rcnn.training.schemes import AlternatingTraining, train_stage_wise
-from rcnn.training.stages import BEGUN, Plan, StageRunner, StageStore, connect_processes
 
 STAND_IN = ("images", "backbone", "anchors", "thresholds", "pooling", "model", "data", "scheme")
 """Groups that the fingerprint replaces by something better: the detector's settings without those
@@ -46,24 +46,24 @@ NO_INFLUENCE = (
     # The length is in the number of optimiser steps, and the devices are counted as processes.
     *("trainer.max_*", "trainer.limit_*", "trainer.devices", "trainer.num_nodes"),
     *("trainer.enable_*", "trainer.log_every_n_steps", "trainer.benchmark"),
-    # Steps have no validation.
+    # Phases have no validation.
     *("trainer.check_val_every_n_epoch", "trainer.val_check_interval"),
     "trainer.num_sanity_val_steps",
 )
-"""Patterns of keys that change nothing that is learned. The seed is a step's own input."""
+"""Patterns of keys that change nothing that is learned. The seed is a phase's own input."""
 
 OBSERVERS = (
     *("ModelCheckpoint", "Pictures", "Progress", "Throughput", "LearningRateMonitor"),
     "FiniteLoss",
 )
-"""Classes of callbacks that change nothing; they may stop a step, which then is not stored."""
+"""Classes of callbacks that change nothing; they may stop a phase, which then is not stored."""
 
 WITHOUT_VALIDATION = ("ModelCheckpoint", "Pictures")
-"""Callbacks of a run that its steps do not have: their checkpoint is their own."""
+"""Callbacks of a run that its phases do not have: their checkpoint is their own."""
 
 
-def run_in_steps(config: Config, data: DetectionDataModule, weights: Weights) -> Results:
-    """Train in steps and test what they end in.
+def run_in_phases(config: Config, data: DetectionDataModule, weights: Weights) -> Results:
+    """Train in phases and test what they end in.
 
     Raises:
         SettingsError: the config does not describe such a run.
@@ -71,11 +71,11 @@ def run_in_steps(config: Config, data: DetectionDataModule, weights: Weights) ->
     _check(config, data)
     trainer = build_trainer(config)
     connect_processes(trainer)
-    runner = StageRunner(
+    runner = PhaseRunner(
         _plan(config, data, trainer, weights),
-        StageStore(cast(str, config.scheme.store)),
-        lambda folder: _step_data(config, folder),
-        lambda name, folder, steps: _step_trainer(config, name, folder, steps),
+        PhaseStore(cast(str, config.scheme.store)),
+        lambda folder: _phase_data(config, folder),
+        lambda name, folder, steps: _phase_trainer(config, name, folder, steps),
     )
     match config.scheme.name:
         case "alternating":
@@ -107,11 +107,11 @@ def _check(config: Config, data: DetectionDataModule) -> None:
     if config.run.ckpt_path is not None:
         raise SettingsError(
             f"ckpt_path={config.run.ckpt_path!r} is not possible with scheme={name}: "
-            "a run in steps goes on by itself with what scheme.store holds."
+            "a run in phases goes on by itself with what scheme.store holds."
         )
     if not isinstance(data, DetectionDataModule):
         raise SettingsError(
-            f"data={type(data).__name__} is not possible with scheme={name}: steps "
+            f"data={type(data).__name__} is not possible with scheme={name}: phases "
             "need a source of splits, see rcnn.data.splits."
         )
 
@@ -144,7 +144,7 @@ def _steps(config: Config, data: DetectionDataModule, trainer: pl.Trainer) -> tu
     if total == math.inf:
         raise SettingsError(
             "trainer.max_epochs=-1 and trainer.max_steps=-1 are not possible with "
-            f"scheme={config.scheme.name}: the steps share a given length."
+            f"scheme={config.scheme.name}: the phases share a given length."
         )
     return share_out(int(total), config.scheme.shares)
 
@@ -154,13 +154,13 @@ def share_out(total: int, shares: Sequence[float]) -> tuple[int, ...]:
 
     Args:
         total: optimiser steps that are shared.
-        shares: share of each step; where they sum to 1 the steps sum to ``total``.
+        shares: share of each phase; where they sum to 1 the steps sum to ``total``.
     """
     ends = [round(total * part) for part in accumulate(shares)]
     return tuple(max(1, end - begin) for begin, end in pairwise([0, *ends]))
 
 
-def _step_data(config: Config, folder: Path | None) -> DetectionDataModule:
+def _phase_data(config: Config, folder: Path | None) -> DetectionDataModule:
     """Return the training split alone, with the proposals in ``folder``, or the detector's."""
     data = build_data(config)
     files = config.proposals if needs_proposals(config.system) else None
@@ -169,9 +169,9 @@ def _step_data(config: Config, folder: Path | None) -> DetectionDataModule:
     return DetectionDataModule(TrainingSource(data.source), config.loader, proposals=files)
 
 
-def _step_trainer(config: Config, name: str, folder: Path, steps: int) -> pl.Trainer:
-    """Return a trainer of the run's kind for one step, with its logs in ``stages/<name>``."""
-    run_dir = str(Path(config.run.run_dir, "stages", name))
+def _phase_trainer(config: Config, name: str, folder: Path, steps: int) -> pl.Trainer:
+    """Return a trainer of the run's kind for one phase, with its logs in ``phases/<name>``."""
+    run_dir = str(Path(config.run.run_dir, "phases", name))
     plain = _moved(copy.deepcopy(config.plain), config.run.run_dir, run_dir)
     plain["trainer"] |= {"max_epochs": -1, "max_steps": steps, "num_sanity_val_steps": 0}
     plain["callbacks"] = {
@@ -205,7 +205,7 @@ def _finish(
     trainer: pl.Trainer,
     data: DetectionDataModule,
     module: DetectionModule,
-    runner: StageRunner,
+    runner: PhaseRunner,
 ) -> Results:
     """Write one ordinary checkpoint, then measure it."""
     checkpoint = Path(config.run.run_dir, "checkpoints", "last.ckpt")
@@ -233,12 +233,12 @@ def _finish(
 def stage_fingerprint(
     config: Config, train: DetectionDataset, weights: LoadedWeights, processes: int
 ) -> dict[str, Any]:
-    """Return what the fingerprints of all steps of a run have in common, as plain values.
+    """Return what the fingerprints of all phases of a run have in common, as plain values.
 
     Args:
         config: the config.
         train: training split.
-        weights: weights that the first steps start from.
+        weights: weights that the first phases start from.
         processes: number of processes that learn together.
     """
     data = {"images": fingerprint(train), "objects": _objects(train)}

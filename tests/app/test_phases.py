@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rcnn.app.config import parse
-from rcnn.app.steps import NO_INFLUENCE, share_out, stage_fingerprint
+from rcnn.app.phases import NO_INFLUENCE, share_out, stage_fingerprint
 from rcnn.data import ShapesSource
 from rcnn.data.proposal_writer import ProposalWriter
 from rcnn.model.backbones import LoadedWeights, resolve

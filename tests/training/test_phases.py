@@ -1,21 +1,22 @@
-"""Stages are found by everything that went into them; the first process works for all."""
+"""Phases are found by everything that went into them; the first process works for all."""
 
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from rcnn.training.stages import INPUTS, FirstProcess, Stage, StageError, StageStore
+from rcnn.training.phases import INPUTS, FirstProcess, Phase, PhaseError, PhaseStore
+from tests.training.toy import TwoProcesses
 
-FIRST = Stage("1_rpn", {"seed": 0, "steps": 10})
+FIRST = Phase("1_rpn", {"seed": 0, "steps": 10})
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> StageStore:
-    return StageStore(tmp_path / "stages")
+def store(tmp_path: Path) -> PhaseStore:
+    return PhaseStore(tmp_path / "phases")
 
 
-def test_a_stage_is_found_once_it_is_finished(store: StageStore) -> None:
+def test_a_stage_is_found_once_it_is_finished(store: PhaseStore) -> None:
     assert store.find(FIRST) is None
     folder = store.begin(FIRST)
     (folder / "product").write_text("weights")
@@ -30,31 +31,31 @@ def test_a_stage_is_found_once_it_is_finished(store: StageStore) -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        Stage("1_rpn", {"seed": 1, "steps": 10}),
-        Stage("1_rpn", {"seed": 0, "steps": 11}),
-        Stage("1_rpn", {"seed": 0, "steps": 10, "more": None}),
-        Stage("1_rpn", {"seed": 0, "steps": 10}, [FIRST]),
-        Stage("2_rpn", {"seed": 0, "steps": 10}),
+        Phase("1_rpn", {"seed": 1, "steps": 10}),
+        Phase("1_rpn", {"seed": 0, "steps": 11}),
+        Phase("1_rpn", {"seed": 0, "steps": 10, "more": None}),
+        Phase("1_rpn", {"seed": 0, "steps": 10}, [FIRST]),
+        Phase("2_rpn", {"seed": 0, "steps": 10}),
     ],
 )
-def test_other_inputs_are_another_stage(store: StageStore, other: Stage) -> None:
+def test_other_inputs_are_another_stage(store: PhaseStore, other: Phase) -> None:
     store.begin(FIRST)
     store.finish(FIRST, 1.0)
     assert store.find(other) is None
 
 
 def test_a_stage_depends_on_all_that_came_before_it_and_on_no_order_of_inputs() -> None:
-    def third(seed: int) -> Stage:
-        first = Stage("1", {"seed": seed})
-        return Stage("3", {"steps": 1}, [Stage("2", {"steps": 1}, [first])])
+    def third(seed: int) -> Phase:
+        first = Phase("1", {"seed": seed})
+        return Phase("3", {"steps": 1}, [Phase("2", {"steps": 1}, [first])])
 
     assert third(0).key == third(0).key != third(1).key
-    assert Stage("a", {"x": 1, "y": 2}).key == Stage("a", {"y": 2, "x": 1}).key
+    assert Phase("a", {"x": 1, "y": 2}).key == Phase("a", {"y": 2, "x": 1}).key
 
 
 @pytest.mark.parametrize("content", [None, "{}", "not json"])
 def test_a_folder_that_something_else_has_touched_is_refused(
-    store: StageStore, content: str | None
+    store: PhaseStore, content: str | None
 ) -> None:
     store.begin(FIRST)
     record = store.finish(FIRST, 1.0) / INPUTS
@@ -62,7 +63,7 @@ def test_a_folder_that_something_else_has_touched_is_refused(
         record.unlink()
     else:
         record.write_text(content)
-    with pytest.raises(StageError, match=r"1_rpn-.*scheme\.store"):
+    with pytest.raises(PhaseError, match=r"1_rpn-.*scheme\.store"):
         store.find(FIRST)
 
 
@@ -71,7 +72,7 @@ def test_a_folder_that_something_else_has_touched_is_refused(
 HEAD = """
 from datetime import timedelta
 import time, torch
-from rcnn.training.stages import FirstProcess, StageError
+from rcnn.training.phases import FirstProcess, PhaseError
 torch.distributed.init_process_group("gloo")
 first = FirstProcess(timedelta(seconds=5))
 """
@@ -81,10 +82,10 @@ def test_one_process_does_everything_itself() -> None:
     first = FirstProcess(timedelta(seconds=1))
     assert first.does("some work", lambda: 3) == 3
     with pytest.raises(KeyError):
-        first.does("some work", lambda: {}[0])
+        first.does("some work", lambda: dict[int, int]()[0])
 
 
-def test_all_processes_get_what_the_first_one_made(two_processes) -> None:
+def test_all_processes_get_what_the_first_one_made(two_processes: TwoProcesses) -> None:
     program = HEAD + "print([first.does('some work', lambda: (k, rank)) for k in range(2)])"
     for status, output in two_processes(program):
         assert status == 0, output
@@ -99,12 +100,14 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("failure", FAILURES)
-def test_the_failure_of_the_first_process_ends_the_other_one(failure: str, two_processes) -> None:
+def test_the_failure_of_the_first_process_ends_the_other_one(
+    failure: str, two_processes: TwoProcesses
+) -> None:
     (_, own), (status, output) = two_processes(
         HEAD + f"def work():\n    {FAILURES[failure]}\nfirst.does('the proposals', work)\n"
     )
     assert status == 1
-    (last,) = [line for line in output.splitlines() if "StageError: Rank" in line]
+    (last,) = [line for line in output.splitlines() if "PhaseError: Rank" in line]
     assert "ank 0" in last
     assert "the proposals" in last
     if failure == "raises":
