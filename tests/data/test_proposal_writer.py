@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -158,7 +159,7 @@ rows = st.lists(st.tuples(box, st.floats(-1e6, 1e6, width=32)), max_size=4)
 @settings(deadline=None, max_examples=15)
 @given(images=st.dictionaries(st.text("ab/é😀￿", min_size=1, max_size=3), rows, min_size=1))
 def test_round_trip_sorts_by_score(
-    images: dict[str, list], tmp_path_factory: pytest.TempPathFactory
+    images: dict[str, list[Any]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     dataset = ShapesDataset(len(images), size=16)
     dataset.image_ids = PackedStrings(images)
@@ -249,7 +250,9 @@ def test_failed_image_is_kept_with_its_reason(
             writer.add_failed("c", error)
     stored = StoredProposals(write(path, blank, boxes))  # goes on after the failed image
     assert stored.failed == {"c": "c.jpg is cut off."}
-    assert len(with_proposals(blank, stored)[2].proposals) == 0
+    proposals = with_proposals(blank, stored)[2].proposals
+    assert proposals is not None
+    assert len(proposals) == 0
 
 
 # Importers: (y1, x1, y2, x2), 1-based and inclusive.
@@ -305,7 +308,7 @@ def test_joined_data_set_takes_a_mat_file_for_each_part(tmp_path: Path, make_bla
     ],
 )
 def test_unsound_mat_leaves_nothing_behind(
-    tmp_path: Path, blank: DetectionDataset, changes: dict[str, list], message: str
+    tmp_path: Path, blank: DetectionDataset, changes: dict[str, list[Any]], message: str
 ) -> None:
     file = write_mat(tmp_path / "x.mat", {**MATRICES, **changes})
     with pytest.raises(DataError, match=message):

@@ -60,6 +60,12 @@ def change(stored_file: Path, header: dict[str, object], tmp_path: Path) -> Chan
     return write
 
 
+def counts(dataset: DetectionDataset) -> list[int]:
+    """The number of proposals of each image."""
+    given = [dataset[index].proposals for index in range(len(dataset))]
+    return [len(proposals) for proposals in given if proposals is not None]
+
+
 def changed_row(table: Tensor, row: int, value: object) -> Tensor:
     table[row] = torch.tensor(value)
     return table
@@ -115,7 +121,7 @@ def test_images_may_all_be_without_proposals(
         for image_id in sizes:
             writer.add(image_id, torch.zeros(0, 4))
         proposed = with_proposals(dataset, StoredProposals(writer.finish()))
-    assert [len(proposed[index].proposals) for index in range(len(sizes))] == [0] * len(sizes)
+    assert counts(proposed) == [0] * len(sizes)
 
 
 def test_unknown_image_is_an_error(stored_file: Path) -> None:
@@ -226,8 +232,8 @@ def test_samples_carry_their_proposals(
 
 def test_limit_is_per_image(blank: DetectionDataset, stored_file: Path) -> None:
     proposed = with_proposals(blank, StoredProposals(stored_file), limit=2)
-    assert [len(proposed[index].proposals) for index in range(3)] == [2, 1, 0]
-    assert len(with_proposals(blank, StoredProposals(stored_file), limit=None)[0].proposals) == 3
+    assert counts(proposed) == [2, 1, 0]
+    assert counts(with_proposals(blank, StoredProposals(stored_file), limit=None)) == [3, 1, 0]
     with pytest.raises(SettingsError, match="limit"):
         with_proposals(blank, StoredProposals(stored_file), limit=0)
 

@@ -1,7 +1,5 @@
 """A small detector and small data to train it on; a toy that trains in no time; two processes."""
 
-# ruff: noqa: ARG002 (the arguments of the hooks are Lightning's)
-
 import os
 import socket
 import subprocess
@@ -9,15 +7,13 @@ import sys
 import textwrap
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from rcnn.data import DataSource, ShapesSource
 from rcnn.data.proposal_writer import ProposalWriter
@@ -28,6 +24,7 @@ from rcnn.model.targets import RoISampling
 from rcnn.model.transform import ImageSettings
 from rcnn.training import DetectionDataModule, DetectionModule, LoaderSettings
 from rcnn.training.optim import AdamWCosine
+from tests.training.toy import Batch, Batches, MakeTrainer, Numbers, Toy, TwoProcesses
 
 NAMES = ("circle", "square", "triangle")
 
@@ -95,7 +92,7 @@ def propose(tmp_path: Path) -> Callable[[DataSource], Path]:
 
 
 @pytest.fixture
-def trainer(tmp_path: Path) -> Callable[..., pl.Trainer]:
+def trainer(tmp_path: Path) -> MakeTrainer:
     """Makes silent trainers on the CPU that write into the test's folder."""
 
     def make(*callbacks: pl.Callback, **options: Any) -> pl.Trainer:
@@ -116,70 +113,13 @@ def trainer(tmp_path: Path) -> Callable[..., pl.Trainer]:
     return make
 
 
-# --- a training that takes no time: one weight, one batch norm, losses that can be spoiled ----
-
-
-@dataclass
-class Batch:
-    """Two numbers and the names of the images that they represent."""
-
-    values: Tensor
-    image_ids: tuple[str, ...]
-
-
-class Numbers(Dataset[Batch]):
-    """Minibatch k holds k + 1 and k + 2, or another pair."""
-
-    def __init__(self, length: int, instead: dict[int, float]) -> None:
-        self.length = length
-        self.instead = instead
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> Batch:
-        value = self.instead.get(index, index + 1.0)
-        return Batch(torch.tensor([value, value + 1]), (f"image_{2 * index}", f"{2 * index + 1}"))
-
-
-class Toy(pl.LightningModule):
-    """A weight that is drawn towards the data, validated by showing itself."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(1))
-        self.norm = nn.BatchNorm1d(1)
-        self.trained_on: list[float] = []
-        self.validated: list[float] = []
-        self.tested: list[float] = []
-
-    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        self.trained_on.append(self.weight.item())
-        shifted = self.weight + batch.values
-        boxes = shifted.square().mean()
-        classes = 0.0 * self.norm(shifted[:, None]).sum()
-        self.log("train/loss", boxes)
-        losses = {"roi_classes": classes.detach(), "roi_boxes": boxes.detach()}
-        return {"loss": boxes + classes, "losses": losses}
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.validated.append(self.weight.item())
-        self.log("val/weight", self.weight.detach()[0], batch_size=1)
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self.tested.append(self.weight.item())
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
-
-
 @pytest.fixture
 def toy() -> Toy:
     return Toy()
 
 
 @pytest.fixture
-def batches() -> Callable[..., DataLoader[Batch]]:
+def batches() -> Batches:
     """Makes a loader of minibatches; single values can be replaced."""
 
     def make(length: int = 4, instead: dict[int, float] | None = None) -> DataLoader[Batch]:
@@ -192,7 +132,7 @@ def batches() -> Callable[..., DataLoader[Batch]]:
 
 
 @pytest.fixture
-def two_processes(tmp_path: Path) -> Callable[[str], list[tuple[int, str]]]:
+def two_processes(tmp_path: Path) -> TwoProcesses:
     """Runs a program in two processes of one gloo group; returns exit status and output of each.
 
     The program finds its number in ``rank`` and the test's folder in ``folder``.

@@ -4,6 +4,7 @@
 
 import copy
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -12,10 +13,14 @@ import torch
 from PIL import Image
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]  # the package has no types
+    EventAccumulator,
+)
 
 from rcnn.settings import SettingsError
+from rcnn.training import DetectionDataModule, DetectionModule
 from rcnn.training.callbacks import EMA, FiniteLoss, NonFiniteLossError, Pictures
+from tests.training.toy import Batch, Batches, MakeTrainer, Toy, TwoProcesses
 
 NAN, INF = float("nan"), float("inf")
 
@@ -36,14 +41,16 @@ class Watcher(pl.Callback):
         self.after_validation: list[float] = []
         self.after_step: list[float] = [0.0]
 
-    def on_validation_end(self, trainer, pl_module) -> None:
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.after_validation.append(pl_module.weight.item())
 
-    def on_train_batch_end(self, trainer, pl_module, *_) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object
+    ) -> None:
         self.after_step.append(pl_module.weight.item())
 
 
-def best(folder: Path, **options) -> ModelCheckpoint:
+def best(folder: Path, **options: Any) -> ModelCheckpoint:
     return ModelCheckpoint(
         folder, "best", monitor="val/weight", mode="min", save_last=True, **options
     )
@@ -51,7 +58,7 @@ def best(folder: Path, **options) -> ModelCheckpoint:
 
 class TestEMA:
     def test_the_average_is_validated_and_the_raw_weights_are_trained(
-        self, toy, batches, trainer
+        self, toy: Toy, batches: Batches, trainer: MakeTrainer
     ) -> None:
         plain = copy.deepcopy(toy)
         trainer(max_epochs=2).fit(plain, batches())
@@ -68,7 +75,7 @@ class TestEMA:
         assert abs(expected[-1] - steps[-1]) > 0.01
 
     def test_saved_and_tested_is_what_was_validated(
-        self, toy, batches, trainer, tmp_path: Path
+        self, toy: Toy, batches: Batches, trainer: MakeTrainer, tmp_path: Path
     ) -> None:
         checkpoint = best(tmp_path)
         run = trainer(EMA(0.9), checkpoint, max_epochs=2, enable_checkpointing=True)
@@ -82,7 +89,7 @@ class TestEMA:
         assert other.weight.item() == min(toy.validated)
 
     def test_weights_saved_alone_after_a_validation_are_the_validated_ones(
-        self, toy, batches, trainer, tmp_path: Path
+        self, toy: Toy, batches: Batches, trainer: MakeTrainer, tmp_path: Path
     ) -> None:
         checkpoint = best(tmp_path, save_weights_only=True)
         run = trainer(EMA(0.9), checkpoint, enable_checkpointing=True)
@@ -91,7 +98,7 @@ class TestEMA:
         assert saved["weight"].item() == toy.validated[-1]
 
     def test_a_checkpoint_between_validations_holds_the_average_too(
-        self, toy, batches, trainer, tmp_path: Path
+        self, toy: Toy, batches: Batches, trainer: MakeTrainer, tmp_path: Path
     ) -> None:
         checkpoint, watcher = ModelCheckpoint(tmp_path, "two", every_n_train_steps=2), Watcher()
         run = trainer(EMA(0.9), watcher, checkpoint, enable_checkpointing=True)
@@ -101,7 +108,7 @@ class TestEMA:
 
     @pytest.mark.parametrize("accumulated", [1, 2])
     def test_a_resumed_run_equals_one_that_was_not_interrupted(
-        self, toy, batches, trainer, tmp_path: Path, accumulated: int
+        self, toy: Toy, batches: Batches, trainer: MakeTrainer, tmp_path: Path, accumulated: int
     ) -> None:
         """The first part has ended, so that its module holds the average when it is saved."""
         whole, first, second = (copy.deepcopy(toy) for _ in range(3))
@@ -118,7 +125,7 @@ class TestEMA:
             torch.testing.assert_close(tensor, whole.state_dict()[name], rtol=0, atol=0)
 
     def test_a_plain_checkpoint_can_be_tested_and_starts_an_average(
-        self, toy, batches, trainer, tmp_path: Path
+        self, toy: Toy, batches: Batches, trainer: MakeTrainer, tmp_path: Path
     ) -> None:
         run, path = trainer(), tmp_path / "plain.ckpt"
         run.fit(toy, batches())
@@ -132,14 +139,16 @@ class TestEMA:
         expected = averaged([start, *watcher.after_step[1:]], 0.9)
         assert toy.weight.item() == pytest.approx(expected)
 
-    def test_an_accumulated_step_counts_once(self, toy, batches, trainer) -> None:
+    def test_an_accumulated_step_counts_once(
+        self, toy: Toy, batches: Batches, trainer: MakeTrainer
+    ) -> None:
         watcher = Watcher()
         trainer(EMA(0.9), watcher, accumulate_grad_batches=2).fit(toy, batches(4))
         expected = averaged([watcher.after_step[k] for k in (0, 2, 4)], 0.9)
         assert toy.weight.item() == pytest.approx(expected)
 
     def test_running_statistics_are_averaged_and_counters_copied(
-        self, toy, batches, trainer
+        self, toy: Toy, batches: Batches, trainer: MakeTrainer
     ) -> None:
         trainer(EMA(0.9)).fit(toy, batches(1))
         # The batch 1, 2 has mean 1.5; batch norm moves by 0.1 of it, the average by 0.9 of that.
@@ -147,7 +156,7 @@ class TestEMA:
         assert toy.norm.num_batches_tracked.item() == 1
 
     def test_the_average_of_half_precision_weights_moves(
-        self, toy, batches, trainer, tmp_path: Path
+        self, toy: Toy, batches: Batches, trainer: MakeTrainer, tmp_path: Path
     ) -> None:
         """Near 1 a step of bfloat16 is 1/128, more than the average moves in a step."""
         toy.weight.data = torch.ones(1, dtype=torch.bfloat16)
@@ -169,13 +178,15 @@ class TestEMA:
 class OnGPU(FiniteLoss):
     """Reads losses as on a GPU: not before the window is full."""
 
-    def on_train_batch_end(self, trainer, *arguments) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, *arguments: Any) -> None:
         with patch.object(type(trainer.strategy), "root_device", torch.device("cuda")):
             super().on_train_batch_end(trainer, *arguments)
 
 
 class TestFiniteLoss:
-    def test_the_error_names_images_losses_step_and_rate(self, toy, batches, trainer) -> None:
+    def test_the_error_names_images_losses_step_and_rate(
+        self, toy: Toy, batches: Batches, trainer: MakeTrainer
+    ) -> None:
         with pytest.raises(NonFiniteLossError) as caught:
             trainer(FiniteLoss()).fit(toy, batches(4, {2: NAN}))
         message = str(caught.value)
@@ -188,35 +199,39 @@ class TestFiniteLoss:
             assert part in message
         assert len(toy.trained_on) == 3
 
-    def test_infinity_is_no_number(self, toy, batches, trainer) -> None:
+    def test_infinity_is_no_number(self, toy: Toy, batches: Batches, trainer: MakeTrainer) -> None:
         with pytest.raises(NonFiniteLossError, match=r"roi_boxes is inf, loss is "):
             trainer(FiniteLoss()).fit(toy, batches(4, {0: INF}))
 
     @pytest.mark.parametrize("guard", [FiniteLoss(), OnGPU(window=2)])
-    def test_a_healthy_run_is_left_alone(self, toy, batches, trainer, guard) -> None:
+    def test_a_healthy_run_is_left_alone(
+        self, toy: Toy, batches: Batches, trainer: MakeTrainer, guard: FiniteLoss
+    ) -> None:
         trainer(guard, max_epochs=2).fit(toy, batches(5), batches(1))
         assert len(toy.trained_on) == 10
 
     def test_the_step_of_accumulated_minibatches_is_the_optimisers(
-        self, toy, batches, trainer
+        self, toy: Toy, batches: Batches, trainer: MakeTrainer
     ) -> None:
         with pytest.raises(NonFiniteLossError, match=r"Step 2, .*image_4"):
             trainer(FiniteLoss(), accumulate_grad_batches=2).fit(toy, batches(4, {2: NAN}))
 
-    def test_on_a_gpu_the_first_bad_step_of_a_window_is_named(self, toy, batches, trainer) -> None:
+    def test_on_a_gpu_the_first_bad_step_of_a_window_is_named(
+        self, toy: Toy, batches: Batches, trainer: MakeTrainer
+    ) -> None:
         with pytest.raises(NonFiniteLossError, match=r"Step 3, .*image_4, 5\. .*before: 2\.5, "):
             trainer(OnGPU(window=5)).fit(toy, batches(9, {2: NAN}))
         assert len(toy.trained_on) == 5
 
     def test_on_a_gpu_the_rest_of_a_window_is_read_before_validation(
-        self, toy, batches, trainer
+        self, toy: Toy, batches: Batches, trainer: MakeTrainer
     ) -> None:
         with pytest.raises(NonFiniteLossError, match=r"Step 3, .*image_4"):
             trainer(OnGPU(window=50)).fit(toy, batches(4, {2: NAN}), batches(1))
         assert toy.validated == []
 
     def test_no_checkpoint_with_spoiled_weights_is_written(
-        self, toy, batches, trainer, tmp_path: Path
+        self, toy: Toy, batches: Batches, trainer: MakeTrainer, tmp_path: Path
     ) -> None:
         checkpoint = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=2, save_top_k=-1)
         run = trainer(OnGPU(window=50), checkpoint, enable_checkpointing=True)
@@ -224,15 +239,23 @@ class TestFiniteLoss:
             run.fit(toy, batches(8, {2: NAN}))
         assert [file.name for file in tmp_path.iterdir()] == ["step=2.ckpt"]
 
-    def test_a_skipped_step_has_no_loss(self, toy, batches, trainer) -> None:
+    def test_a_skipped_step_has_no_loss(
+        self, toy: Toy, batches: Batches, trainer: MakeTrainer
+    ) -> None:
         step = toy.training_step
-        toy.training_step = lambda batch, batch_idx: None if batch_idx == 1 else step(batch, 0)
+
+        def training_step(batch: Batch, batch_idx: int) -> Any:
+            return None if batch_idx == 1 else step(batch, 0)
+
+        toy.training_step = training_step
         with pytest.warns(UserWarning, match="returned `None`"):
             trainer(FiniteLoss()).fit(toy, batches(3))
         assert len(toy.trained_on) == 2
 
     @pytest.mark.slow
-    def test_the_images_of_the_process_that_saw_them_are_named_by_all(self, two_processes) -> None:
+    def test_the_images_of_the_process_that_saw_them_are_named_by_all(
+        self, two_processes: TwoProcesses
+    ) -> None:
         found = two_processes("""
             import types, torch, pytorch_lightning as pl
             from rcnn.training.callbacks import FiniteLoss, NonFiniteLossError
@@ -264,7 +287,7 @@ class TestFiniteLoss:
 
 
 def test_detections_and_sampled_rois_go_to_files_and_to_tensorboard(
-    module, data, trainer, tmp_path: Path
+    module: DetectionModule, data: DetectionDataModule, trainer: MakeTrainer, tmp_path: Path
 ) -> None:
     logger = TensorBoardLogger(tmp_path, name="", version="events")
     run = trainer(Pictures(tmp_path / "pictures", images=2), logger=logger)

@@ -5,11 +5,12 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import rcnn
 from rcnn.data import DataSource, ShapesDataset, ShapesSource, collate
@@ -23,10 +24,11 @@ from rcnn.model.speed import SpeedSettings
 from rcnn.settings import SettingsError
 from rcnn.structures import Targets
 from rcnn.training import DetectionDataModule, DetectionModule, LoaderSettings
+from rcnn.training.callbacks import EMA
 from rcnn.training.module import save
-from rcnn.training.optim import AdamWCosine, PaperSGD
+from rcnn.training.optim import AdamWCosine, PaperSGD, Recipe
+from tests.training.toy import MakeTrainer, TwoProcesses
 
-MakeTrainer = Callable[..., pl.Trainer]
 Propose = Callable[[DataSource], Path]
 NEEDY = [system for system in SYSTEMS if needs_proposals(system)]
 BOXES = torch.tensor([[5.0, 5.0, 40.0, 40.0], [10.0, 2.0, 60.0, 30.0]])
@@ -203,7 +205,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
 
 @pytest.mark.parametrize("kind", ["roi_align", "crop"])
 def test_exact_training_moves_the_rpn_by_the_losses_of_the_roi_heads(
-    kind: str, settings: DetectorSettings
+    kind: Literal["roi_align", "crop"], settings: DetectorSettings
 ) -> None:
     settings = replace(settings, pooling=PoolingSettings(kind=kind))
     batch = collate([ShapesDataset(1, size=64)[0]], 32)
@@ -212,6 +214,8 @@ def test_exact_training_moves_the_rpn_by_the_losses_of_the_roi_heads(
         torch.manual_seed(0)
         module = DetectionModule(settings, scheme=scheme).eval()
         losses = module._losses(batch, module._generator(0))
+        assert losses.roi_classes is not None
+        assert losses.roi_boxes is not None
         (losses.roi_classes + losses.roi_boxes).backward()
         gradient = module.get_parameter("detector.rpn.head.deltas.weight").grad
         moved[scheme] = gradient is not None and bool(gradient.any())
@@ -230,8 +234,9 @@ def test_exact_training_moves_the_rpn_by_the_losses_of_the_roi_heads(
 def test_exact_training_refuses_other_pooling_with_a_way_out(
     pooling: PoolingSettings, backbone: str, message: str, settings: DetectorSettings
 ) -> None:
-    box_head = "two_mlp" if pooling.kind == "pyramid" else "own"
-    net = BackboneSettings(backbone, norm="batch", frozen_stages=0, weights=None, box_head=box_head)
+    net = BackboneSettings(backbone, norm="batch", frozen_stages=0, weights=None)
+    if pooling.kind == "pyramid":
+        net = replace(net, box_head="two_mlp")
     with pytest.raises(SettingsError, match=message):
         DetectionModule(replace(settings, pooling=pooling, backbone=net), scheme="exact")
 
@@ -394,6 +399,73 @@ def test_what_cannot_be_loaded_is_a_checkpoint_error(tmp_path: Path) -> None:
             load(tmp_path / "none.ckpt")
 
 
+# --- memory formats ---------------------------------------------------------------------------
+
+PLAIN = SpeedSettings(channels_last=False, winograd=False, fold_norms=False)
+
+
+def is_channels_last(module: DetectionModule) -> bool:
+    """Whether all convolutions are; an error if some are and some are not."""
+    weights = [one.weight for one in module.modules() if isinstance(one, nn.Conv2d)]
+    # Of a 1x1 convolution or a single channel both formats look alike.
+    large = [weight for weight in weights if min(weight.shape[1:]) > 1]
+    (answer,) = {one.is_contiguous(memory_format=torch.channels_last) for one in large}
+    return answer
+
+
+@pytest.mark.parametrize("speed", [None, PLAIN])
+def test_the_memory_format_is_the_loaders_and_copies_keep_it(
+    speed: SpeedSettings | None, settings: DetectorSettings, tmp_path: Path
+) -> None:
+    for written in (PLAIN, SpeedSettings()):
+        save(DetectionModule(settings, speed=written), tmp_path / "some.ckpt")
+        loaded = DetectionModule.load_from_checkpoint(tmp_path / "some.ckpt", speed=speed)
+        for module in (loaded, loaded.with_settings(seed=3), loaded.for_classes(["cat"])):
+            assert is_channels_last(module) == (speed is None)
+
+
+def test_weights_go_bit_by_bit_from_one_format_to_the_other_and_back(
+    settings: DetectorSettings, tmp_path: Path
+) -> None:
+    first = DetectionModule(settings, speed=PLAIN)
+    there, back = tmp_path / "there.ckpt", tmp_path / "back.ckpt"
+    save(first, there)
+    save(DetectionModule.load_from_checkpoint(there), back)
+    last = DetectionModule.load_from_checkpoint(back, speed=PLAIN).state_dict()
+    assert list(last) == list(first.state_dict())
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(last[name], tensor), name
+    records = [torch.load(path, weights_only=True)["rcnn"] for path in (there, back)]
+    assert records[0] == records[1]
+
+
+@pytest.mark.parametrize("recipe", [PaperSGD(0.01), AdamWCosine(1e-3, warmup_steps=0)])
+def test_a_run_is_resumed_in_another_memory_format(
+    recipe: Recipe,
+    settings: DetectorSettings,
+    data: DetectionDataModule,
+    trainer: MakeTrainer,
+    tmp_path: Path,
+) -> None:
+    def run(epochs: int, speed: SpeedSettings, checkpoint: Path | None = None) -> pl.Trainer:
+        torch.manual_seed(0)
+        module = DetectionModule(settings, recipe=recipe, speed=speed)
+        made = trainer(EMA(), max_epochs=epochs)
+        made.fit(module, data, ckpt_path=checkpoint)
+        return made
+
+    run(1, PLAIN).save_checkpoint(tmp_path / "half.ckpt")
+    ends = [run(2, speed, tmp_path / "half.ckpt") for speed in (PLAIN, SpeedSettings())]
+    assert [end.global_step for end in ends] == [4, 4]
+    plain, fast = (end.lightning_module for end in ends)
+    assert isinstance(plain, DetectionModule)
+    assert isinstance(fast, DetectionModule)
+    assert [is_channels_last(module) for module in (plain, fast)] == [False, True]
+    for name, tensor in plain.state_dict().items():
+        found = fast.state_dict()[name]
+        torch.testing.assert_close(found, tensor, rtol=1e-3, atol=1e-3, msg=name)
+
+
 # --- two processes ----------------------------------------------------------------------------
 
 STEP = '''
@@ -483,7 +555,7 @@ def furthest(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
 @pytest.mark.slow
 @pytest.mark.parametrize("objects", [(3, 1), (3, 0)])
 def test_two_processes_have_the_gradients_of_one_with_both_minibatches(
-    objects: tuple[int, int], two_processes, tmp_path: Path
+    objects: tuple[int, int], two_processes: TwoProcesses, tmp_path: Path
 ) -> None:
     """Batch norms that learn would count per process: here they are frozen."""
     program = f"{STEP}\nobjects = {objects}\n" + (
@@ -491,7 +563,7 @@ def test_two_processes_have_the_gradients_of_one_with_both_minibatches(
         "torch.save(step([minibatch(rank, objects[rank])], 2), f'{folder}/{rank}.pt')\n"
     )
     assert [status for status, _ in two_processes(program)] == [0, 0]
-    alone: dict[str, object] = {}
+    alone: dict[str, Any] = {}
     exec(STEP, alone)  # the same functions, in this process
     minibatch, step = alone["minibatch"], alone["step"]
     both = [minibatch(number, count) for number, count in enumerate(objects)]

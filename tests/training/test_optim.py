@@ -223,9 +223,10 @@ def test_ten_steps_are_five_steps_a_resume_and_five_more(recipe: Recipe) -> None
     torch.save(states, file)
     file.seek(0)
     built = recipe(second, 10, 2)
-    states = torch.load(file, weights_only=True)
-    for target, state in zip((second, built.optimizer, built.schedule), states, strict=True):
-        target.load_state_dict(state)
+    module_state, optimizer_state, schedule_state = torch.load(file, weights_only=True)
+    second.load_state_dict(module_state)
+    built.optimizer.load_state_dict(optimizer_state)
+    built.schedule.load_state_dict(schedule_state)
     found += trace(second, built, 5)
     assert found == expected
     assert torch.equal(second.weight, whole.weight)

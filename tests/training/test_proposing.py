@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -61,9 +62,9 @@ def test_file_holds_what_the_module_proposes(
         assert 1 < len(expected) <= 50
         torch.testing.assert_close(stored.boxes(image_id), expected)
         torch.testing.assert_close(stored.scores(image_id), proposals.scores[0, kept])
-    assert len(with_proposals(shapes, stored)[0].proposals) == len(
-        stored.boxes(shapes.image_ids[0])
-    )
+    given = with_proposals(shapes, stored)[0].proposals
+    assert given is not None
+    assert len(given) == len(stored.boxes(shapes.image_ids[0]))
 
 
 def test_limits_are_those_that_were_asked_for(
@@ -120,7 +121,7 @@ def test_half_a_batch_that_was_finished_does_not_matter(
     whole = made(module, shapes, tmp_path / "whole")
     add, left = ProposalWriter.add, iter([True, True, True])
 
-    def interrupted(self: ProposalWriter, *values: object) -> None:
+    def interrupted(self: ProposalWriter, *values: Any) -> None:
         if not next(left, False):
             raise KeyboardInterrupt
         add(self, *values)

@@ -1,4 +1,4 @@
-"""Trainings in steps: which step learns what, and what a run that was killed ends in."""
+"""Trainings in phases: which step learns what, and what a run that was killed ends in."""
 
 # ruff: noqa: ARG002 (the arguments of the hooks are Lightning's)
 
@@ -27,12 +27,14 @@ from rcnn.structures import Proposals
 from rcnn.training import DetectionDataModule, DetectionModule, LoaderSettings
 from rcnn.training.evaluate import evaluate
 from rcnn.training.optim import AdamWCosine
+from rcnn.training.phases import PhaseError, PhaseRunner, PhaseStore, Plan
 from rcnn.training.schemes import BOX_REGRESSION, AlternatingTraining, train_stage_wise
-from rcnn.training.stages import Plan, StageError, StageRunner, StageStore
+from tests.training.toy import MakeTrainer
 
 SOURCE = ShapesSource(train=4, val=0, test=2, size=64)
 ONE_CLASS = ShapesSource(train=4, val=0, test=2, size=64, class_names=("circle",))
 NAMES = ["1_rpn", "2_fast_rcnn", "3_rpn", "4_fast_rcnn"]
+MakeRunner = Callable[..., PhaseRunner]
 
 
 class KilledError(Exception):
@@ -40,7 +42,7 @@ class KilledError(Exception):
 
 
 class Fault(pl.Callback):
-    """Does something to the module at the start of a step of a stage."""
+    """Does something to the module at the start of a step of a phase."""
 
     def __init__(self, step: int, action: Callable[[Any], None]) -> None:
         self.step = step
@@ -69,7 +71,7 @@ def plan(settings: DetectorSettings) -> Plan:
 
 
 @pytest.fixture
-def runner(trainer: Callable[..., pl.Trainer]) -> Callable[..., StageRunner]:
+def runner(trainer: MakeTrainer) -> MakeRunner:
     """Makes runners of a few steps; ``trained`` gets the names of the steps that are run."""
 
     def make(
@@ -78,7 +80,7 @@ def runner(trainer: Callable[..., pl.Trainer]) -> Callable[..., StageRunner]:
         trained: list[str] | None = None,
         faults: dict[str, Fault] | None = None,
         given: Path | None = None,
-    ) -> StageRunner:
+    ) -> PhaseRunner:
         def make_trainer(name: str, folder: Path, steps: int) -> pl.Trainer:
             if trained is not None:
                 trained.append(name)
@@ -94,7 +96,7 @@ def runner(trainer: Callable[..., pl.Trainer]) -> Callable[..., StageRunner]:
             source = TrainingSource(ONE_CLASS if one_class else SOURCE)
             return DetectionDataModule(source, LoaderSettings(workers=0), proposals=files)
 
-        return StageRunner(plan, StageStore(store), make_data, make_trainer)
+        return PhaseRunner(plan, PhaseStore(store), make_data, make_trainer)
 
     return make
 
@@ -107,7 +109,8 @@ def spent(store: Path) -> dict[str, float]:
 
 def product(store: Path, name: str) -> dict[str, Tensor]:
     (folder,) = store.glob(f"{name}-*")
-    return read_checkpoint(folder / "module.ckpt")["state_dict"]
+    state: dict[str, Tensor] = read_checkpoint(folder / "module.ckpt")["state_dict"]
+    return state
 
 
 # --- alternating and unshared -----------------------------------------------------------------
@@ -115,7 +118,7 @@ def product(store: Path, name: str) -> dict[str, Tensor]:
 
 @pytest.mark.slow
 def test_the_result_has_each_part_from_the_step_that_learned_it(
-    plan: Plan, tmp_path: Path, runner
+    plan: Plan, tmp_path: Path, runner: MakeRunner
 ) -> None:
     trained: list[str] = []
     first = AlternatingTraining(runner(plan, tmp_path, trained))
@@ -147,7 +150,9 @@ def test_the_result_has_each_part_from_the_step_that_learned_it(
     assert trained == ["4_fast_rcnn"]
 
 
-def test_what_goes_into_a_step_is_in_its_name(plan: Plan, tmp_path: Path, runner) -> None:
+def test_what_goes_into_a_step_is_in_its_name(
+    plan: Plan, tmp_path: Path, runner: MakeRunner
+) -> None:
     def keys(plan: Plan) -> set[str]:
         run = AlternatingTraining(runner(plan, tmp_path))
         return {run.rpn1.key, run.proposals1.key, run.fast2.key}
@@ -169,7 +174,7 @@ def test_what_goes_into_a_step_is_in_its_name(plan: Plan, tmp_path: Path, runner
 @pytest.mark.slow
 @pytest.mark.parametrize("step", [1, 2])
 def test_a_run_killed_in_step_three_ends_as_if_it_had_not_been(
-    plan: Plan, tmp_path: Path, step: int, runner
+    plan: Plan, tmp_path: Path, step: int, runner: MakeRunner
 ) -> None:
     """An epoch has two steps: once there is nothing to resume from, once a checkpoint."""
 
@@ -193,17 +198,21 @@ def test_a_run_killed_in_step_three_ends_as_if_it_had_not_been(
 
 
 @pytest.mark.slow
-def test_shared_convolutions_that_move_end_the_run(plan: Plan, tmp_path: Path, runner) -> None:
+def test_shared_convolutions_that_move_end_the_run(
+    plan: Plan, tmp_path: Path, runner: MakeRunner
+) -> None:
     def move(module: Any) -> None:
         module.detector.backbone.conv1.weight.data[0, 0, 0, 0] += 1
 
-    with pytest.raises(StageError, match=r"3_rpn has moved 1 of .*conv1\.weight"):
+    with pytest.raises(PhaseError, match=r"3_rpn has moved 1 of .*conv1\.weight"):
         AlternatingTraining(runner(plan, tmp_path, faults={"3_rpn": Fault(1, move)})).run()
     assert not list(tmp_path.glob("3_rpn-" + "?" * 12))
 
 
 @pytest.mark.slow
-def test_unshared_networks_are_the_first_two_steps(plan: Plan, tmp_path: Path, runner) -> None:
+def test_unshared_networks_are_the_first_two_steps(
+    plan: Plan, tmp_path: Path, runner: MakeRunner
+) -> None:
     trained: list[str] = []
     run = AlternatingTraining(runner(plan, tmp_path, trained))
     module, folder = run.run_unshared(("test",))
@@ -218,7 +227,9 @@ def test_unshared_networks_are_the_first_two_steps(plan: Plan, tmp_path: Path, r
 
 
 @pytest.mark.slow
-def test_one_class_is_trained_in_any_number_of_steps(plan: Plan, tmp_path: Path, runner) -> None:
+def test_one_class_is_trained_in_any_number_of_steps(
+    plan: Plan, tmp_path: Path, runner: MakeRunner
+) -> None:
     plan = replace(
         plan, settings=replace(plan.settings, class_names=("circle",)), steps=(1, 1, 1, 1)
     )
@@ -233,12 +244,12 @@ def test_one_class_is_trained_in_any_number_of_steps(plan: Plan, tmp_path: Path,
 
 
 def test_a_step_that_is_stopped_early_is_not_taken_for_finished(
-    plan: Plan, tmp_path: Path, runner
+    plan: Plan, tmp_path: Path, runner: MakeRunner
 ) -> None:
     def stop(module: Any) -> None:
         module.trainer.should_stop = True
 
-    with pytest.raises(StageError, match=r"1_rpn ended after 2 of 3 optimiser steps"):
+    with pytest.raises(PhaseError, match=r"1_rpn ended after 2 of 3 optimiser steps"):
         AlternatingTraining(runner(plan, tmp_path, faults={"1_rpn": Fault(1, stop)})).run()
     assert [path.suffix for path in tmp_path.iterdir()] == [".partial"]
 
@@ -256,12 +267,16 @@ def small(plan: Plan) -> Plan:
 @pytest.mark.slow
 @pytest.mark.parametrize("system", ["fast_rcnn", "faster_rcnn"])
 def test_the_second_step_learns_boxes_and_moves_nothing_else(
-    system: str, small: Plan, tmp_path: Path, propose: Callable[[DataSource], Path], runner
+    system: str,
+    small: Plan,
+    tmp_path: Path,
+    propose: Callable[[DataSource], Path],
+    runner: MakeRunner,
 ) -> None:
     given = None
     if system == "fast_rcnn":
         given = propose(ShapesSource(train=4, val=1, test=2, size=64))
-    store = tmp_path / "stages"
+    store = tmp_path / "phases"
     last = train_stage_wise(runner(small, store, given=given), system)
     (path,) = store.glob("1_classes-*/module.ckpt")
     first = DetectionModule.load_from_checkpoint(path)
@@ -288,19 +303,19 @@ def test_the_second_step_learns_boxes_and_moves_nothing_else(
 
 
 @pytest.mark.slow
-def test_what_moves_the_rest_ends_the_run(small: Plan, tmp_path: Path, runner) -> None:
+def test_what_moves_the_rest_ends_the_run(small: Plan, tmp_path: Path, runner: MakeRunner) -> None:
     def move(module: Any) -> None:
         module.state_dict()["detector.roi_heads.box_predictor.cls_score.bias"].add_(1)
 
     run = runner(small, tmp_path, faults={"2_boxes": Fault(0, move)})
-    with pytest.raises(StageError, match=r"2_boxes has moved 1 of .*cls_score\.bias"):
+    with pytest.raises(PhaseError, match=r"2_boxes has moved 1 of .*cls_score\.bias"):
         train_stage_wise(run, "faster_rcnn")
     assert not list(tmp_path.glob("2_boxes-" + "?" * 12))
 
 
 @pytest.mark.parametrize(("system", "boxes"), [("rpn", True), ("faster_rcnn", False)])
 def test_without_boxes_to_learn_there_are_no_two_steps(
-    system: str, boxes: bool, small: Plan, tmp_path: Path, runner
+    system: str, boxes: bool, small: Plan, tmp_path: Path, runner: MakeRunner
 ) -> None:
     predictor = BoxPredictorSettings(box_regression=boxes)
     plan = replace(small, settings=replace(small.settings, box_predictor=predictor))
