@@ -65,6 +65,7 @@ class EMA(WeightAveraging):
         require(0 < decay < 1, "callbacks.average.decay", decay, "it lies between 0 and 1")
         super().__init__()
         self.decay = decay
+        self._updates = 0
         self._raw: dict[str, Tensor] = {}  # empty while the module holds the raw weights itself
         # Of the average and of the module, in the same order; looked up once for a training.
         self._moving: tuple[list[Tensor], list[Tensor]] = ([], [])
@@ -95,9 +96,9 @@ class EMA(WeightAveraging):
         """Put the average on the device, and note how far a resumed run has come."""
         average = self._average_model
         assert average is not None
-        # Reading the number of updates from a GPU would wait for it.
         average.module.to(pl_module.device)
-        average.n_averaged = average.n_averaged.cpu()
+        # Counted here, too: reading the number of updates from a GPU would wait for it.
+        self._updates = int(average.n_averaged)
         pairs = [*zip(_tensors(average.module), _tensors(pl_module), strict=True)]
         moving = [pair for pair in pairs if pair[0].is_floating_point()]
         counters = [pair for pair in pairs if not pair[0].is_floating_point()]
@@ -127,9 +128,9 @@ class EMA(WeightAveraging):
         if average is None or trainer.global_step == self._latest_update_step:
             return
         self._latest_update_step = trainer.global_step
-        updates = int(average.n_averaged)
+        decay = min(self.decay, (1 + self._updates) / (10 + self._updates))
+        self._updates += 1
         average.n_averaged += 1
-        decay = min(self.decay, (1 + updates) / (10 + updates))
         averages, weights = self._moving
         weights = [weight.to(a.dtype) for weight, a in zip(weights, averages, strict=True)]
         torch._foreach_lerp_(averages, weights, 1.0 - decay)
