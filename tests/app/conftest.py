@@ -35,7 +35,9 @@ def train(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
     def function(*words: str) -> subprocess.CompletedProcess[str]:
         own = ("trainer.max_epochs=1", "trainer.accelerator=cpu", "loader.workers=0")
-        command = [sys.executable, str(REPOSITORY / "train.py"), *own, *words]
+        # Hydra wants its options, such as -m, before the overrides.
+        ordered = sorted([*own, *words], key=lambda word: not word.startswith("-"))
+        command = [sys.executable, str(REPOSITORY / "train.py"), *ordered]
         environment = os.environ | {"PYTHONPATH": str(REPOSITORY / "src")}
         return subprocess.run(
             command, cwd=tmp_path, capture_output=True, text=True, timeout=900, env=environment

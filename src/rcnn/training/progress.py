@@ -261,7 +261,8 @@ class Progress(RichProgressBar):
         if self._lines is not None:
             self._lines.add(outputs, len(batch.image_ids))
         done = batch_idx + 1
-        if done % self.refresh_rate == 0 or done == self.total_train_batches:
+        last = trainer.is_last_batch or trainer.global_step == trainer.max_steps
+        if done % self.refresh_rate == 0 or last:
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
