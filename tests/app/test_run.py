@@ -277,7 +277,7 @@ def test_every_system_is_trained_and_tested(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["alternating", "unshared", "stage_wise"])
-def test_a_training_in_steps_over_two_processes_ends_in_one_checkpoint(
+def test_a_training_in_phases_over_two_processes_ends_in_one_checkpoint(
     scheme: str, train: Train, tmp_path: Path
 ) -> None:
     words = (*TINY, f"scheme={scheme}", "trainer.devices=2", "trainer.max_epochs=2")
@@ -286,10 +286,10 @@ def test_a_training_in_steps_over_two_processes_ends_in_one_checkpoint(
     (first,) = runs(tmp_path)
     assert [path.name for path in (first / "checkpoints").iterdir()] == ["last.ckpt"]
     assert "test/map_50" in record_of(first)["metrics"]
-    steps = sorted(path.name for path in (first / "stages").iterdir())
-    stored = {path.name.split("-")[0] for path in (first.parent / "stages").iterdir()}
-    assert set(steps) <= stored
-    assert len(steps) == (4 if scheme == "alternating" else 2)
+    phases = sorted(path.name for path in (first / "phases").iterdir())
+    stored = {path.name.split("-")[0] for path in (first.parent / "phases").iterdir()}
+    assert set(phases) <= stored
+    assert len(phases) == (4 if scheme == "alternating" else 2)
     again = train(*words, "name=shapes")
     assert "found as" in again.stdout + again.stderr
     assert len(runs(tmp_path)) == 2

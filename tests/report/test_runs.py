@@ -59,7 +59,7 @@ def test_runs_have_the_shortest_names_that_distinguish_them(
 
 
 def test_what_a_run_holds_is_not_searched(sweep: Path, job: Job) -> None:
-    inner = job(1, 0.5) / "stages" / "1_rpn"
+    inner = job(1, 0.5) / "phases" / "1_rpn"
     inner.mkdir(parents=True)
     (inner / "config.yaml").write_text("{}")
     assert len(find_runs([sweep])) == 1
