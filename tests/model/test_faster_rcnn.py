@@ -398,8 +398,9 @@ class TestSeedDocument001:
         shapes: dict[str, tuple[int, ...]] = {}
 
         def remember(name: str) -> Callable[..., None]:
-            def hook(_module: object, inputs: tuple[Tensor, ...], output: object) -> None:
-                shapes[f"{name} in"] = tuple(inputs[0].shape)
+            def hook(_module: object, inputs: tuple[object, ...], output: object) -> None:
+                if isinstance(inputs[0], Tensor):  # the RPN and its head take a list of levels
+                    shapes[f"{name} in"] = tuple(inputs[0].shape)
                 if isinstance(output, Tensor):
                     shapes[name] = tuple(output.shape)
 
