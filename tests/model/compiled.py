@@ -4,6 +4,7 @@ The tests run under type checks that the compiler cannot trace. ``python compile
 <arguments>`` prints what the function returns, as JSON, in the last line.
 """
 
+import importlib
 import json
 import sys
 from collections.abc import Callable
@@ -113,7 +114,8 @@ def losses(backbone: str) -> dict[str, list[dict[str, float]]]:
 def train(folder: str, how: str) -> str:
     """Train in two processes, stop, resume, and write the weights; return the path of the file."""
     path = Path(folder, f"{how}.pt")
-    run_in_processes(_train, (str(path), how), 2)
+    # The processes look the function up by its module, which is not ``__main__`` there.
+    run_in_processes(importlib.import_module("compiled")._train, (str(path), how), 2)
     return str(path)
 
 
