@@ -260,6 +260,10 @@ def test_every_system_is_trained_and_tested(
     (first,) = runs(tmp_path)
     record = record_of(first)
     assert record["steps"] == 2
+    # The test of the best checkpoint does not add that checkpoint's time.
+    last = torch.load(first / "checkpoints" / "last.ckpt", weights_only=True)
+    clock = last["callbacks"]["Timer"]["time_elapsed"]["train"]
+    assert record["seconds"] == pytest.approx(clock, rel=0.5)
     finds = system != "rpn"
     assert ("test/map" in record["metrics"]) == finds
     assert record["monitored"] is not None

@@ -157,6 +157,8 @@ def _train(
         _check_resumed(resumed, module)
     timer = timer_of(trainer)
     trainer.fit(module, data, ckpt_path=resumed)
+    # Before the test, which loads a checkpoint and with it the checkpoint's own time.
+    seconds = timer.time_elapsed()
     metrics, steps = metrics_of(trainer), trainer.global_step
     checkpoint = trainer.checkpoint_callback
     best = getattr(checkpoint, "best_model_path", "") or None
@@ -174,7 +176,7 @@ def _train(
         best_checkpoint=best,
         monitored=monitored if score is None else float(score),
         steps=steps,
-        seconds=timer.time_elapsed(),
+        seconds=seconds,
     )
 
 
