@@ -1,4 +1,4 @@
-"""TODO."""
+"""Settings of a backbone, and what may be frozen in it."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Every shipped backbone, and a user's own, from its settings."""
 
 import dataclasses
 from typing import Literal

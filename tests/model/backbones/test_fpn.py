@@ -1,4 +1,4 @@
-"""TODO."""
+"""Feature pyramids on ResNets and on MobileNetV3."""
 
 from collections.abc import Callable
 

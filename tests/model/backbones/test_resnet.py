@@ -1,4 +1,4 @@
-"""TODO."""
+"""ResNets cut after their fourth stage."""
 
 from collections.abc import Callable
 from typing import Literal

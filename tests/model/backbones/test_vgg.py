@@ -1,4 +1,4 @@
-"""TODO."""
+"""VGG-16 cut into conv1_1 to conv5_3 and fc6, fc7."""
 
 from collections.abc import Callable
 from dataclasses import replace
