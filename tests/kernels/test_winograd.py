@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from rcnn.kernels import winograd
-from rcnn.kernels.winograd import convolve, count_tiles
+from rcnn.kernels.winograd import convolve, tile_grid
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
 
@@ -28,8 +28,8 @@ def with_gradients(cells: Tensor, weight: Tensor, bias: Tensor, *, ours: bool) -
 
 
 def test_one_kernel_on_one_cell_is_a_product() -> None:
-    """All but the middle of the kernel falls on zeros."""
     weight = torch.arange(9.0).view(1, 1, 3, 3)
+    # all but the middle of the kernel falls on zeros
     assert_close(convolve(torch.tensor([[[[5.0]]]]), weight), torch.tensor([[[[20.0]]]]))
 
 
@@ -122,5 +122,5 @@ def test_rounding_costs_little_in_single_precision(size: tuple[int, int]) -> Non
 
 
 def test_tiles_cover_every_image() -> None:
-    assert count_tiles(torch.zeros(2, 3, 5, 8)) == 2 * 2 * 2
-    assert count_tiles(torch.zeros(7, 3, 4, 4)) == 7
+    assert tile_grid(torch.zeros(2, 3, 5, 8)) == (2, 2)
+    assert tile_grid(torch.zeros(7, 3, 4, 4)) == (1, 1)

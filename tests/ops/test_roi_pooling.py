@@ -112,7 +112,23 @@ class TestRoIPool:
 
 
 class TestRoIAlign:
-    """Its values and gradients are tested beside its kernel, tests/kernels/test_roi_align_cpu."""
+    """Values and gradients of its kernel are tested beside it, tests/kernels/test_roi_align_cpu."""
+
+    @pytest.mark.parametrize("aligned", [False, True])
+    @pytest.mark.parametrize("ratio", [0, 2])
+    def test_it_equals_torchvision(self, ratio: int, aligned: bool) -> None:
+        features, rois = torch.randn(2, 5, 9, 12), random_boxes(0, 2, 20, extent=140.0)
+        images = torch.arange(2).repeat_interleave(20)
+        how = 1 / 16, ratio or -1, aligned
+        expected = torchvision.ops.roi_align(features, list(rois), 7, *how)
+        assert_close(
+            roi_align(features, rois.flatten(0, 1), images, 7, 16, ratio, aligned), expected
+        )
+
+    def test_an_adaptive_number_of_samples_has_no_gradient_in_the_rois(self) -> None:
+        rois = torch.tensor([[0.0, 0.0, 30.0, 30.0]]).requires_grad_()
+        with pytest.raises(ValueError, match="sampling_ratio=0"):
+            roi_align(torch.zeros(1, 1, 4, 4), rois, numbers(1), 3, 16, 0, False)
 
     @pytest.mark.parametrize("aligned", [False, True])
     def test_published_values(self, aligned: bool) -> None:

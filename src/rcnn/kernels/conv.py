@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from rcnn.kernels.winograd import convolve, count_tiles
+from rcnn.kernels.winograd import convolve, tile_grid
 
 MIN_CHANNELS = 128
 """With fewer channels Winograd's transforms take as long as the products save."""
@@ -28,11 +28,9 @@ class FastConv2d(nn.Conv2d):
     Args:
         layer: convolution that the parameters are taken from, without a copy.
         norm: fixed batch norm that follows the layer, folded into its weights, which are far fewer
-            than the cells. The trained weights are those before the fold, so that the gradients
-            are the same.
-        winograd: compute by ``rcnn.kernels.winograd.convolve`` on a CPU in full precision,
-            where the map is large enough for it to pay. Only for a layer for which
-            ``fits_winograd`` is true.
+            than the cells. The trained weights are those before the fold.
+        winograd: compute by ``rcnn.kernels.winograd.convolve`` where that pays; only for a layer
+            that ``fits_winograd``.
     """
 
     def __init__(self, layer: nn.Conv2d, norm: FoldedNorm2d | None, *, winograd: bool) -> None:
@@ -103,10 +101,11 @@ def fits_winograd(layer: nn.Conv2d) -> bool:
 
 
 def _winograd_pays(cells: Tensor) -> bool:
+    """Return whether the cells are on a CPU, in full precision, and fill enough tiles."""
     if cells.device.type != "cpu" or torch.compiler.is_compiling():
         return False
-    full_precision = cells.dtype in (torch.float32, torch.float64)
-    if not full_precision or torch.is_autocast_enabled("cpu"):
+    if cells.dtype not in (torch.float32, torch.float64) or torch.is_autocast_enabled("cpu"):
         return False
-    tiles = count_tiles(cells)
+    rows, columns = tile_grid(cells)
+    tiles = len(cells) * rows * columns
     return tiles >= MIN_TILES and 16 * tiles <= MAX_PADDING_FACTOR * cells[:, 0].numel()

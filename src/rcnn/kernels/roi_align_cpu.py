@@ -1,4 +1,4 @@
-"""RoIAlign (Mask R-CNN, section 3) for a CPU, also differentiable in the RoIs on any device.
+"""RoIAlign (Mask R-CNN, section 3) that is fast on a CPU, and on any device differentiable in RoIs.
 
 Letters: B images, N RoIs of any of them, C channels, (h, w) cells of a level, S side of the output.
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-import torchvision.ops
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -21,61 +20,27 @@ def align_rois(
     rois: Float[Tensor, "N 4"],
     images: Int[Tensor, " N"],
     size: int,
-    scale: float,
-    ratio: int,
-    aligned: bool = False,
-) -> Float[Tensor, "N C S S"]:
-    """Return the pooled features of every RoI; the values are those of torchvision's ``roi_align``.
-
-    Gradients flow into the RoIs if they require them, which torchvision's operator cannot do.
-
-    Args:
-        features: feature map of one level.
-        rois: boxes, in pixels.
-        images: index of the image of each RoI.
-        size: S.
-        scale: cells per pixel.
-        ratio: samples per bin and axis; 0: as many as the bin has cells.
-        aligned: whether the value of a cell lies at its middle instead of its first corner.
-
-    Raises:
-        ValueError: the RoIs require gradients and ``ratio`` is 0, which makes the number of samples
-            depend on the size of the RoI.
-    """
-    if rois.requires_grad and ratio == 0:
-        raise ValueError("pooling.sampling_ratio=0 has no gradient in the RoIs: choose 1 or more.")
-    if rois.requires_grad or (features.device.type == "cpu" and ratio > 0):
-        return _sum_cells(features, rois, images, size, scale, ratio, aligned)
-    listed = torch.cat([images[:, None].to(rois.dtype), rois], dim=1)
-    pooled: Tensor = torchvision.ops.roi_align(
-        features, listed, (size, size), scale, ratio or -1, aligned
-    )
-    return pooled
-
-
-def _sum_cells(
-    features: Float[Tensor, "B C h w"],
-    rois: Float[Tensor, "N 4"],
-    images: Int[Tensor, " N"],
-    size: int,
-    scale: float,
-    ratio: int,
+    stride: int,
+    sampling_ratio: int,
     aligned: bool,
 ) -> Float[Tensor, "N C S S"]:
-    """Return the pooled features as weighted sums of the cells around each sample."""
+    """Return what ``torchvision.ops.roi_align`` does, as weighted sums of the cells of each bin.
+
+    Arguments are those of ``rcnn.ops.roi_pooling.roi_align``; ``sampling_ratio`` is 1 or more.
+    """
     _, channels, height, width = features.shape
-    x1, y1, x2, y2 = (rois * scale - (0.5 if aligned else 0.0)).unbind(-1)
-    rows, row_weights = _cells_of_bins(y1, y2, size, ratio, height, aligned)
-    columns, column_weights = _cells_of_bins(x1, x2, size, ratio, width, aligned)
+    x1, y1, x2, y2 = (rois * (1.0 / stride) - (0.5 if aligned else 0.0)).unbind(-1)
+    rows, row_weights = _cells_of_bins(y1, y2, size, sampling_ratio, height, aligned)
+    columns, column_weights = _cells_of_bins(x1, x2, size, sampling_ratio, width, aligned)
     rows = rows + images[:, None, None] * height
     # (N, S, 1, 2 ratio, 1), (N, 1, S, 1, 2 ratio) -> (N S S, 4 ratio ratio)
     cells = rows[:, :, None, :, None] * width + columns[:, None, :, None, :]
     weights = row_weights[:, :, None, :, None] * column_weights[:, None, :, None, :]
     pooled = F.embedding_bag(
-        cells.view(-1, (2 * ratio) ** 2),
+        cells.view(-1, (2 * sampling_ratio) ** 2),
         features.permute(0, 2, 3, 1).reshape(-1, channels),
         mode="sum",
-        per_sample_weights=weights.view(-1, (2 * ratio) ** 2),
+        per_sample_weights=weights.view(-1, (2 * sampling_ratio) ** 2),
     )
     return pooled.view(-1, size, size, channels).permute(0, 3, 1, 2)
 
@@ -88,16 +53,7 @@ def _cells_of_bins(
     cells: int,
     aligned: bool,
 ) -> tuple[Int[Tensor, "N S _"], Float[Tensor, "N S _"]]:
-    """Return the two cells beside each sample of each bin along one axis, and their weights.
-
-    Args:
-        start: first coordinate of each RoI, in cells.
-        end: last coordinate of each RoI, in cells.
-        size: S.
-        ratio: samples per bin.
-        cells: number of cells along the axis.
-        aligned: whether a RoI may be shorter than a cell.
-    """
+    """Return the two cells beside each sample of each bin along one axis, and their weights."""
     length = end - start
     if not aligned:
         length = length.clamp(min=1)  # as the first version of the operator has it

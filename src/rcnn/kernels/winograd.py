@@ -40,21 +40,16 @@ def convolve(
 ) -> Float[Tensor, "B O H W"]:
     """Return the convolution with stride 1 and padding 1, in the channels-last memory format.
 
-    It can be differentiated once.
-
-    Args:
-        cells: input on a CPU.
-        weight: 3 x 3 kernels.
-        bias: number added to each output channel.
+    The input is on a CPU. The convolution can be differentiated once.
     """
     convolved: Tensor = _Winograd.apply(cells, weight, bias)
     return convolved
 
 
-def count_tiles(cells: Float[Tensor, "B C H W"]) -> int:
-    """Return the number of tiles of 4 x 4 cells that cover all images."""
-    rows, columns = _grid(cells)
-    return len(cells) * rows * columns
+def tile_grid(cells: Float[Tensor, "B C H W"]) -> tuple[int, int]:
+    """Return the number of rows and of columns of tiles, 4 x 4 cells each, that cover an image."""
+    height, width = cells.shape[2:]
+    return -(-height // SIDE), -(-width // SIDE)
 
 
 class _Transforms(NamedTuple):
@@ -111,6 +106,7 @@ def _polynomial(roots: Float[Tensor, " N"]) -> Float[Tensor, " N+1"]:
 class _Winograd(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, cells: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Return the convolution; keep the transformed kernels if the cells need a gradient."""
         transforms = _transforms(cells.dtype)
         # (O, C, 3, 3) -> (O, 9, C) -> (36, O, C)
         kernels = _evaluate(transforms.kernel, weight.permute(0, 2, 3, 1).flatten(1, 2))
@@ -120,17 +116,21 @@ class _Winograd(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of cells, weight and bias, each only if it is needed.
+
+        That of the cells is the convolution of the output's gradient with the kernels, rotated by
+        180 degrees.
+        """
         cells, kernels = ctx.saved_tensors
-        cells_gradient = weight_gradient = bias_gradient = None
-        if ctx.needs_input_grad[0]:  # a convolution with the rotated kernels
-            cells_gradient = _convolve(
-                gradients[0], kernels, None, _rotated_transforms(cells.dtype)
-            )
+        (gradient,) = gradients
+        of_cells = of_weight = of_bias = None
+        if ctx.needs_input_grad[0]:
+            of_cells = _convolve(gradient, kernels, None, _rotated_transforms(cells.dtype))
         if ctx.needs_input_grad[1]:
-            weight_gradient = _weight_gradient(cells, gradients[0])
+            of_weight = _weight_gradient(cells, gradient)
         if ctx.needs_input_grad[2]:
-            bias_gradient = gradients[0].sum(dim=(0, 2, 3))
-        return cells_gradient, weight_gradient, bias_gradient
+            of_bias = gradient.sum(dim=(0, 2, 3))
+        return of_cells, of_weight, of_bias
 
 
 def _convolve(
@@ -139,14 +139,15 @@ def _convolve(
     bias: Float[Tensor, " O"] | None,
     transforms: _Transforms,
 ) -> Float[Tensor, "B O H W"]:
-    (height, width), (rows, columns) = cells.shape[2:], _grid(cells)
+    """Return the convolution with transformed kernels, chunk by chunk."""
+    (height, width), (rows, columns) = cells.shape[2:], tile_grid(cells)
     shape = len(cells), kernels.shape[2], rows * SIDE, columns * SIDE
     convolved = torch.empty(
         shape, dtype=cells.dtype, device=cells.device, memory_format=torch.channels_last
     )
     parts = _per_tile(convolved.permute(0, 2, 3, 1))
     for images, lines in _chunks(cells):
-        points = _evaluate(transforms.tile, _tiles(cells[images], lines))
+        points = _evaluate(transforms.tile, _tiles(_with_zeros(cells[images], lines, border=1)))
         sums = torch.bmm(points, kernels)  # (36, T, O)
         part = parts[images, lines]
         result = (transforms.output @ sums.transpose(0, 1)).view(part.shape)
@@ -162,13 +163,14 @@ def _convolve(
 def _weight_gradient(
     cells: Float[Tensor, "B C H W"], gradient: Float[Tensor, "B O H W"]
 ) -> Float[Tensor, "O C 3 3"]:
+    """Return the gradient of the kernels, summed over chunks."""
     channels, outputs = cells.shape[1], gradient.shape[1]
     if not len(cells):  # no chunk would write to the kernels
         return cells.new_zeros(outputs, channels, 3, 3)
     transforms = _transforms(cells.dtype)
     kernels = cells.new_empty(36, outputs, channels)
     for index, (images, lines) in enumerate(_chunks(cells)):
-        points = _evaluate(transforms.tile, _tiles(cells[images], lines))
+        points = _evaluate(transforms.tile, _tiles(_with_zeros(cells[images], lines, border=1)))
         part = _per_tile(_with_zeros(gradient[images], lines, border=0))
         # (B, h, w, 4, 4, O) -> (T, 16, O) -> (36, T, O)
         sums = _evaluate(transforms.output.t(), part.flatten(0, 2).flatten(1, 2))
@@ -177,28 +179,22 @@ def _weight_gradient(
     return result.view(outputs, 3, 3, channels).permute(0, 3, 1, 2)
 
 
-def _tiles(cells: Float[Tensor, "B C H W"], lines: slice) -> Float[Tensor, "T 36 C"]:
-    """Return some rows of tiles; neighbouring tiles share two rows or columns of cells.
-
-    Args:
-        cells: input of some images.
-        lines: range of rows of tiles.
-    """
-    padded = _with_zeros(cells, lines, border=1)
+def _tiles(cells: Float[Tensor, "B H W C"]) -> Float[Tensor, "T 36 C"]:
+    """Return the tiles of padded cells; neighbours share two rows or columns of cells."""
     # (B, h, w, C, 6, 6) -> (B, h, w, 6, 6, C) -> (T, 36, C)
-    tiles = padded.unfold(1, SIDE + 2, SIDE).unfold(2, SIDE + 2, SIDE).permute(0, 1, 2, 4, 5, 3)
+    tiles = cells.unfold(1, SIDE + 2, SIDE).unfold(2, SIDE + 2, SIDE).permute(0, 1, 2, 4, 5, 3)
     return tiles.flatten(0, 2).flatten(1, 2)
 
 
 def _with_zeros(
     cells: Float[Tensor, "B C H W"], lines: slice, border: int
 ) -> Float[Tensor, "B h w C"]:
-    """Return the cells under some rows of tiles, channels last, with zeros outside of the map.
+    """Return the cells of some rows of tiles, channels last, with zeros outside of the map.
 
     Args:
         cells: cells of some images.
         lines: range of rows of tiles.
-        border: cells that are added on each side.
+        border: number of cells that are added on each side.
     """
     height, width = cells.shape[2:]
     top, bottom = lines.start * SIDE - border, lines.stop * SIDE + border
@@ -213,15 +209,9 @@ def _per_tile(cells: Float[Tensor, "B H W O"]) -> Float[Tensor, "B h w 4 4 O"]:
     return parts.permute(0, 1, 3, 2, 4, 5)
 
 
-def _grid(cells: Float[Tensor, "B C H W"]) -> tuple[int, int]:
-    """Return the number of rows and of columns of tiles that cover an image."""
-    height, width = cells.shape[2:]
-    return -(-height // SIDE), -(-width // SIDE)
-
-
 def _chunks(cells: Float[Tensor, "B C H W"]) -> Iterator[tuple[slice, slice]]:
     """Yield ranges of images, and of rows of tiles of each, that make up chunks."""
-    rows, columns = _grid(cells)
+    rows, columns = tile_grid(cells)
     lines = max(1, min(rows, CHUNK // columns))
     images = max(1, CHUNK // (rows * columns))
     for first in range(0, len(cells), images):

@@ -34,20 +34,16 @@ def iou(
     """Return intersection over union of each pair of boxes; 0 for two boxes without area."""
     shared = intersection(a, b)
     union = area(a)[..., :, None] + area(b)[..., None, :] - shared
-    return shared / _or_one(union)
+    # Over a tiny number instead of 1 no gradient would be finite.
+    return shared / torch.where(union > 0, union, 1.0)
 
 
 def coverage(
     a: Float[Tensor, "*batch N 4"], b: Float[Tensor, "*batch M 4"]
 ) -> Float[Tensor, "*batch N M"]:
     """Return the share of the area of each box of ``a`` that lies inside each box of ``b``."""
-    shared = intersection(a, b)
-    return shared / _or_one(area(a)[..., :, None])
-
-
-def _or_one(areas: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-    """Return areas to divide by, with 1 for 0: over a tiny number no gradient would be finite."""
-    return torch.where(areas > 0, areas, 1.0)
+    whole = area(a)[..., :, None]
+    return intersection(a, b) / torch.where(whole > 0, whole, 1.0)
 
 
 def clip(boxes: Float[Tensor, "B *n 4"], sizes: Shaped[Tensor, "B 2"]) -> Float[Tensor, "B *n 4"]:
@@ -94,7 +90,7 @@ def first_on_grid(
 
     Args:
         boxes: boxes in pixels, without negative coordinates.
-        wanted: boxes that take part; the others are never first and hide no other.
+        wanted: boxes that take part.
         stride: pixels per cell.
     """
     cells = (boxes / stride).round().long()

@@ -17,13 +17,8 @@ def resized_size(size: tuple[int, int], shorter_side: int, longer_side: int) -> 
     """Return the (height, width) at which an image enters the network.
 
     The shorter side becomes ``shorter_side``, unless the longer one would then exceed
-    ``longer_side`` (Fast R-CNN, section 5.1: 600 and 1000). Sides are rounded down, as torchvision
-    does it.
-
-    Args:
-        size: (height, width) of the image, in pixels.
-        shorter_side: length of the shorter side after resizing, in pixels.
-        longer_side: largest length of the longer side, in pixels.
+    ``longer_side`` (Fast R-CNN, section 5.1: 600 and 1000 pixels). Sides are rounded down, as
+    torchvision does it.
     """
     height, width = size
     factor = min(shorter_side / min(size), longer_side / max(size))
@@ -54,14 +49,9 @@ def resize(
 def pad(
     images: Sequence[Shaped[Tensor, "3 _ _"]], multiple: int
 ) -> tuple[Shaped[Tensor, "B 3 H W"], Int[Tensor, "B 2"]]:
-    """Return images stacked at the top left of one batch, and their sizes.
+    """Return images of one dtype at the top left of a batch of zeros, and their (height, width).
 
-    Args:
-        images: images of one dtype.
-        multiple: number of pixels that divides both sides of the batch.
-
-    Returns:
-        The pixels, zero outside of the images, and the (height, width) of each image.
+    Both sides of the batch are divisible by ``multiple``.
     """
     sizes = torch.tensor([tuple(image.shape[-2:]) for image in images])
     height, width = (-(-side // multiple) * multiple for side in sizes.amax(0).tolist())
@@ -85,20 +75,12 @@ def normalise(
         sizes: (height, width) of each image inside the padding.
         mean: per-channel mean on the 0..1 scale, **in the order of the network's channels**.
         std: per-channel standard deviation on the 0..1 scale, in the same order.
-        bgr: whether the network reads blue, green, red (weights from Caffe). The channels are
-            swapped before the mean is subtracted, so that the two orders cannot be mixed up.
+        bgr: whether the network reads blue, green, red (weights from Caffe).
     """
     values = pixels if pixels.is_floating_point() else pixels.float() / 255
     if bgr:
         values = values.flip(1)
     values = (values - mean[:, None, None]) / std[:, None, None]
-    return values * inside_padding(sizes, (pixels.shape[-2], pixels.shape[-1]))
-
-
-def inside_padding(
-    sizes: Int[Tensor, "B 2"], padded: tuple[int, int]
-) -> Shaped[Tensor, "B 1 {padded[0]} {padded[1]}"]:
-    """Return whether each pixel of the padded batch belongs to its image."""
-    rows = torch.arange(padded[0], device=sizes.device) < sizes[:, 0, None]
-    columns = torch.arange(padded[1], device=sizes.device) < sizes[:, 1, None]
-    return rows[:, None, :, None] & columns[:, None, None, :]
+    rows = torch.arange(pixels.shape[2], device=sizes.device) < sizes[:, 0, None]
+    columns = torch.arange(pixels.shape[3], device=sizes.device) < sizes[:, 1, None]
+    return values * (rows[:, None, :, None] & columns[:, None, None, :])

@@ -94,8 +94,7 @@ def objectness_loss(logits: Float[Tensor, "B S"], labels: Int[Tensor, "B S"]) ->
     """Return the binary cross-entropy of "object", averaged over the sampled anchors.
 
     Args:
-        logits: log-odds of "object". A two-way softmax over (background, object) is the same
-            function of the difference of its two logits.
+        logits: log-odds of "object"; of a two-way softmax the difference of both logits.
         labels: 1 for objects, 0 for background, -1 for unused slots.
     """
     terms = F.binary_cross_entropy_with_logits(

@@ -39,10 +39,7 @@ def masked_iou(
 ) -> Float[Tensor, "B G N"]:
     """Return the IoU of every ground-truth box with every candidate, 0 for boxes of no target.
 
-    Args:
-        gt_boxes: ground-truth boxes.
-        is_target: which of them are to be detected, see ``rcnn.structures.Targets.is_target``.
-        boxes: candidates, the same for every image or one set each.
+    The candidates are the same for every image, or one set each.
     """
     return iou(gt_boxes, boxes.expand(len(gt_boxes), -1, -1)) * is_target[:, :, None]
 
@@ -58,7 +55,7 @@ def best_match(
     Args:
         ious: result of ``masked_iou``.
         gt_boxes: ground-truth boxes.
-        crowd: which of them are crowd regions.
+        crowd: ground-truth boxes that are crowd regions.
         boxes: candidates, the same for every image or one set each.
     """
     batch, _, count = ious.shape
@@ -66,7 +63,7 @@ def best_match(
     padded = torch.cat([ious, ious.new_zeros(batch, 1, count)], dim=1)
     best, indices = padded.max(dim=1)
     # That row is chosen only where nothing overlaps; the index of any real box will do there.
-    indices = indices.clamp(max=max(ious.shape[1] - 1, 0))
+    indices = indices.clamp(max=max(gt_boxes.shape[1] - 1, 0))
     in_crowd = torch.zeros_like(best, dtype=torch.bool)
     # Most minibatches have no crowd, and coverage takes longer than all else here. A CPU can look
     # at the flags first; on a GPU that would wait for the device.

@@ -92,14 +92,7 @@ def offset_by_group(
 def _pack(
     kept: Int[Tensor, " M"], batch: int, count: int, slots: int
 ) -> tuple[Int[Tensor, "B P"], Bool[Tensor, "B P"]]:
-    """Return flat indices, best first, as indices in the slots of each image, and used slots.
-
-    Args:
-        kept: indices into all boxes of all images.
-        batch: B.
-        count: N.
-        slots: P.
-    """
+    """Return indices into the boxes of all images, best first, as those of each image."""
     image = kept // max(count, 1)
     member = image[:, None] == torch.arange(batch, device=kept.device)
     rank = (member.cumsum(dim=0) - 1).gather(1, image[:, None]).squeeze(1)  # within its image

@@ -1,6 +1,9 @@
 """Pooling of every RoI into a fixed grid: RoIPool, RoIAlign, crop pooling, warped image regions.
 
 Letters: B images, N RoIs, C channels, (h, w) cells of a level, S side of the output.
+
+Features are computed with in at least the precision of the RoIs, and returned in their own: in half
+precision the coordinates of RoIs would be off by pixels.
 """
 
 from __future__ import annotations
@@ -33,10 +36,16 @@ def roi_pool(
         size: S.
         stride: pixels per cell of the level.
     """
-    precise = _promoted(features, rois)
-    listed = torch.cat([images[:, None].to(precise.dtype), rois.to(precise.dtype)], dim=1)
-    pooled: Tensor = torchvision.ops.roi_pool(precise, listed, (size, size), 1.0 / stride)
+    precise = features.to(torch.promote_types(features.dtype, rois.dtype))
+    pooled: Tensor = torchvision.ops.roi_pool(
+        precise, _listed(rois.to(precise.dtype), images), (size, size), 1.0 / stride
+    )
     return pooled.to(features.dtype)
+
+
+def _listed(rois: Float[Tensor, "N 4"], images: Int[Tensor, " N"]) -> Float[Tensor, "N 5"]:
+    """Return (image, x1, y1, x2, y2) of each RoI, as torchvision takes them."""
+    return torch.cat([images[:, None].to(rois.dtype), rois], dim=1)
 
 
 def roi_align(
@@ -50,7 +59,8 @@ def roi_align(
 ) -> Float[Tensor, "N C S S"]:
     """Return the mean of bilinear samples in each of S x S bins (Mask R-CNN, section 3).
 
-    It is differentiable in the features and, with a fixed number of samples, in the RoIs.
+    It is differentiable in the features and, with a fixed number of samples, in the RoIs, which
+    torchvision's operator is not.
 
     Args:
         features: feature map of one level.
@@ -62,11 +72,24 @@ def roi_align(
         aligned: whether the value of a cell lies at its middle instead of its first corner.
 
     Raises:
-        ValueError: the RoIs require gradients and ``sampling_ratio`` is 0.
+        ValueError: the RoIs require gradients and ``sampling_ratio`` is 0, which makes the number
+            of samples depend on the size of the RoI.
     """
-    precise = _promoted(features, rois)
-    precise_rois = rois.to(precise.dtype)
-    pooled = align_rois(precise, precise_rois, images, size, 1.0 / stride, sampling_ratio, aligned)
+    if rois.requires_grad and sampling_ratio == 0:
+        raise ValueError("pooling.sampling_ratio=0 has no gradient in the RoIs: choose 1 or more.")
+    precise = features.to(torch.promote_types(features.dtype, rois.dtype))
+    rois = rois.to(precise.dtype)
+    if rois.requires_grad or (precise.device.type == "cpu" and sampling_ratio > 0):
+        pooled = align_rois(precise, rois, images, size, stride, sampling_ratio, aligned)
+    else:
+        pooled = torchvision.ops.roi_align(
+            precise,
+            _listed(rois, images),
+            (size, size),
+            1.0 / stride,
+            sampling_ratio or -1,
+            aligned,
+        )
     return pooled.to(features.dtype)
 
 
@@ -89,7 +112,7 @@ def crop(
         size: S.
         pool_max: whether 2S x 2S points are sampled and the maximum of each 2 x 2 is taken.
     """
-    precise = _promoted(features, rois)
+    precise = features.to(torch.promote_types(features.dtype, rois.dtype))
     batch, channels, height, width = precise.shape
     side = 2 * size if pool_max else size
     steps = torch.linspace(0, 1, side, device=rois.device, dtype=rois.dtype)
@@ -133,10 +156,9 @@ def warp_regions(
     # roi_align repeats the last pixel beyond the border; a border of zeros makes that zero.
     precise = F.pad(full_precision(pixels), (1, 1, 1, 1))
     regions = with_context(rois, size, context).to(precise.dtype) + 1
-    listed = torch.cat([images[:, None].to(precise.dtype), regions], dim=1)
     # sampling_ratio=0 takes as many samples for a pixel of the result as its share has pixels.
     warped: Tensor = torchvision.ops.roi_align(
-        precise, listed, (size, size), sampling_ratio=0, aligned=True
+        precise, _listed(regions, images), (size, size), sampling_ratio=0, aligned=True
     )
     return warped.to(pixels.dtype)
 
@@ -155,29 +177,19 @@ def assign_levels(
     canonical_size: float,
     canonical_level: int,
 ) -> Int[Tensor, " N"]:
-    """Return the level of each RoI, ``floor(k0 + log2(sqrt(area) / canonical_size))``.
+    """Return the level of each RoI, as an index into ``strides``.
 
-    This is equation 1 of Feature Pyramid Networks, limited to the levels that exist. The small
-    addend keeps a RoI of exactly the canonical size from falling a level by rounding.
+    It is ``floor(k0 + log2(sqrt(area) / canonical_size))`` (Feature Pyramid Networks, equation 1),
+    limited to the levels that exist.
 
     Args:
         rois: boxes, in pixels.
         strides: pixels per cell of each level, powers of two, finest first.
         canonical_size: side of a RoI that belongs to the canonical level, in pixels.
         canonical_level: k0, binary logarithm of the stride of the canonical level.
-
-    Returns:
-        Index into ``strides`` of each RoI.
     """
     side = area(rois.detach()).clamp(min=0).sqrt()
+    # The addend keeps a RoI of exactly the canonical size from falling a level by rounding.
     exponent = canonical_level + torch.log2(side / canonical_size) + 1e-6
     finest, coarsest = strides[0].bit_length() - 1, strides[-1].bit_length() - 1
     return exponent.floor().clamp(finest, coarsest).long() - finest
-
-
-def _promoted(features: Float[Tensor, "B C h w"], rois: Tensor) -> Float[Tensor, "B C h w"]:
-    """Return the features in at least the precision of the RoIs.
-
-    In half precision the coordinates of RoIs would be off by pixels.
-    """
-    return features.to(torch.promote_types(features.dtype, rois.dtype))
