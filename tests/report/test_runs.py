@@ -1,5 +1,6 @@
 """The runs of folders, and the definition of a table that they carry."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 
 from rcnn.report import ReportError, find_runs, read_plan
-from rcnn.report.runs import Row
+from rcnn.report.runs import Column, Row, Unit
 from rcnn.settings import SettingsError
 
 Job = Callable[..., Path]
@@ -95,11 +96,12 @@ def test_configs_are_compared_without_nulls_and_their_own_folder(sweep: Path, jo
         ({"loss": {"weight": 1}}, False),
         ({"loss": {"weight": True}, "scales": [8, 16]}, False),
         ({"loss": 1, "scales": [8, 16]}, False),
+        ({"loss": {"weight": 1}, "scales": [8, 16], "ranks": [4]}, False),
         ({}, False),
     ],
 )
 def test_a_job_belongs_to_the_row_with_its_values(config: dict[str, Any], matches: bool) -> None:
-    row = Row(label="light", where={"loss.weight": 1, "scales": [8, 16]})
+    row = Row(label="light", where={"loss.weight": 1, "scales": [8, 16], "ranks": None})
     assert row.matches(config) is matches
 
 
@@ -148,3 +150,23 @@ def test_an_unsound_definition_in_a_run_is_an_error_that_names_the_file(
     (run,) = find_runs([job(1, 0.4, definition=definition)])
     with pytest.raises(ReportError, match=r"0.config\.yaml: sweep\.rows"):
         run.plan()
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (69.94, "%", "69.9"),
+        (0.04, "%", "0.0"),
+        (math.nan, "%", "-"),
+        (3733.2, "s", "3,733"),
+        (12.34, "h", "12.3"),
+        (9.5, "h", "9.50"),
+        (0.198, "s", "0.198"),
+        (0.0, "", "0.000"),
+    ],
+)
+def test_a_figure_is_written_with_the_digits_that_it_is_worth(
+    value: float, unit: Unit, text: str
+) -> None:
+    assert Column("seconds", unit).text(value) == text
+    assert Column("seconds", "%").text(69.94, 1.06) == "69.9±1.1"

@@ -1,9 +1,6 @@
-"""The table of the runs of a folder, as figures, text and CSV."""
+"""The table of the runs of a folder: its lines, its figures and what is said of them."""
 
-import csv
-import io
 import math
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,17 +8,7 @@ from typing import Any
 import pytest
 
 from rcnn.report import ReportError, find_runs
-from rcnn.report.runs import Unit
-from rcnn.report.tables import (
-    Line,
-    Report,
-    as_csv,
-    as_text,
-    compare,
-    with_spread,
-    write_report,
-    written,
-)
+from rcnn.report.tables import Line, Report, compare
 
 Job = Callable[..., Path]
 
@@ -38,16 +25,6 @@ def line(found: Report, *cells: str) -> Line:
 def figure(found: Report, title: str, *cells: str) -> Any:
     """Return the figures of one line and measure."""
     return found.figures.loc[(found.lines.index(line(found, *cells)), title)]
-
-
-def row(text: str, label: str) -> list[str]:
-    """Return the cells of the first line that begins with the label, less the label."""
-    found = next(line for line in text.splitlines() if line.startswith(f"{label} "))
-    return re.split(r"  +", found.strip())[1:]
-
-
-def rows(found: Report) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(as_csv(found))))
 
 
 def has(found: Report, *words: str) -> bool:
@@ -188,7 +165,7 @@ def test_runs_without_a_definition_have_a_line_for_each_difference(sweep: Path, 
         job(weight, value, seed=seed, definition=None, scales=[8, weight])
     (sweep / "4").mkdir()
     found = report(sweep)
-    assert (found.title, found.keys) == ("", ("loss.weight",))
+    assert (found.plan, found.keys) == (None, ("loss.weight",))
     assert list(found.columns) == ["test/map", "test/map_50", "seconds"]
     assert [column.unit for column in found.columns.values()] == ["%", "%", "s"]
     assert figure(found, "test/map_50", "1")["ours"] == pytest.approx(50.0)
@@ -221,108 +198,3 @@ def test_runs_that_differ_in_nothing_are_named_by_their_folders_and_seeds_are_av
 ) -> None:
     found = report(*[job(1, 0.4, definition=None, seed=seed) for seed in seeds])
     assert [each.cells for each in found.lines] == [(cell,) for cell in cells]
-
-
-@pytest.mark.parametrize(
-    ("value", "unit", "text"),
-    [
-        (69.94, "%", "69.9"),
-        (0.04, "%", "0.0"),
-        (math.nan, "%", "-"),
-        (3733.2, "s", "3,733"),
-        (12.34, "h", "12.3"),
-        (9.5, "h", "9.50"),
-        (0.198, "s", "0.198"),
-        (0.0, "", "0.000"),
-    ],
-)
-def test_a_figure_is_written_with_the_digits_that_it_is_worth(
-    value: float, unit: Unit, text: str
-) -> None:
-    assert written(value, unit) == text
-    assert with_spread(value, math.nan, unit) == text
-
-
-def test_the_text_has_the_papers_figure_ours_and_the_difference(sweep: Path, job: Job) -> None:
-    job(1, 0.6)
-    assert "±" not in as_text(report(sweep))
-    for seed, value in enumerate((0.70, 0.72, 0.74)):
-        job(10, value, seed=seed)
-    text = as_text(report(sweep))
-    assert row(text, "medium") == ["70.0", "72.0±2.0", "+2.0", "9.50", "0.500±0.000", "3"]
-    assert row(text, "light") == ["60.0", "60.0", "+0.0", "-", "0.500", "1"]
-    assert row(text, "heavy") == ["-", "-", "-", "-", "-", "0"]
-    assert "A paper, table 1" in text
-
-
-def test_the_header_names_the_data_of_the_paper_and_ours(sweep: Path, job: Job) -> None:
-    job(1, 0.6)
-    header = as_text(report(sweep)).split("───")[0].split()
-    assert header.count("2007") == 2
-    assert header.count("shapes") == 2
-
-
-def test_names_are_text_and_no_markup(sweep: Path, job: Job, definition: Any) -> None:
-    definition["rows"][0]["label"] = "bolt[m8] [/red]"
-    definition["title"] = "[bold]Weights[/]"
-    job(1, 0.5, definition=definition)
-    job(1, 0.5, definition=definition, seed=1, scales=[8, 16])
-    text = as_text(report(sweep))
-    assert all(name in text for name in ("bolt[m8] [/red]", "[bold]Weights[/]", "[8,16]"))
-
-
-def test_a_wide_table_keeps_to_100_columns_and_a_rows_name_to_one_line(
-    sweep: Path, job: Job, definition: Any
-) -> None:
-    titles = [f"measure {number}" for number in range(5)]
-    definition["columns"] = {title: {"tag": "test/map_50", "unit": "%"} for title in titles}
-    definition["rows"][1] |= {"label": "Faster, alternating", "paper": dict.fromkeys(titles, 70.0)}
-    definition["rows"][0]["paper"] = {}
-    for seed, value in enumerate((0.70, 0.72)):
-        job(
-            10,
-            value,
-            definition=definition,
-            seed=seed,
-            **{f"a_key_of_a_very_long_name_{seed}": "x" * 40},
-        )
-    text = as_text(report(sweep))
-    assert max(map(len, text.splitlines())) <= 100
-    assert "Faster, alternating" in text
-
-
-def test_the_csv_has_a_line_for_each_row_and_measure(sweep: Path, job: Job) -> None:
-    job(10, 0.5, seed=3)
-    job(10, 0.75, seed=4)
-    job(10, None, seed=5)
-    found = rows(report(sweep))
-    assert [(row["row"], row["measure"]) for row in found] == [
-        (label, tag) for label in ("light", "medium", "heavy") for tag in ("test/map_50", "seconds")
-    ]
-    assert found[2] == {
-        "row": "medium",
-        "measure": "test/map_50",
-        "unit": "%",
-        "paper": "70.0",
-        "ours": "62.5",
-        "difference": "-7.5",
-        "std": str(12.5 * 2**0.5),
-        "n": "2",
-        "values": "50.0 75.0",
-        "seeds": "3 4",
-        "runs": "0 1",
-        "unfinished": "2",
-    }
-    unknown = ("paper", "ours", "difference", "std", "values", "seeds", "runs", "unfinished")
-    assert {found[4][key] for key in unknown} == {""}
-    assert found[4]["n"] == "0"
-
-
-def test_a_report_is_written_and_is_no_job_of_the_next(sweep: Path, job: Job) -> None:
-    job(10, 0.5)
-    first = report(sweep)
-    for folder in (sweep, sweep / "a" / "b"):
-        assert write_report(first, folder) == [folder / "report.txt", folder / "report.csv"]
-    assert write_report(first, sweep, b"picture")[-1].read_bytes() == b"picture"
-    again = report(sweep)
-    assert (as_csv(again), again.warnings) == (as_csv(first), first.warnings)

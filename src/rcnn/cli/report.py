@@ -8,7 +8,8 @@ from rich.console import Console
 
 from rcnn.report.plots import can_plot, plot_report
 from rcnn.report.runs import find_runs
-from rcnn.report.tables import WIDTH, compare, rendered, write_report
+from rcnn.report.tables import compare
+from rcnn.report.text import WIDTH, rendered, write_report
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 
-from rcnn.report.runs import Unit
-from rcnn.report.tables import Report, heading, with_spread
+from rcnn.report.runs import Column
+from rcnn.report.tables import Report
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,15 +23,15 @@ class Panel(NamedTuple):
 
     Attributes:
         title: text above the panel.
-        figures: ``values`` (tuples), ``mean`` and ``std`` of each row; NaN is unknown.
-        unit: unit of the figures.
+        figures: values (tuples), mean and standard deviation of each row; NaN is unknown.
+        column: the measure.
         span: length of the axis; None for an axis that begins at 0 or counts powers of ten.
         colour: colour of the marks.
     """
 
     title: str
     figures: pd.DataFrame
-    unit: Unit
+    column: Column
     span: float | None
     colour: str
 
@@ -74,8 +74,8 @@ def plot_report(report: Report) -> bytes:
         for axes in grid[:, 0]:
             axes.set_yticks(range(len(labels)), labels, fontsize=10.5)
             axes.set_ylim(rows - 0.5, -0.5)
-        if report.title:
-            figure.suptitle(report.title, x=0.01, ha="left", fontsize=14, weight="bold")
+        if report.plan:
+            figure.suptitle(report.plan.title, x=0.01, ha="left", fontsize=14, weight="bold")
         figure.supxlabel(_legend(report), x=0.01, ha="left", fontsize=9, linespacing=1.5)
         FigureCanvasAgg(figure).print_png(file)
     return file.getvalue()
@@ -86,27 +86,31 @@ def _tiers(report: Report) -> list[list[Panel]]:
     tiers, single = [], []
     for title, column in report.columns.items():
         figures = report.figures[report.figures.index.get_level_values("title") == title]
-        ours = pd.DataFrame({"values": figures["values"], "mean": figures["ours"]})
-        ours["std"] = figures["std"]
-        values = [() if pd.isna(value) else (value,) for value in figures["paper"]]
-        paper = pd.DataFrame({"values": values, "mean": figures["paper"]}).assign(std=float("nan"))
+        ours = figures[["values", "ours", "std"]]
+        paper = figures[["paper"]].assign(std=float("nan"))
+        paper.insert(0, "values", [() if pd.isna(value) else (value,) for value in paper["paper"]])
         lengths = [max(ends) - min(ends) for each in (ours, paper) if (ends := _ends(each))]
         span = 1.2 * max([1.0, *lengths]) if column.unit == "%" else None
-        head = heading(title, column)
-        if any(values):
-            left = Panel(f"{head}, paper, {report.paper_data}", paper, column.unit, span, PAPER)
-            right = Panel(f"{head}, ours, {report.our_data}", ours, column.unit, span, OURS)
-            tiers.append([left, right])
+        head = column.heading(title)
+        if report.plan and paper["paper"].notna().any():
+            left = f"{head}, paper, {report.plan.data}"
+            right = f"{head}, ours, {report.our_data}"
+            tiers.append(
+                [Panel(left, paper, column, span, PAPER), Panel(right, ours, column, span, OURS)]
+            )
         else:
-            single.append(Panel(head, ours, column.unit, span, OURS))
+            single.append(Panel(head, ours, column, span, OURS))
     return tiers + [single[start : start + 2] for start in range(0, len(single), 2)]
 
 
 def _ends(figures: pd.DataFrame) -> list[float]:
     """Return all values that the axis of a panel has to show."""
-    spread = figures["std"].fillna(0.0)
-    intervals = pd.concat([figures["mean"] - spread, figures["mean"] + spread]).dropna()
-    return [*figures["values"].explode().dropna(), *intervals]
+    mean, spread = figures.iloc[:, 1], figures["std"].fillna(0.0)
+    return [
+        *figures["values"].explode().dropna(),
+        *(mean - spread).dropna(),
+        *(mean + spread).dropna(),
+    ]
 
 
 def _draw(axes: Axes, panel: Panel) -> None:
@@ -115,7 +119,7 @@ def _draw(axes: Axes, panel: Panel) -> None:
             axes.axhspan(n - 0.5, n + 0.5, color=BAND, zorder=0, linewidth=0)
         # The figure itself is written at the right edge, level with its mark.
         axes.annotate(
-            with_spread(mean, std, panel.unit),
+            panel.column.text(mean, std),
             (1.03, n),
             xycoords=axes.get_yaxis_transform(),
             va="center",
@@ -156,8 +160,9 @@ def _scale(axes: Axes, panel: Panel) -> None:
 
 
 def _legend(report: Report) -> str:
-    lines = [f"Paper: {report.source}.", f"Ours: {report.context}."]
-    lines = lines if report.title else [f"Runs: {report.context}."]
+    lines = [f"Runs: {report.context}."]
+    if report.plan:
+        lines = [f"Paper: {report.plan.source}.", f"Ours: {report.context}."]
     if report.figures["std"].notna().any():
         lines.append("Dot and bar: mean ± sample standard deviation; strokes: single runs.")
     return "\n".join(part for line in lines for part in textwrap.wrap(line, 130))

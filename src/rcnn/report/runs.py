@@ -8,8 +8,9 @@ alone is enough for a report.
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -42,6 +43,25 @@ class Column:
     tag: str
     unit: Unit = "%"
 
+    def heading(self, title: str) -> str:
+        """Return the title of the column with its unit."""
+        return f"{title} ({self.unit})" if self.unit else title
+
+    def text(self, value: float, std: float = math.nan) -> str:
+        """Return a figure with the digits that it is worth; a dash for NaN.
+
+        Args:
+            value: value or mean in the unit of the column.
+            std: standard deviation, which is written with as many decimals; NaN leaves it out.
+        """
+        if math.isnan(value):
+            return "-"
+        # One decimal for a percentage, else three significant digits, from 100 on none.
+        significant = [n for n, least in ((0, 100), (1, 10), (2, 1)) if abs(value) >= least]
+        decimals = 1 if self.unit == "%" else [*significant, 3][0]
+        spread = "" if math.isnan(std) else f"±{std:,.{decimals}f}"
+        return f"{value:,.{decimals}f}{spread}"
+
 
 @settings
 class Row:
@@ -61,8 +81,9 @@ class Row:
         require(len(self.where) > 0, "where", self.where, "it names at least one key")
 
     def matches(self, config: Mapping[str, Any]) -> bool:
-        """Return whether a job with this config belongs to the row."""
-        return all(_same(_find(config, key), value) for key, value in self.where.items())
+        """Return whether a job with this config belongs to the row; an absent key is null."""
+        flat = _flat(config)
+        return all(flat.get(key, "null") == _written(value) for key, value in self.where.items())
 
 
 @settings
@@ -137,6 +158,11 @@ class Run:
         found = self.results.get("metrics", {}).get(tag, self.results.get(tag))
         return float(found) if isinstance(found, int | float) else None
 
+    def figure(self, column: Column) -> float:
+        """Return a measure in the unit of its column; NaN if the run does not have it."""
+        value = self.value(column.tag)
+        return math.nan if value is None else FACTORS[column.unit] * value
+
     @property
     def tags(self) -> tuple[str, ...]:
         """The tags that have a value."""
@@ -154,9 +180,8 @@ class Run:
         Null is left out, for a key that an older config does not have is null in a newer one, and
         so is the run's own folder, which no two runs share.
         """
-        own = str(self.config.get("run_dir") or "")
         compared = {k: value for k, value in self.config.items() if k not in ("sweep", "run_dir")}
-        flat = {key: _written(value) for key, value in _leaves(compared) if value is not None}
+        flat, own = _flat(compared), str(self.config.get("run_dir") or "")
         return {key: value.replace(own, "") for key, value in flat.items()} if own else flat
 
     def plan(self) -> Plan | None:
@@ -241,30 +266,14 @@ def _read(folder: Path, name: str) -> Run:
     return Run(folder, name, config, results, fault)
 
 
-_MISSING = object()
-
-
-def _find(config: Mapping[str, Any], key: str) -> Any:
-    value: Any = config
-    for part in key.split("."):
-        if not isinstance(value, Mapping) or part not in value:
-            return _MISSING
-        value = value[part]
-    return value
-
-
-def _same(left: Any, right: Any) -> bool:
-    # In Python True is 1, in a config it is not.
-    return bool(left == right) and isinstance(left, bool) == isinstance(right, bool)
-
-
-def _leaves(config: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in config.items():
-        name = f"{where}.{key}" if where else str(key)
-        if isinstance(value, Mapping):
-            yield from _leaves(value, name)
-        else:
-            yield name, value
+def _flat(node: Any, key: str = "") -> dict[str, str]:
+    """Return a config as dotted keys and written values, without those that are null."""
+    if not isinstance(node, Mapping):
+        return {} if node is None else {key: _written(node)}
+    found: dict[str, str] = {}
+    for name, value in node.items():
+        found |= _flat(value, f"{key}.{name}" if key else str(name))
+    return found
 
 
 def _written(value: Any) -> str:
