@@ -14,7 +14,7 @@ from scipy.io import savemat
 from rcnn.cli.main import main
 from rcnn.data import ShapesSource, VOCDataset
 from rcnn.data.proposal_writer import ProposalWriter
-from rcnn.data.proposals import StoredProposals, with_proposals
+from rcnn.data.proposals import ProposedDataset, StoredProposals
 from rcnn.model.anchors import AnchorSettings
 from rcnn.model.backbones import BackboneSettings
 from rcnn.model.settings import DetectorSettings
@@ -84,7 +84,7 @@ def test_selective_search_covers_drawn_squares(
     stored = StoredProposals(out / "some.safetensors")
     assert "fast" in stored.header.origin
     assert "limit=50" in stored.header.origin
-    with_proposals(VOCDataset(voc, "some"), stored)
+    ProposedDataset(VOCDataset(voc, "some"), stored)
 
 
 def test_interrupted_search_says_how_to_go_on(
@@ -145,7 +145,7 @@ def test_rpn_of_a_checkpoint_proposes_for_shapes(
     assert "20 images, 30.0 proposals per image, recall 0." in capsys.readouterr().out
     stored = StoredProposals(out / "val.safetensors")
     assert f"RPN of {system}" in stored.header.origin
-    with_proposals(ShapesSource().dataset("val"), stored)
+    ProposedDataset(ShapesSource().dataset("val"), stored)
 
 
 def test_summary_counts_what_an_import_covers(

@@ -20,7 +20,7 @@ from torch.testing import assert_close
 from rcnn.data import DataError, DataWarning, DetectionDataset, JoinedDataset, ShapesDataset
 from rcnn.data.index import PackedStrings
 from rcnn.data.proposal_writer import ProposalWriter, import_json, import_mat
-from rcnn.data.proposals import StoredProposals, fingerprint, shard_folder, with_proposals
+from rcnn.data.proposals import ProposedDataset, StoredProposals, fingerprint, shard_folder
 from rcnn.settings import SettingsError
 
 Boxes = dict[str, Tensor]
@@ -203,12 +203,12 @@ def test_boxes_may_pass_the_border_by_a_pixel_and_are_clipped(
 @pytest.mark.parametrize(
     ("box", "reason"),
     [
-        ([0, 0, float("nan"), 5], "no finite number"),
-        ([0, 0, float("inf"), 5], "no finite number"),
-        ([5, 0, 4, 5], "inverted box"),
-        ([5, 0, 5, 5], "box without area"),
-        ([30, 0, 31, 5], "box without area"),  # nothing is left inside the image
-        ([0, -2, 5, 5], "box outside the image"),
+        ([0, 0, float("nan"), 5], "unsound box"),
+        ([0, 0, float("inf"), 5], "unsound box"),
+        ([5, 0, 4, 5], "unsound box"),
+        ([5, 0, 5, 5], "unsound box"),
+        ([30, 0, 31, 5], "unsound box"),  # nothing is left inside the image
+        ([0, -2, 5, 5], "unsound box"),
         ([0, 0, 15, 28], r"\(y1, x1, y2, x2\) order"),
     ],
 )
@@ -229,12 +229,12 @@ def test_impossible_requests_are_refused(
     with pytest.raises(SettingsError, match="origin"):
         ProposalWriter(tmp_path / "y", blank, " ")
     with ProposalWriter(tmp_path / "x", blank, "by hand") as writer:
-        with pytest.raises(DataError, match=r"image a, proposal 1 of 1: score .*no finite"):
+        with pytest.raises(DataError, match="image a, proposal 1 of 1: unsound score"):
             writer.add("a", boxes["a"], torch.tensor([float("nan")]))
         writer.add("a", boxes["a"])
-        with pytest.raises(DataError, match="image a: has its proposals already"):
+        with pytest.raises(DataError, match="image a: it has its proposals already"):
             writer.add("a", boxes["a"])
-        with pytest.raises(DataError, match=r"unknown image: d.*b, a, c"):
+        with pytest.raises(DataError, match="image d: unknown image"):
             writer.add("d", boxes["a"])
 
 
@@ -250,7 +250,7 @@ def test_failed_image_is_kept_with_its_reason(
             writer.add_failed("c", error)
     stored = StoredProposals(write(path, blank, boxes))  # goes on after the failed image
     assert stored.failed == {"c": "c.jpg is cut off."}
-    proposals = with_proposals(blank, stored)[2].proposals
+    proposals = ProposedDataset(blank, stored)[2].proposals
     assert proposals is not None
     assert len(proposals) == 0
 
@@ -277,7 +277,7 @@ def test_mat_boxes_become_continuous(tmp_path: Path, blank: DetectionDataset, dt
     out = tmp_path / "out.safetensors"
     assert import_mat(write_mat(tmp_path / "x.mat", MATRICES, dtype), blank, out) == out
     stored = StoredProposals(out)
-    with_proposals(blank, stored)
+    ProposedDataset(blank, stored)
     assert stored.header.origin == "selective search"
     assert stored.boxes("a").tolist() == [[1, 2, 30, 4]]
     assert stored.boxes("b").tolist() == [[0, 0, 60, 40], [10, 5, 20, 25], [0, 0, 1, 1]]
@@ -292,7 +292,7 @@ def test_joined_data_set_takes_a_mat_file_for_each_part(tmp_path: Path, make_bla
         for year, corner in (("2007", 5), ("2012", 6))
     }
     stored = StoredProposals(import_mat(files, dataset, tmp_path / "out"))
-    with_proposals(dataset, stored)
+    ProposedDataset(dataset, stored)
     assert stored.boxes("2007/a").tolist() == [[0, 0, 9, 5]]
     assert stored.boxes("2012/a").tolist() == [[0, 0, 9, 6]]
 
@@ -301,25 +301,23 @@ def test_joined_data_set_takes_a_mat_file_for_each_part(tmp_path: Path, make_bla
     ("changes", "message"),
     [
         ({"d": []}, r"1 images with proposals are not in the data set: d\."),
-        ({"a": [[0, 0, 5, 5]]}, r"image a \(0-based.*box outside the image: x1=-1 y1=-1"),
-        ({"a": [[1, 1, 5, 31]]}, r"image a .*box outside the image: x1=0 y1=0 x2=31"),
+        ({"a": None, "b": None}, r"x\.mat.*2 of the data set's 3 images .*: b, a"),
+        ({"a": [[0, 0, 5, 5]]}, r"image a \(0-based.*unsound box: x1=-1 y1=-1"),
+        ({"a": [[1, 1, 5, 31]]}, r"image a .*unsound box: x1=0 y1=0 x2=31"),
         ({"a": [[1, 1, 5]]}, r"image a: boxes of the wrong shape: 1 x 3"),
         ({"b": [[1, 1, 60, 40], [11, 6, 20, 25]]}, r"image b .*2 boxes .*exchange their columns"),
     ],
 )
 def test_unsound_mat_leaves_nothing_behind(
-    tmp_path: Path, blank: DetectionDataset, changes: dict[str, list[Any]], message: str
+    tmp_path: Path, blank: DetectionDataset, changes: dict[str, Any], message: str
 ) -> None:
-    file = write_mat(tmp_path / "x.mat", {**MATRICES, **changes})
+    matrices = {
+        name: matrix for name, matrix in {**MATRICES, **changes}.items() if matrix is not None
+    }
+    file = write_mat(tmp_path / "x.mat", matrices)
     with pytest.raises(DataError, match=message):
         import_mat(file, blank, tmp_path / "out")
     assert list(tmp_path.iterdir()) == [file]
-
-
-def test_missing_images_of_a_mat_file_are_named(tmp_path: Path, blank: DetectionDataset) -> None:
-    file = write_mat(tmp_path / "x.mat", {"a": []})
-    with pytest.raises(DataError, match=r"x\.mat.*2 of the data set's 3 images .*: b, c"):
-        import_mat(file, blank, tmp_path / "out")
 
 
 def test_broken_mat_is_an_error(tmp_path: Path, blank: DetectionDataset) -> None:
@@ -338,9 +336,9 @@ def test_broken_mat_is_an_error(tmp_path: Path, blank: DetectionDataset) -> None
     file.write_bytes(b"MATLAB 7.3 MAT-file".ljust(124) + b"\0\2IM" + bytes(400))
     refuse("-v7")
     io.savemat(file, {"images": np.zeros(3)})
-    refuse("has no boxes")
+    refuse("'boxes'")
     io.savemat(file, {"images": np.zeros(3), "boxes": np.zeros((3, 4))})
-    refuse("12 boxes of type float64, 3 images")
+    refuse("longer")
     cells = np.empty((1, 2), dtype=object)
     cells[0, :] = ["a", "a"]
     io.savemat(file, {"images": cells, "boxes": cells})
@@ -369,7 +367,7 @@ def test_json_boxes_are_sorted_and_numbers_are_ids(tmp_path: Path, make_blank: M
     entries = [entry(7, score=0.25), entry("x"), entry(7, [0, 0, 60, 40], 1), entry(7, score=-1)]
     file = write_json(tmp_path / "rpn.json", entries)
     stored = StoredProposals(import_json(file, dataset, tmp_path / "out"))
-    with_proposals(dataset, stored)
+    ProposedDataset(dataset, stored)
     assert stored.header.origin == "rpn.json"
     assert stored.boxes("7").tolist() == [[0, 0, 60, 40], [1, 2, 4, 6], [1, 2, 4, 6]]
     assert stored.scores("7").tolist() == [1, 0.25, -1]
@@ -378,7 +376,7 @@ def test_json_boxes_are_sorted_and_numbers_are_ids(tmp_path: Path, make_blank: M
 
 def test_json_may_leave_out_images_if_asked(tmp_path: Path, blank: DetectionDataset) -> None:
     file = write_json(tmp_path / "x.json", [entry("a")])
-    with pytest.raises(DataError, match=r"2 of .*3 images .*: b, c.*absent_is_empty=True"):
+    with pytest.raises(DataError, match=r"2 of .*3 images .*: b, c.*absent_is_empty"):
         import_json(file, blank, tmp_path / "out")
     out = import_json(file, blank, tmp_path / "out", "an RPN", absent_is_empty=True)
     stored = StoredProposals(out)
@@ -395,17 +393,17 @@ def test_ids_are_matched_letter_by_letter(tmp_path: Path, make_blank: Make) -> N
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ({}, "is no list of entries"),
-        ([1], "is no list of entries"),
-        ([entry("a"), entry(None)], "entry 2: incomplete entry: image_id=None"),
-        ([entry(True)], "entry 1: incomplete entry"),
-        ([entry("a", score="1")], "entry 1: incomplete entry: image_id='a' score='1'"),
-        ([entry("a", score=True)], "entry 1: incomplete entry"),
-        ([entry("a", bbox=[1, 2, 3])], "entry 1: unreadable coordinate"),
-        ([entry("a", bbox=[40, 2, 20, 3])], "image a, proposal 1 of 1: box outside the image"),
-        ([entry("a", bbox=[20, 2, -2, 3])], "image a, proposal 1 of 1: inverted box"),
-        ([entry("a", score=float("nan"))], "image a, proposal 1 of 1: score"),
-        ([entry("a", score=1e300)], "image a, proposal 1 of 1: score"),
+        ({}, "valid array"),
+        ([1], "entry 1: .* entry=1"),
+        ([entry("a"), entry(None)], "entry 2: .* image_id=None"),
+        ([entry(True)], "entry 1: .* image_id=True"),
+        ([entry("a", score="1")], "entry 1: .* score='1'"),
+        ([entry("a", score=True)], "entry 1: .* score=True"),
+        ([entry("a", bbox=[1, 2, 3])], r"entry 1: .* bbox=\[1, 2, 3\]"),
+        ([entry("a", bbox=[40, 2, 20, 3])], "image a, proposal 1 of 1: unsound box"),
+        ([entry("a", bbox=[20, 2, -2, 3])], "image a, proposal 1 of 1: unsound box"),
+        ([entry("a", score=float("nan"))], "image a, proposal 1 of 1: unsound score"),
+        ([entry("a", score=1e300)], "image a, proposal 1 of 1: unsound score"),
     ],
 )
 def test_unsound_json_leaves_nothing_behind(
@@ -417,9 +415,7 @@ def test_unsound_json_leaves_nothing_behind(
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_unreadable_json_is_an_error(tmp_path: Path, blank: DetectionDataset) -> None:
-    with pytest.raises(DataError, match=r"x\.json cannot be read as JSON"):
-        import_json(tmp_path / "x.json", blank, tmp_path / "out")
+def test_json_that_is_cut_off_is_an_error(tmp_path: Path, blank: DetectionDataset) -> None:
     (tmp_path / "x.json").write_text("[{")
-    with pytest.raises(DataError, match=r"cannot be read as JSON.*line 1"):
+    with pytest.raises(DataError, match=r"x\.json.*JSON.*line 1"):
         import_json(tmp_path / "x.json", blank, tmp_path / "out")

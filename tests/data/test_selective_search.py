@@ -14,7 +14,7 @@ import torch
 
 from rcnn.data import DataError, DataWarning, Sample, ShapesDataset, VOCDataset
 from rcnn.data.errors import OnError
-from rcnn.data.proposals import StoredProposals, with_proposals
+from rcnn.data.proposals import ProposedDataset, StoredProposals
 from rcnn.data.selective_search import (
     SelectiveSearchSettings,
     propose_by_search,
@@ -179,7 +179,7 @@ def broken_voc(write_voc: Callable[..., Path]) -> Callable[[OnError], VOCDataset
 
 def test_file_holds_the_boxes_of_each_image(tmp_path: Path, shapes: ShapesDataset) -> None:
     stored = StoredProposals(propose_by_search(shapes, tmp_path / "train.safetensors", SETTINGS))
-    proposed = with_proposals(shapes, stored)
+    proposed = ProposedDataset(shapes, stored)
     every = dataclasses.replace(SETTINGS, limit=None)
     for index, image_id in enumerate(shapes.image_ids):
         boxes = proposed[index].proposals

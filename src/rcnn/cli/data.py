@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from rcnn.data import COCODataset, DetectionDataset, ShapesSource, VOCDataset, check, pascal_voc
-from rcnn.data.proposals import StoredProposals, with_proposals
+from rcnn.data.proposals import ProposedDataset, StoredProposals
 from rcnn.model.build import needs_proposals
 from rcnn.training import DetectionModule
 
@@ -64,7 +64,7 @@ def open_for(module: DetectionModule, arguments: argparse.Namespace) -> Detectio
             f"The detector, {module.system}, makes no proposals: give --proposals FILE, which "
             "`rcnn propose` makes of the same data set."
         )
-    return with_proposals(dataset, StoredProposals(Path(arguments.proposals)), arguments.limit)
+    return ProposedDataset(dataset, StoredProposals(Path(arguments.proposals)), arguments.limit)
 
 
 def split_name(arguments: argparse.Namespace) -> str:

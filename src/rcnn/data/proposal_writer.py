@@ -9,41 +9,42 @@ import dataclasses
 import json
 import shutil
 import warnings
-from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
-from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
+import pydantic.dataclasses
 import torch
 from jaxtyping import Float, Float64
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rcnn.data.coco import read_corners
 from rcnn.data.dataset import DetectionDataset, Sample
 from rcnn.data.errors import DataError, DataWarning
-from rcnn.data.index import BORDER, clipped
+from rcnn.data.index import BORDER
 from rcnn.data.proposals import (
     SUFFIX,
     Header,
     StoredProposals,
-    another_data_set,
     check_proposals,
     fingerprint,
-    image_differences,
     quote,
+    require_same_images,
     shard_folder,
     sizes_by_id,
-    unknown_image,
 )
 from rcnn.files import whole_file
+from rcnn.ops.boxes import clip
 from rcnn.settings import require, to_plain
 
 SHARD_IMAGES = 64
 """Images of a shard: what a killed writer loses at most."""
+
+Found = tuple[Float[Tensor, "P 4"], Float[Tensor, " P"]]
+"""Boxes and scores of an image."""
 
 
 class ProposalWriter:
@@ -51,17 +52,17 @@ class ProposalWriter:
 
     Each ``SHARD_IMAGES`` finished images become a file in the folder ``shard_folder``, and
     so does the rest when an exception ends the ``with`` block. A new writer of the same path, data
-    set and origin goes on with the images in ``missing``. ``finish`` joins the shards in
-    memory; the bytes of the file depend neither on the order of the images nor on interruptions.
-    One writer at a time may work on a path; several processes hand their results to it.
+    set and origin goes on with the images in ``missing``. Memory holds all proposals until
+    ``finish``. The bytes of the file depend neither on the order of the images nor on
+    interruptions. One writer at a time may work on a path; several processes hand their results
+    to it.
 
     Args:
         path: file to be made, ``.safetensors`` by custom.
         dataset: images that the proposals are of.
         origin: method, settings and weights that make the proposals, in words: everything that
             changes them, because a writer goes on with what the same origin has begun.
-        sharded: whether to write shards, and to use those of an earlier writer; otherwise
-            everything is held in memory until the end.
+        sharded: whether to write shards, and to use those of an earlier writer.
 
     Raises:
         DataError: the file exists, or its shards are of another data set or origin.
@@ -76,15 +77,17 @@ class ProposalWriter:
                 f"{path} exists already. Delete it, or choose another name.", "file that exists"
             )
         self.path = path
-        self._sharded = sharded
         self._problems = dataset.problems
         self._sizes = sizes_by_id(dataset)
         names = dataset.class_names
         self._header = Header(1, origin, fingerprint(dataset), names, version("rcnn"))
+        self._found: dict[str, Found] = {}
         self._failed: dict[str, str] = {}
-        self._counts: dict[str, int] = {}  # of every finished image
-        self._buffer: dict[str, tuple[Tensor, Tensor]] = {}  # finished, but in no shard yet
-        self._shards = self._usable_shards() if sharded else []
+        self._sharded = sharded
+        self._in_shards = 0  # images of self._found, which come first
+        self._next_shard = 0
+        if sharded:
+            self._take_over_shards()
 
     def __enter__(self) -> ProposalWriter:
         return self
@@ -96,7 +99,7 @@ class ProposalWriter:
 
     def missing(self) -> list[str]:
         """Return the ids of the images without an entry so far, in the data set's order."""
-        return [image_id for image_id in self._sizes if image_id not in self._counts]
+        return [image_id for image_id in self._sizes if image_id not in self._found]
 
     def add(
         self,
@@ -118,32 +121,26 @@ class ProposalWriter:
             DataError: the data set has no such image, it was added before, or a box or score is
                 unsound.
         """
-        if image_id not in self._sizes:
-            raise unknown_image(self.path, image_id, self._sizes)
         where = f"{self.path.name}, image {image_id}"
-        if image_id in self._counts:
-            raise DataError(
-                f"{where}: has its proposals already. Add only images that missing() names.",
-                "image added twice",
-            )
-        size, corners = self._sizes[image_id], _as_float32(boxes)
-        ranks = np.arange(1, len(corners) + 1)
-        values = _as_float32(scores) if scores is not None else (1 / ranks).astype(np.float32)
-        check_proposals(corners, values, size, where, border=BORDER)
-        order = np.argsort(-values, kind="stable")
-        inside = clipped(corners.astype(np.float64), np.broadcast_to(size, (len(corners), 2)))
-        self._buffer[image_id] = torch.from_numpy(inside[order]), torch.from_numpy(values[order])
-        self._counts[image_id] = len(corners)
-        if self._sharded and len(self._buffer) >= SHARD_IMAGES:
+        if image_id not in self._sizes or image_id in self._found:
+            fault = "it has its proposals already" if image_id in self._found else "unknown image"
+            raise DataError(f"{where}: {fault}. Add only images that missing() names.", fault)
+        scores = 1 / torch.arange(1, len(boxes) + 1) if scores is None else scores
+        values, order = scores.detach().cpu().float().sort(descending=True, stable=True)
+        corners = boxes.detach().cpu().float()[order]
+        size = self._sizes[image_id]
+        check_proposals(corners, values, size, where, BORDER)
+        self._found[image_id] = clip(corners[None], torch.tensor([size]))[0], values
+        if self._sharded and len(self._found) - self._in_shards >= SHARD_IMAGES:
             self._write_shard()
 
     def add_failed(self, image_id: str, error: DataError) -> None:
         """Record an image that cannot be decoded; training puts another one in its slot.
 
         Raises:
-            DataError: ``error``, if the data set's ``on_error`` is ``raise``.
+            DataError: ``error``, unless the data set's ``on_error`` is ``skip``.
         """
-        if self._problems.on_error == "raise":
+        if self._problems.on_error != "skip":
             raise error
         warnings.warn(f"{error} It gets no proposals.", DataWarning, stacklevel=2)
         self._failed[image_id] = str(error)
@@ -158,29 +155,20 @@ class ProposalWriter:
         missing = self.missing()
         if missing:
             raise DataError(
-                f"{self.path}: {len(missing)} of {len(self._sizes)} images have no proposals yet: "
+                f"{self.path}: {len(missing)} of {len(self._sizes)} images have no proposals yet"
                 f"{quote(missing)}. Add them; an image without proposals is added with no boxes.",
                 "missing images",
             )
-        self._save(self.path, self._counts, self._entries())
-        self._buffer.clear()
+        self._save(self.path, self._found)
         if self._sharded:
+            self._in_shards = len(self._found)
             shutil.rmtree(shard_folder(self.path), ignore_errors=True)
         return self.path
 
-    def _entries(self) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """Yield the proposals of every finished image, with one shard open at a time."""
-        for path in self._shards:
-            shard = StoredProposals(path)
-            for image_id in shard.image_ids:
-                yield image_id, shard.boxes(image_id), shard.scores(image_id)
-        for image_id, (boxes, scores) in self._buffer.items():
-            yield image_id, boxes, scores
-
-    def _usable_shards(self) -> list[Path]:
-        """Return the shards that an earlier writer left, and take note of their images."""
-        usable = []
+    def _take_over_shards(self) -> None:
+        """Go on with the shards that an earlier writer left."""
         for path in sorted(shard_folder(self.path).glob(f"[0-9]*{SUFFIX}")):
+            self._next_shard = int(path.stem) + 1
             try:
                 shard = StoredProposals(path)
                 shard.check()
@@ -198,38 +186,31 @@ class ProposalWriter:
                     f"{self._header}. Delete the folder, or choose another name for the file.",
                     "unfinished proposals of something else",
                 )
-            self._counts.update(zip(shard.image_ids, shard.counts.tolist(), strict=True))
+            for image_id in shard.image_ids:
+                self._found[image_id] = shard.boxes(image_id), shard.scores(image_id)
             self._failed.update(shard.failed)
-            usable.append(path)
-        return usable
+        self._in_shards = len(self._found)
 
     def _write_shard(self) -> None:
-        if self._buffer:
-            number = int(self._shards[-1].stem) + 1 if self._shards else 0
-            path = shard_folder(self.path) / f"{number:06}{SUFFIX}"
-            counts = {image_id: len(scores) for image_id, (_, scores) in self._buffer.items()}
-            self._save(path, counts, [(i, *found) for i, found in self._buffer.items()])
-            self._shards.append(path)
-            self._buffer.clear()
+        image_ids = list(self._found)[self._in_shards :]
+        if image_ids:
+            self._save(shard_folder(self.path) / f"{self._next_shard:06}{SUFFIX}", image_ids)
+            self._in_shards += len(image_ids)
+            self._next_shard += 1
 
-    def _save(
-        self, path: Path, counts: Mapping[str, int], entries: Iterable[tuple[str, Tensor, Tensor]]
-    ) -> None:
-        """Write a file of the images that ``counts`` names."""
-        ids = sorted(counts)
-        offsets = [0, *accumulate(counts[image_id] for image_id in ids)]
-        first = dict(zip(ids, offsets, strict=False))
-        boxes, scores = torch.empty(offsets[-1], 4), torch.empty(offsets[-1])
-        for image_id, some_boxes, some_scores in entries:
-            rows = slice(first[image_id], first[image_id] + counts[image_id])
-            boxes[rows], scores[rows] = some_boxes, some_scores
-        sizes = torch.tensor([self._sizes[image_id] for image_id in ids], dtype=torch.int32)
-        tensors = {"boxes": boxes, "scores": scores, "offsets": torch.tensor(offsets)}
+    def _save(self, path: Path, image_ids: Iterable[str]) -> None:
+        ids = sorted(image_ids)
+        boxes, scores = zip(*(self._found[image_id] for image_id in ids), strict=True)
+        tensors = {
+            "boxes": torch.cat(boxes),
+            "scores": torch.cat(scores),
+            "offsets": torch.tensor([0, *map(len, scores)]).cumsum(0),
+            "sizes": torch.tensor([self._sizes[image_id] for image_id in ids], dtype=torch.int32),
+        }
         failed = {image_id: self._failed[image_id] for image_id in ids if image_id in self._failed}
         header = dataclasses.replace(self._header, image_ids=tuple(ids), failed=failed)
-        metadata = {"proposals": json.dumps(to_plain(header))}
         with whole_file(path) as partial:
-            save_file({**tensors, "sizes": sizes}, partial, metadata)
+            save_file(tensors, partial, {"proposals": json.dumps(to_plain(header))})
 
 
 def decode(dataset: DetectionDataset, index: int) -> Sample | DataError:
@@ -245,8 +226,8 @@ def decode(dataset: DetectionDataset, index: int) -> Sample | DataError:
 
 
 MAT_RULE = (
-    "Such a file has the variables 'boxes', a cell array with a P x 4 matrix for each image, and "
-    "'images', a cell array with the id of each image"
+    "Such a file, saved with -v7 at most, has the variables 'boxes', a cell array with a P x 4 "
+    "matrix for each image, and 'images', a cell array with the id of each image"
 )
 
 
@@ -256,7 +237,7 @@ def import_mat(
     out: Path,
     origin: str = "selective search",
 ) -> Path:
-    """Make a file of the boxes in a .mat file, as the authors of R-CNN and Fast R-CNN gave them.
+    """Make a file of the boxes in a .mat file, as R-CNN's authors gave them; return its path.
 
     The boxes in it are (y1, x1, y2, x2), 1-based and inclusive, best first and without scores.
     They become x1 - 1, y1 - 1, x2, y2, like the boxes of VOC annotations. The whole .mat file is
@@ -268,9 +249,6 @@ def import_mat(
         out: file to be made.
         origin: what made the boxes, in words.
 
-    Returns:
-        ``out``.
-
     Raises:
         ImportError: scipy is not installed.
         DataError: a file cannot be read, is of other images, or has an unsound box.
@@ -281,17 +259,15 @@ def import_mat(
         for part, file in parts.items()
         for name, boxes in _read_mat(file).items()
     }
-    differences = image_differences(found, dataset.image_ids)
-    if differences:
-        raise another_data_set(" and ".join(map(str, parts.values())), differences)
+    require_same_images(" and ".join(map(str, parts.values())), found, dataset)
     with ProposalWriter(out, dataset, origin, sharded=False) as writer:
         for image_id, size in sizes_by_id(dataset).items():
-            where, boxes = found[image_id]
-            corners = _continuous(boxes, where)
+            where, matrix = found[image_id]
+            boxes = torch.from_numpy(_continuous(matrix, where))
             where = f"{where} (0-based, continuous)"
             # Here rather than in the writer, which forgives a pixel beyond the border.
-            check_proposals(corners, np.zeros(len(corners)), size, where)
-            writer.add(image_id, torch.from_numpy(corners).float())
+            check_proposals(boxes, boxes.new_zeros(len(boxes)), size, where)
+            writer.add(image_id, boxes)
         return writer.finish()
 
 
@@ -299,11 +275,9 @@ def _continuous(boxes: np.ndarray, where: str) -> Float64[np.ndarray, "P 4"]:
     if boxes.size == 0:  # MATLAB's [] is 0 x 0
         return np.zeros((0, 4))
     if boxes.ndim != 2 or boxes.shape[1] != 4 or boxes.dtype.kind not in "iuf":
+        found = f"{' x '.join(map(str, boxes.shape))} of {boxes.dtype}"
         raise DataError.about(
-            "boxes of the wrong shape",
-            where=where,
-            found=f"{' x '.join(map(str, boxes.shape))} of {boxes.dtype}",
-            allowed=MAT_RULE,
+            "boxes of the wrong shape", where=where, found=found, allowed=MAT_RULE
         )
     y1, x1, y2, x2 = boxes.astype(np.float64).T
     return np.stack([x1 - 1, y1 - 1, x2, y2], axis=1)
@@ -319,34 +293,26 @@ def _read_mat(file: Path) -> dict[str, np.ndarray]:
         ) from error
     try:
         content = loadmat(file, variable_names=("boxes", "images"))
-    except NotImplementedError as error:  # an HDF5 file, which is what -v7.3 means
-        raise DataError(
-            f"{file} was saved by MATLAB with -v7.3. Save it with -v7.", "unreadable proposals"
-        ) from error
+        names = ["".join(map(str, image.ravel())) for image in content["images"].ravel()]
+        found = dict(zip(names, content["boxes"].ravel(), strict=True))
     except Exception as error:  # a broken file can fail anywhere in scipy, in any way
         raise DataError(
-            f"{file} cannot be read as .mat: {error}. {MAT_RULE}.", "unreadable proposals"
+            f"{file} cannot be read as .mat: {type(error).__name__}: {error}. {MAT_RULE}.",
+            "unreadable proposals",
         ) from error
-    missing = [name for name in ("boxes", "images") if name not in content]
-    if missing:
-        raise DataError(
-            f"{file} has no {' and no '.join(missing)}. {MAT_RULE}.", "missing variable"
-        )
-    boxes, images = content["boxes"].ravel(), content["images"].ravel()
-    if boxes.dtype != object or images.dtype != object or len(boxes) != len(images):
-        raise DataError.about(
-            "variables of the wrong shape",
-            where=str(file),
-            found=f"{len(boxes)} boxes of type {boxes.dtype}, {len(images)} images of type "
-            f"{images.dtype}",
-            allowed=MAT_RULE,
-        )
-    names = ["".join(map(str, image.ravel())) for image in images]
-    found = dict(zip(names, boxes, strict=True))
     if len(found) < len(names):
         name = Counter(names).most_common(1)[0][0]
         raise DataError.about("image twice", where=str(file), found=name, allowed=MAT_RULE)
     return found
+
+
+@pydantic.dataclasses.dataclass(config=ConfigDict(strict=True))
+class _Entry:
+    """An entry of a list in COCO's format of results; other keys are not looked at."""
+
+    image_id: int | str
+    bbox: tuple[float, float, float, float]
+    score: float
 
 
 def import_json(
@@ -357,11 +323,11 @@ def import_json(
     *,
     absent_is_empty: bool = False,
 ) -> Path:
-    """Make a file of a list of ``{"image_id", "bbox": [x, y, w, h], "score"}``, COCO's results.
+    """Make a file of a list in COCO's format of results, and return its path.
 
-    Categories are not looked at. Image ids have to be those of the data set letter by letter; a
-    number counts as its digits. The whole list is held in memory. The format:
-    https://cocodataset.org/#format-results.
+    An entry is ``{"image_id", "bbox": [x, y, w, h], "score"}``; its category is not looked at.
+    Image ids have to be those of the data set letter by letter; a number counts as its digits. The
+    whole list is held in memory. The format: https://cocodataset.org/#format-results.
 
     Args:
         path: the JSON file.
@@ -371,62 +337,35 @@ def import_json(
         absent_is_empty: an image of the data set that the list never mentions has no proposals; the
             format has no other way to say so. Otherwise it is an error.
 
-    Returns:
-        ``out``.
-
     Raises:
-        DataError: the file cannot be read, is of other images, or has an unsound box or score.
+        OSError: the file cannot be opened.
+        DataError: the file is no such list, is of other images, or has an unsound box or score.
     """
-    rows = _read_json(path)
+    try:
+        entries = TypeAdapter(list[_Entry]).validate_json(path.read_bytes())
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where, found = str(path), fault["msg"]
+        if fault["loc"]:
+            number, key, *_ = (*fault["loc"], "entry")
+            where = f"{path}, entry {int(number) + 1}"
+            found = f"{key}={fault['input']!r}: {fault['msg']}"
+        raise DataError.about(
+            "unreadable proposals",
+            where=where,
+            found=found,
+            allowed="A file in COCO's format of results is a list of entries with image_id, bbox "
+            "(x, y, width, height) and score",
+        ) from error
+    rows: dict[str, list[tuple[float, ...]]] = defaultdict(list)
+    for entry in entries:
+        x, y, width, height = entry.bbox
+        rows[str(entry.image_id)].append((x, y, x + width, y + height, entry.score))
     known = [*rows, *dataset.image_ids] if absent_is_empty else list(rows)
-    differences = image_differences(known, dataset.image_ids)
-    if differences:
-        raise another_data_set(
-            str(path),
-            differences,
-            "Take the data set and split that the proposals were made of; if images without any "
-            "proposal are meant to be absent, import with absent_is_empty=True",
-        )
+    hint = "; if images without any proposal are meant to be absent, say absent_is_empty"
+    require_same_images(str(path), known, dataset, hint)
     with ProposalWriter(out, dataset, origin or path.name, sharded=False) as writer:
         for image_id in dataset.image_ids:
-            values = torch.tensor(rows.get(image_id, array("d")), dtype=torch.float32)
-            table = values.reshape(-1, 5)
+            table = torch.tensor(rows.get(image_id, [])).reshape(-1, 5)
             writer.add(image_id, table[:, :4], table[:, 4])
         return writer.finish()
-
-
-def _read_json(path: Path) -> dict[str, array[float]]:
-    """Return x1, y1, x2, y2 and score of every entry, row after row, by image id."""
-    try:
-        entries = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path} cannot be read as JSON: {error}.", "unreadable proposals"
-        ) from error
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise DataError(
-            f"{path} is no list of entries. A result file in COCO's format is a list of "
-            "{image_id, bbox, score}.",
-            "unreadable proposals",
-        )
-    rows: defaultdict[str, array[float]] = defaultdict(lambda: array("d"))
-    for number, entry in enumerate(entries, start=1):
-        where = f"{path}, entry {number}"
-        image_id, score = entry.get("image_id"), entry.get("score")
-        if not _is_one_of(image_id, (int, str)) or not _is_one_of(score, (int, float)):
-            raise DataError.about(
-                "incomplete entry",
-                where=where,
-                found=f"image_id={image_id!r} score={score!r}",
-                allowed="An entry needs an image_id, a bbox, and a number as score",
-            )
-        rows[str(image_id)].extend((*read_corners(entry, where), float(score)))
-    return dict(rows)
-
-
-def _is_one_of(value: object, types: tuple[type, ...]) -> bool:
-    return isinstance(value, types) and not isinstance(value, bool)
-
-
-def _as_float32(values: Float[Tensor, "*shape"]) -> Float[np.ndarray, "*shape"]:
-    return np.asarray(values.detach().cpu().float().contiguous().numpy())

@@ -18,13 +18,14 @@ import dataclasses
 import hashlib
 import json
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Int32, Int64
+import torch
+from jaxtyping import Float, Int32
 from pydantic import PositiveInt
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -33,6 +34,7 @@ from rcnn.data.dataset import DetectionDataset, Sample
 from rcnn.data.errors import DataError
 from rcnn.data.index import PackedStrings, box_rule
 from rcnn.data.splits import Split
+from rcnn.ops.boxes import clip, inside
 from rcnn.settings import from_plain, require, settings
 from rcnn.structures import GroundTruth
 
@@ -76,6 +78,11 @@ def fingerprint(dataset: DetectionDataset) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
+def sizes_by_id(dataset: DetectionDataset) -> dict[str, tuple[int, int]]:
+    """Return the (height, width) of each image by its id, in the data set's order."""
+    return dict(zip(dataset.image_ids, map(tuple, dataset.sizes.tolist()), strict=True))
+
+
 class StoredProposals:
     """The proposals of a data set's images, mapped from their file into memory.
 
@@ -99,14 +106,23 @@ class StoredProposals:
 
     def __init__(self, path: Path) -> None:
         self.path = path.resolve()
-        self._file, header = _open(self.path)
+        try:
+            self._file: Any = safe_open(self.path, framework="pt")
+            metadata = json.loads((self._file.metadata() or {}).get("proposals", "null"))
+            header = from_plain(Header, metadata, "metadata proposals")
+            _check_layout(self._file, header.image_ids)
+        except (OSError, SafetensorError, ValueError) as error:
+            raise DataError(
+                f"{path} is no sound {SUFFIX} file of proposals: {error}. {_remedy(self.path)}",
+                "unreadable proposals",
+            ) from error
         self.header = dataclasses.replace(header, image_ids=(), failed={})
         self.failed = header.failed
         # A tuple of strings would be copied page by page into every worker.
         self.image_ids = PackedStrings(header.image_ids)
         self.sizes: Int32[np.ndarray, "I 2"] = self._file.get_tensor("sizes").numpy()
-        self._offsets: Int64[np.ndarray, " I+1"] = self._file.get_tensor("offsets").numpy()
-        self.counts: Int64[np.ndarray, " I"] = np.diff(self._offsets)
+        self._offsets = self._file.get_tensor("offsets").numpy()
+        self.counts = np.diff(self._offsets)
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -120,7 +136,7 @@ class StoredProposals:
         Raises:
             DataError: the file has no such image.
         """
-        return self._rows("boxes", self._index(image_id), limit).clone()
+        return self._rows("boxes", image_id, limit).clone()
 
     def scores(self, image_id: str, limit: int | None = None) -> Float[Tensor, " P"]:
         """Return the scores of what ``boxes`` returns.
@@ -128,102 +144,76 @@ class StoredProposals:
         Raises:
             DataError: the file has no such image.
         """
-        return self._rows("scores", self._index(image_id), limit).clone()
+        return self._rows("scores", image_id, limit).clone()
 
     def check(self) -> None:
         """Check every proposal: what another program wrote may be wrong.
 
         Raises:
-            DataError: a box is not finite, empty, outside its image or in (y1, x1, y2, x2) order,
-                or the scores of an image are not finite numbers, the best first.
+            DataError: ``check_proposals`` finds a fault.
         """
-        errors: dict[str, DataError] = {}
-        for index, ((height, width), image_id) in enumerate(
-            zip(self.sizes.tolist(), self.image_ids, strict=True)
-        ):
-            boxes = self._rows("boxes", index).numpy()
-            scores = self._rows("scores", index).numpy()
-            where = f"{self.path}, image {image_id}"
+        for image_id, size in zip(self.image_ids, self.sizes.tolist(), strict=True):
+            boxes, scores = self._rows("boxes", image_id), self._rows("scores", image_id)
             try:
-                check_proposals(boxes, scores, (height, width), where, best_first=True)
+                check_proposals(boxes, scores, tuple(size), f"{self.path}, image {image_id}")
             except DataError as error:
-                errors[image_id] = error
-        if errors:
-            first = next(iter(errors.values()))
-            raise DataError(
-                f"{first} {len(errors)} of the {len(self)} images have unsound proposals: "
-                f"{quote(list(errors))}. {_remedy(self.path)}",
-                first.reason,
-            )
+                raise DataError(f"{error} {_remedy(self.path)}", error.reason) from error
 
-    def _index(self, image_id: str) -> int:
+    def _rows(self, name: str, image_id: str, limit: int | None = None) -> Tensor:
+        """Return rows of an image as a view of the file."""
         index = bisect_left(self.image_ids, image_id)
         if index == len(self) or self.image_ids[index] != image_id:
-            raise unknown_image(self.path, image_id, self.image_ids)
-        return index
-
-    def _rows(self, name: str, index: int, limit: int | None = None) -> Tensor:
-        """Return rows of an image as a view of the file."""
+            raise DataError(
+                f"{self.path} has no proposals of an image {image_id}.", "unknown image"
+            )
         start, end = self._offsets[index : index + 2].tolist()
         end = end if limit is None else min(end, start + limit)
         rows: Tensor = self._file.get_slice(name)[start:end]
         return rows
 
 
-def _open(path: Path) -> tuple[Any, Header]:
-    """Return the handle of a file and its header, both checked."""
-    try:
-        file: Any = safe_open(path, framework="pt")
-        metadata = (file.metadata() or {}).get("proposals", "null")
-        header = from_plain(Header, json.loads(metadata), "metadata proposals")
-        fault = _layout_fault(file, header)
-    except (OSError, SafetensorError, ValueError) as error:
-        fault = str(error)
-        if path.suffix == ".proposals":
-            fault = "an earlier rcnn wrote it, in a format of its own"
-    if fault is not None:
-        raise DataError(
-            f"{path} is no sound {SUFFIX} file of proposals: {fault}. {_remedy(path)}",
-            "unreadable proposals",
-        )
-    return file, header
-
-
-def _layout_fault(file: Any, header: Header) -> str | None:
-    """Say in what the tensors of a file differ from what its header promises, if they do."""
+def _check_layout(file: Any, image_ids: tuple[str, ...]) -> None:
+    """Raise a ``ValueError`` if the tensors of a file are not those of its images."""
     slices = {name: file.get_slice(name) for name in sorted(file.keys())}
     found = {name: [each.get_dtype(), *each.get_shape()] for name, each in slices.items()}
-    ids, total = header.image_ids, found.get("scores", [0])[-1]
+    total = found.get("scores", [0])[-1]
     expected = {
         "boxes": ["F32", total, 4],
-        "offsets": ["I64", len(ids) + 1],
+        "offsets": ["I64", len(image_ids) + 1],
         "scores": ["F32", total],
-        "sizes": ["I32", len(ids), 2],
+        "sizes": ["I32", len(image_ids), 2],
     }
     if found != expected:
-        return f"it has the tensors {found} instead of {expected}"
+        raise ValueError(f"it has the tensors {found} instead of {expected}")
     offsets = file.get_tensor("offsets")
     if offsets[0] != 0 or offsets[-1] != total or (offsets.diff() < 0).any():
-        return f"its offsets do not rise from 0 to {total}"
-    if any(one >= other for one, other in pairwise(ids)):
-        return "its image ids are not in order"
-    return None
+        raise ValueError(f"its offsets do not rise from 0 to {total}")
+    if any(one >= other for one, other in pairwise(image_ids)):
+        raise ValueError("its image ids are not in order")
 
 
 class ProposedDataset(DetectionDataset):
     """The images of a data set with the best of their stored proposals.
 
-    ``with_proposals`` makes one after it has checked that the two belong together.
+    Everything is checked here, before the first step of a training: the file is read once.
 
     Args:
         dataset: the images.
-        stored: their proposals.
-        limit: number of proposals of an image that are used at most; all, if None.
+        stored: proposals of exactly these images.
+        limit: number of proposals of an image that are used at most (Fast R-CNN, section 2: about
+            2000); all, if None.
+
+    Raises:
+        SettingsError: ``limit`` is not positive.
+        DataError: the proposals are of other images, sizes or classes, or one of them is unsound.
     """
 
     def __init__(
-        self, dataset: DetectionDataset, stored: StoredProposals, limit: int | None
+        self, dataset: DetectionDataset, stored: StoredProposals, limit: int | None = 2000
     ) -> None:
+        require(limit is None or limit > 0, "limit", limit, "a positive number or null")
+        _check_data_set(dataset, stored)
+        stored.check()
         self.dataset = dataset
         self.stored = stored
         self.limit = limit
@@ -251,42 +241,25 @@ class ProposedDataset(DetectionDataset):
         return dataclasses.replace(self.dataset[index], proposals=boxes)
 
 
-def with_proposals(
-    dataset: DetectionDataset, stored: StoredProposals, limit: int | None = 2000
-) -> ProposedDataset:
-    """Return the data set with samples that carry their proposals, best first.
-
-    Everything is checked here, before the first step of a training: the file is read once.
-
-    Args:
-        dataset: the images.
-        stored: proposals of exactly these images.
-        limit: number of proposals of an image that are used at most (Fast R-CNN, section 2: about
-            2000); all, if None.
-
-    Raises:
-        SettingsError: ``limit`` is not positive.
-        DataError: the proposals are of other images, sizes or classes, or one of them is unsound,
-            see ``StoredProposals.check``.
-    """
-    require(limit is None or limit > 0, "limit", limit, "a positive number of proposals, or null")
-    if fingerprint(dataset) != stored.header.fingerprint:
-        sizes, names = sizes_by_id(dataset), stored.header.class_names
-        found = image_differences(stored.image_ids, sizes)
-        if names != dataset.class_names:
-            wanted = ", ".join(dataset.class_names)
-            found.append(f"their class names are {', '.join(names)} instead of {wanted}")
-        others = [
-            "{} ({} x {} instead of {} x {})".format(image_id, *size, *sizes[image_id])
-            for image_id, size in zip(stored.image_ids, stored.sizes.tolist(), strict=True)
-            if image_id in sizes and tuple(size) != sizes[image_id]
-        ]
-        if others:
-            found.append(f"{len(others)} images had another size, height x width: {quote(others)}")
-        prints = f"their fingerprint {stored.header.fingerprint} is not {fingerprint(dataset)}"
-        raise another_data_set(f"{stored.path} ({stored.header.origin})", found or [prints])
-    stored.check()
-    return ProposedDataset(dataset, stored, limit)
+def _check_data_set(dataset: DetectionDataset, stored: StoredProposals) -> None:
+    """Raise a ``DataError`` that says in what a data set is not that of stored proposals."""
+    header, expected, sizes = stored.header, fingerprint(dataset), sizes_by_id(dataset)
+    if header.fingerprint == expected:
+        return
+    where = f"{stored.path} ({header.origin})"
+    require_same_images(where, stored.image_ids, dataset)
+    resized = [
+        "{} ({} x {} instead of {} x {})".format(image_id, *size, *sizes[image_id])
+        for image_id, size in zip(stored.image_ids, stored.sizes.tolist(), strict=True)
+        if tuple(size) != sizes[image_id]
+    ]
+    found = f"their fingerprint {header.fingerprint} is not {expected}"
+    if header.class_names != dataset.class_names:
+        names = [", ".join(each) for each in (header.class_names, dataset.class_names)]
+        found = f"their class names are {names[0]} instead of {names[1]}"
+    elif resized:
+        found = f"{len(resized)} images had another height x width{quote(resized)}"
+    raise _another_data_set(where, found)
 
 
 @settings
@@ -315,62 +288,49 @@ class ProposalFiles:
                 "`rcnn propose` and name their folder.",
                 "missing proposals",
             )
-        path = Path(self.folder, f"{split}{SUFFIX}")
-        old = path.with_suffix(".proposals")
-        if old.is_file() and not path.is_file():
-            path = old  # which is refused with the reason
-        return with_proposals(dataset, StoredProposals(path), self.limit)
+        stored = StoredProposals(Path(self.folder, f"{split}{SUFFIX}"))
+        return ProposedDataset(dataset, stored, self.limit)
 
 
 def check_proposals(
-    boxes: Float[np.ndarray, "P 4"],
-    scores: Float[np.ndarray, " P"],
+    boxes: Float[Tensor, "P 4"],
+    scores: Float[Tensor, " P"],
     size: tuple[int, int],
     where: str,
-    *,
     border: float = 0.0,
-    best_first: bool = False,
 ) -> None:
     """Check the proposals of one image.
 
     Args:
         boxes: x1, y1, x2, y2.
-        scores: any finite numbers.
+        scores: any finite numbers, the best first.
         size: (height, width) of the image.
         where: file and image, for the message.
         border: pixels by which a box may pass the border of its image.
-        best_first: whether the scores have to be sorted.
 
     Raises:
         DataError: a box or score is unsound; boxes in the order (y1, x1, y2, x2) are recognised.
     """
-    limits = np.array([size[1], size[0], size[1], size[0]])
-
-    def outside(corners: Float[np.ndarray, "P 4"]) -> Bool[np.ndarray, " P"]:
-        return np.asarray(((corners < -border) | (corners > limits + border)).any(1))
-
-    in_order_yx = outside(boxes) & np.array(not outside(boxes[:, [1, 0, 3, 2]]).any())
-    sides = np.clip(boxes[:, 2:], 0, limits[2:]) - np.clip(boxes[:, :2], 0, limits[:2])
-    rule = box_rule(size)
+    sizes = torch.tensor([size])
+    outside = ~inside(boxes, sizes, border)[0]
+    swapped = inside(boxes[:, [1, 0, 3, 2]], sizes, border).all()
+    visible = clip(boxes[None], sizes)[0]
+    empty = ~(visible[:, 2:] > visible[:, :2]).all(1)
+    rising = torch.zeros(len(scores), dtype=torch.bool)
+    rising[1:] = scores[1:] > scores[:-1]
     swap_rule = (
         f"In an image of {size[1]} x {size[0]} pixels (width x height) all {len(boxes)} boxes lie "
         "inside with x and y exchanged, but not as they are: exchange their columns"
     )
-    sort_rule = "Sort the proposals of each image by score, the best first"
-    rising = np.zeros(len(scores), dtype=np.bool_)
-    rising[1:] = scores[1:] > scores[:-1]
-    faults: list[tuple[str, Bool[np.ndarray, " P"], str]] = [
-        ("coordinate that is no finite number", ~np.isfinite(boxes).all(1), rule),
-        ("inverted box", np.asarray((boxes[:, 2:] < boxes[:, :2]).any(1)), rule),
-        ("boxes in (y1, x1, y2, x2) order", in_order_yx, swap_rule),
-        ("box outside the image", outside(boxes), rule),
-        ("box without area in the image", np.asarray((sides <= 0).any(1)), rule),
-        ("score that is no finite number", ~np.isfinite(scores), "Scores are finite numbers"),
-        ("proposals not best first", rising, sort_rule),
+    faults = [
+        ("boxes in (y1, x1, y2, x2) order", outside & swapped, swap_rule),
+        ("unsound box", outside | empty, box_rule(size)),
+        ("unsound score", ~scores.isfinite(), "Scores are finite numbers"),
+        ("proposals not best first", rising, "Sort the proposals of each image by score"),
     ]
-    for reason, faulty, allowed in faults if best_first else faults[:-1]:
+    for reason, faulty, allowed in faults:
         if faulty.any():
-            index = int(np.argmax(faulty))
+            index = int(faulty.int().argmax())
             x1, y1, x2, y2 = boxes[index].tolist()
             raise DataError.about(
                 reason,
@@ -380,39 +340,41 @@ def check_proposals(
             )
 
 
-def image_differences(found: Iterable[str], wanted: Iterable[str]) -> list[str]:
-    """Say which images of a data set (``wanted``) have no proposals, and the other way round."""
-    has, needs = dict.fromkeys(found), dict.fromkeys(wanted)
+def require_same_images(
+    where: str, found: Iterable[str], dataset: DetectionDataset, hint: str = ""
+) -> None:
+    """Raise a ``DataError`` unless proposals are of exactly the images of a data set.
+
+    Args:
+        where: file of the proposals, for the message.
+        found: ids of its images.
+        dataset: the images.
+        hint: another remedy, for the message.
+    """
+    has, needs = dict.fromkeys(found), dict.fromkeys(dataset.image_ids)
     missing = [image_id for image_id in needs if image_id not in has]
     surplus = [image_id for image_id in has if image_id not in needs]
-    counts = (
-        f"{len(missing)} of the data set's {len(needs)} images have no proposals",
-        f"{len(surplus)} images with proposals are not in the data set",
+    if missing or surplus:
+        differences = (
+            f"{len(missing)} of the data set's {len(needs)} images have no proposals"
+            f"{quote(missing)}; {len(surplus)} images with proposals are not in the data set"
+            f"{quote(surplus)}"
+        )
+        raise _another_data_set(where, differences, hint)
+
+
+def quote(names: Sequence[str]) -> str:
+    """Return ``: a, b, c, ...``, the first three of some names, or nothing without any."""
+    return f": {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}" if names else ""
+
+
+def _another_data_set(where: str, found: str, hint: str = "") -> DataError:
+    allowed = (
+        "Take the data set and split that the proposals were made of, or make proposals of this "
+        f"one with `rcnn propose`{hint}"
     )
-    lists = zip(counts, (missing, surplus), strict=True)
-    return [f"{count}: {quote(names)}" for count, names in lists if names]
-
-
-def another_data_set(where: str, differences: list[str], remedy: str | None = None) -> DataError:
-    """Return the error for proposals that are not of the data set."""
     return DataError.about(
-        "proposals of another data set",
-        where=where,
-        found="; ".join(differences),
-        allowed=remedy
-        or "Take the data set and split that the proposals were made of, or make proposals of "
-        "this one with `rcnn propose`",
-    )
-
-
-def unknown_image(path: Path, image_id: str, known: Iterable[str]) -> DataError:
-    """Return the error for an id that is none of the ``known`` ones of a file or data set."""
-    names = list(known)
-    return DataError.about(
-        "unknown image",
-        where=str(path),
-        found=image_id,
-        allowed=f"There are {len(names)} images: {quote(names)}",
+        "proposals of another data set", where=where, found=found, allowed=allowed
     )
 
 
@@ -423,17 +385,5 @@ def shard_folder(path: Path) -> Path:
 
 def _remedy(path: Path) -> str:
     """Say how to make a file, or to go on with one."""
-    new = path.with_suffix(SUFFIX)
-    begun = f", which goes on with {shard_folder(new)}" if shard_folder(new).exists() else ""
-    return f"Make it with `rcnn propose ... --out {new}`{begun}."
-
-
-def sizes_by_id(dataset: DetectionDataset) -> dict[str, tuple[int, int]]:
-    """Return the (height, width) of each image by its id."""
-    sizes = ((height, width) for height, width in dataset.sizes.tolist())
-    return dict(zip(dataset.image_ids, sizes, strict=True))
-
-
-def quote(names: list[str]) -> str:
-    """Name the first three of many, and say how many there are."""
-    return ", ".join(names[:3]) + (f", ... ({len(names)} in all)" if len(names) > 3 else "")
+    begun = f", which goes on with {shard_folder(path)}" if shard_folder(path).exists() else ""
+    return f"Make it with `rcnn propose ... --out {path.with_suffix(SUFFIX)}`{begun}."

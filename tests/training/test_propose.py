@@ -9,7 +9,7 @@ import torch
 
 from rcnn.data import DataError, DataWarning, DetectionDataset, Sample, ShapesDataset
 from rcnn.data.proposal_writer import ProposalWriter
-from rcnn.data.proposals import StoredProposals, with_proposals
+from rcnn.data.proposals import ProposedDataset, StoredProposals
 from rcnn.model.proposals import ProposalSettings
 from rcnn.model.settings import DetectorSettings
 from rcnn.ops.boxes import clip, scale
@@ -62,7 +62,7 @@ def test_file_holds_what_the_module_proposes(
         assert 1 < len(expected) <= 50
         torch.testing.assert_close(stored.boxes(image_id), expected)
         torch.testing.assert_close(stored.scores(image_id), proposals.scores[0, kept])
-    given = with_proposals(shapes, stored)[0].proposals
+    given = ProposedDataset(shapes, stored)[0].proposals
     assert given is not None
     assert len(given) == len(stored.boxes(shapes.image_ids[0]))
 
@@ -168,9 +168,9 @@ def test_boxes_without_area_are_left_out(
     anything = dataclasses.replace(settings, proposals=ProposalSettings(nms_iou=1.0, min_size=0.0))
     module = DetectionModule(anything)
     with torch.no_grad():
-        module.detector.rpn.head.deltas.weight.zero_()
+        module.detector.rpn.head.bbox_pred.weight.zero_()
         # Each anchor moves to the left by twice its width: many of them out of the image.
-        module.detector.rpn.head.deltas.bias.view(-1, 4)[:, 0] = -2.0
+        module.detector.rpn.head.bbox_pred.bias.view(-1, 4)[:, 0] = -2.0
     batch = module.detector.transform.batch([shapes[0].image])
     _, proposals = module.eval().detector.detect_batch(batch)
     empty = proposals.valid & (proposals.boxes[..., 0] == proposals.boxes[..., 2])
