@@ -1,0 +1,419 @@
+"""What is wrong with a data set, or will be for a two-stage detector, before it is trained on.
+
+Every image is read once (``survey``); the checks are functions of what was read. A check has an id
+that does not change, by which scripts and people refer to it.
+
+Letters: I images of a split, N objects of a split.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+from rcnn.data.anchor_fit import (
+    AnchorFit,
+    AnchorProposal,
+    Objects,
+    anchor_fit,
+    propose_anchors,
+)
+from rcnn.data.dataset import DetectionDataset
+from rcnn.data.errors import DataError
+from rcnn.model.settings import DetectorSettings
+from rcnn.ops.boxes import scale
+from rcnn.ops.images import resize, resized_size
+
+Severity = Literal["error", "warning", "info"]
+
+THUMBNAIL = 16
+"""Side of the grey thumbnails by which pictures are compared, in pixels."""
+
+ALIKE = 6.0
+"""Largest mean difference of the thumbnails of two pictures that count as nearly the same, in grey
+levels after both were brought to the same mean and contrast of 64."""
+
+FEW_OBJECTS = 20
+"""A class with fewer training objects than this can hardly be learned."""
+
+IMBALANCE = 50
+"""Ratio of the commonest class to the rarest from which on it is mentioned."""
+
+TINY = 3.0
+"""Side in pixels at training size under which nothing is left of an object."""
+
+EXTREME = 10.0
+"""Ratio of the sides from which on a box is a line."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that a check found.
+
+    Attributes:
+        check: id of the check, such as ``identical-in-two-splits``.
+        severity: ``error``: the result of a training would be wrong or worthless; ``warning``: it
+            will be worse than it could be; ``info``: worth knowing.
+        message: sentence with the figures and what to do.
+        files: images concerned, by split and id.
+    """
+
+    check: str
+    severity: Severity
+    message: str
+    files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What was read of one split.
+
+    Attributes:
+        split: name of the split.
+        dataset: its data set.
+        boxes: boxes of all objects, in original pixels.
+        labels: their classes, 1..K.
+        images: index of the image of each object.
+        ignored: objects that are difficult, or regions that hold many.
+        digests: digest of the pixels of each image; empty where it cannot be decoded.
+        thumbnails: grey pictures with mean 0 and standard deviation 64; zeros for one colour.
+        faults: message of each image that cannot be decoded, by index.
+    """
+
+    split: str
+    dataset: DetectionDataset
+    boxes: Float[Tensor, "N 4"]
+    labels: Int[Tensor, " N"]
+    images: Int[Tensor, " N"]
+    ignored: Bool[Tensor, " N"]
+    digests: tuple[str, ...]
+    thumbnails: Float[np.ndarray, "I _"]
+    faults: dict[int, str]
+
+    def name(self, image: int) -> str:
+        """Return the name of an image for people: its split and its id."""
+        return f"{self.split}/{self.dataset.image_ids[image]}"
+
+    def objects(self, settings: DetectorSettings) -> Objects:
+        """Return the objects to be detected, at the size at which they are trained on."""
+        sizes = self.dataset.sizes.tolist()
+        limits = settings.images.shorter_side, settings.images.longer_side
+        resized = torch.tensor([resized_size((h, w), *limits) for h, w in sizes])
+        factors = resized / torch.tensor(sizes)
+        images = self.images[~self.ignored]
+        return Objects(
+            scale(self.boxes[~self.ignored][:, None], factors[images])[:, 0],
+            self.labels[~self.ignored],
+            resized[images],
+            factors[images].amax(1),
+        )
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The report on the splits of a data set.
+
+    Attributes:
+        class_names: names of the labels 1..K.
+        surveys: what was read, by split.
+        findings: what the checks found, the gravest first.
+        fit: how well the detector's anchors fit the training objects; None without objects.
+        anchors: anchors that fit better; None where there are none.
+    """
+
+    class_names: tuple[str, ...]
+    surveys: Mapping[str, Survey]
+    findings: tuple[Finding, ...]
+    fit: AnchorFit | None = None
+    anchors: AnchorProposal | None = None
+
+    @property
+    def exit_status(self) -> int:
+        """0 for sound data, 1 if there are only warnings, 2 if there is an error."""
+        severities = {finding.severity for finding in self.findings}
+        return 2 if "error" in severities else int("warning" in severities)
+
+
+def diagnose(
+    splits: Mapping[str, DetectionDataset],
+    settings: DetectorSettings | None = None,
+    strides: Sequence[int] = (16,),
+    threads: int = 4,
+) -> Diagnosis:
+    """Read all images of a data set and check them, their objects and the anchors of a detector.
+
+    Args:
+        splits: data sets by the names of their splits; the first is the one that is trained on.
+        settings: detector that is to be trained; by default the papers'.
+        strides: pixels per cell, for each level of its backbone.
+        threads: number of threads that decode.
+    """
+    surveys = {name: survey(name, dataset, threads) for name, dataset in splits.items()}
+    first = next(iter(surveys.values()))
+    names = first.dataset.class_names
+    settings = settings or DetectorSettings(names)
+    objects = first.objects(settings)
+    findings = [
+        *(finding for one in surveys.values() for finding in _check_split(one)),
+        *_check_classes(first),
+        *_check_repetitions(list(surveys.values())),
+        *_check_sizes(first, objects),
+    ]
+    fit = anchor_fit(objects, settings, strides)
+    proposal = propose_anchors(objects, settings, strides)
+    if fit is not None:
+        findings.extend(_check_anchors(fit, proposal, names))
+    order: dict[Severity, int] = {"error": 0, "warning": 1, "info": 2}
+    findings.sort(key=lambda finding: order[finding.severity])
+    return Diagnosis(names, surveys, tuple(findings), fit, proposal)
+
+
+# --- reading ----------------------------------------------------------------------------------
+
+
+def survey(split: str, dataset: DetectionDataset, threads: int = 4) -> Survey:
+    """Decode every image of a split once.
+
+    Args:
+        split: name of the split.
+        dataset: its images; opened with ``on_error=skip``, all faults are reported and not only
+            the first.
+        threads: number of threads that decode.
+    """
+    objects = [dataset.ground_truth(index) for index in range(len(dataset))]
+    counts = torch.tensor([len(one) for one in objects])
+    with ThreadPoolExecutor(threads) as pool:
+        read = list(pool.map(lambda index: _read(dataset, index), range(len(dataset))))
+    return Survey(
+        split=split,
+        dataset=dataset,
+        boxes=torch.cat([one.boxes for one in objects]),
+        labels=torch.cat([one.labels for one in objects]),
+        images=torch.arange(len(dataset)).repeat_interleave(counts),
+        ignored=torch.cat([one.difficult | one.crowd for one in objects]),
+        digests=tuple(digest for digest, _, _ in read),
+        thumbnails=np.stack([thumbnail for _, thumbnail, _ in read]),
+        faults={index: fault for index, (_, _, fault) in enumerate(read) if fault},
+    )
+
+
+def _read(dataset: DetectionDataset, index: int) -> tuple[str, Float[np.ndarray, " _"], str]:
+    """Return digest, thumbnail and fault of an image."""
+    try:
+        image = dataset[index].image
+    except DataError as error:
+        return "", np.zeros(THUMBNAIL**2, np.float32), str(error)
+    pixels: UInt8[np.ndarray, "3 h w"] = image.contiguous().numpy()
+    digest = hashlib.sha1(pixels.tobytes(), usedforsecurity=False)
+    digest.update(str(pixels.shape).encode())
+    small = resize(image, (THUMBNAIL, THUMBNAIL)).float().mean(0).flatten()
+    small -= small.mean()
+    spread = small.square().mean().sqrt()
+    thumbnail = small * 64 / spread if spread > 1 else torch.zeros_like(small)
+    return digest.hexdigest(), thumbnail.numpy(), ""
+
+
+# --- checks -----------------------------------------------------------------------------------
+
+
+def _check_split(split: Survey) -> Iterator[Finding]:
+    """Find images and entries that cannot be read, empty images, and boxes drawn twice."""
+    if split.faults:
+        files = tuple(split.name(index) for index in split.faults)
+        message = f"{len(files)} images cannot be decoded: {next(iter(split.faults.values()))}"
+        yield Finding("unreadable-image", "error", message, files)
+    empty = np.flatnonzero(np.bincount(split.images, minlength=len(split.dataset)) == 0)
+    if len(empty):
+        message = f"{len(empty)} of {len(split.dataset)} images of {split.split} have no object."
+        yield Finding("empty-images", "info", message, tuple(map(split.name, empty.tolist())))
+    for check, columns, what in (
+        ("identical-boxes", (split.images, split.labels), "of one class are drawn twice"),
+        ("box-of-two-classes", (split.images,), "belong to two classes"),
+    ):
+        keys = torch.cat([*(column[:, None].float() for column in columns), split.boxes], dim=1)
+        _, index, counts = keys.unique(dim=0, return_inverse=True, return_counts=True)
+        repeated = counts[index] > 1
+        if check == "box-of-two-classes":  # the same box of the same class is the other check's
+            same = torch.cat([split.images[:, None], split.labels[:, None], split.boxes], dim=1)
+            _, of_class, per_class = same.unique(dim=0, return_inverse=True, return_counts=True)
+            repeated &= per_class[of_class] < counts[index]
+        if repeated.any():
+            files = _names(split, repeated)
+            message = f"{int(repeated.sum())} identical boxes {what}. Delete all but one of each."
+            yield Finding(check, "warning", message, files)
+
+
+def _check_classes(split: Survey) -> Iterator[Finding]:
+    """Find names that are probably mistakes, and classes with too few objects."""
+    names = split.dataset.class_names
+    by_spelling = defaultdict(list)
+    for name in names:
+        by_spelling[" ".join(name.split()).casefold().replace("_", " ")].append(name)
+    alike = [repr(name) for group in by_spelling.values() if len(group) > 1 for name in group]
+    if alike:
+        message = f"These class names are probably one: {', '.join(alike)}. Write them alike."
+        yield Finding("alike-class-names", "warning", message)
+    background = [name for name in names if name.strip("_ ").casefold() in ("background", "bg")]
+    if background:
+        message = f"The class {background[0]!r} is no object: leave it out of the class names."
+        yield Finding("background-class", "warning", message)
+    labels = Counter(split.labels[~split.ignored].tolist())
+    counts = {name: labels[label] for label, name in enumerate(names, start=1)}
+    few = {name: count for name, count in counts.items() if count < FEW_OBJECTS}
+    if few:
+        listed = ", ".join(f"{name} {count}" for name, count in few.items())
+        message = f"Classes with fewer than {FEW_OBJECTS} objects in {split.split}: {listed}."
+        yield Finding("few-objects", "warning", message)
+    most, least = max(counts.values()), min(count for count in counts.values())
+    if most > IMBALANCE * max(least, 1):
+        message = f"The commonest class has {most} objects, the rarest {least}."
+        yield Finding("class-imbalance", "warning", message)
+
+
+def _check_repetitions(splits: Sequence[Survey]) -> Iterator[Finding]:
+    """Find the same picture in two splits or twice in one, pixel by pixel and nearly."""
+    places = [(split, index) for split in splits for index in range(len(split.dataset))]
+    of_digest = defaultdict(list)
+    for split, index in places:
+        if split.digests[index]:
+            of_digest[split.digests[index]].append((split, index))
+    identical = [group for group in of_digest.values() if len(group) > 1]
+    leaked = [group for group in identical if len({split.split for split, _ in group}) > 1]
+    if leaked:
+        message = (
+            f"{len(leaked)} pictures are in more than one split, pixel by pixel: the test would "
+            "measure what was learned by heart. Delete them from one."
+        )
+        yield Finding("identical-in-two-splits", "error", message, _members(leaked))
+    twice = [group for group in identical if len({split.split for split, _ in group}) == 1]
+    if twice:
+        message = f"{len(twice)} pictures are twice or more in one split. Delete all but one."
+        yield Finding("identical-images", "warning", message, _members(twice))
+
+    thumbnails = np.concatenate([split.thumbnails for split in splits])
+    pairs = [[places[a], places[b]] for a, b in similar_pairs(thumbnails)]
+    pairs = [[a, b] for a, b in pairs if a[0].digests[a[1]] != b[0].digests[b[1]]]
+    across = [pair for pair in pairs if pair[0][0].split != pair[1][0].split]
+    if across:
+        message = (
+            f"{len(across)} pairs of pictures in different splits are nearly the same (another "
+            "compression, size or moment of a film): keep each scene in one split."
+        )
+        yield Finding("similar-in-two-splits", "warning", message, _members(across))
+    if len(pairs) > len(across):
+        within = [pair for pair in pairs if pair[0][0].split == pair[1][0].split]
+        message = f"{len(within)} pairs of pictures in one split are nearly the same."
+        yield Finding("similar-images", "info", message, _members(within))
+
+
+def similar_pairs(thumbnails: Float[np.ndarray, "I _"], chunk: int = 1024) -> list[tuple[int, int]]:
+    """Return the pairs of pictures of which the thumbnails differ by at most ``ALIKE`` on average.
+
+    Args:
+        thumbnails: grey values of each picture, with mean 0; zeros for a picture to pass over.
+        chunk: number of pictures that are compared with all others at once.
+    """
+    found: list[tuple[int, int]] = []
+    squares = (thumbnails**2).sum(1)
+    # The mean square bounds the mean difference from above, and is a product of matrices.
+    limit = ALIKE**2 * thumbnails.shape[1]
+    for start in range(0, len(thumbnails), chunk):
+        block = thumbnails[start : start + chunk]
+        distance = squares[start : start + chunk, None] + squares - 2 * block @ thumbnails.T
+        close = (distance <= limit) & (squares > 0) & (squares[start : start + chunk, None] > 0)
+        rows, columns = np.nonzero(close)
+        found.extend(
+            (start + row, column)
+            for row, column in zip(rows.tolist(), columns.tolist(), strict=True)
+            if start + row < column
+        )
+    return found
+
+
+def _check_sizes(split: Survey, objects: Objects) -> Iterator[Finding]:
+    """Find objects that vanish when the image is resized, cover all of it, or are lines."""
+    sides = objects.sides
+    shorter, longer = sides.amin(1), sides.amax(1)
+    covered = sides.prod(1) / objects.sizes.prod(1)
+    kinds: list[tuple[str, Severity, Tensor, str]] = [
+        (
+            "tiny-objects",
+            "warning",
+            shorter < TINY,
+            f"a side under {TINY:g} pixels at training size: enlarge images.shorter_side",
+        ),
+        ("huge-objects", "info", covered > 0.95, "over 95 % of their image"),
+        (
+            "extreme-shapes",
+            "warning",
+            longer > EXTREME * shorter,
+            f"one side over {EXTREME:g} times the other: anchors.ratios have to reach them",
+        ),
+    ]
+    wanted = torch.nonzero(~split.ignored)[:, 0]
+    for check, severity, flags, what in kinds:
+        if flags.any():
+            marked = torch.zeros_like(split.ignored)
+            marked[wanted[flags]] = True
+            message = f"{int(flags.sum())} of {len(objects)} objects have {what}."
+            yield Finding(check, severity, message, _names(split, marked))
+
+
+def _check_anchors(
+    fit: AnchorFit, proposal: AnchorProposal | None, names: Sequence[str]
+) -> Iterator[Finding]:
+    """Find objects that the anchors, the smallest proposal or the stride put out of reach."""
+    worst = min(fit.reached_by_class, key=lambda label: fit.reached_by_class[label])
+    message = (
+        f"The anchors reach {fit.reached:.1%} of the objects (best IoU as for a positive anchor); "
+        f"{fit.only_best:.1%} have only a best anchor below that, {fit.beyond:.1%} are beyond "
+        f"reach. The worst class is {names[worst - 1]}, {fit.reached_by_class[worst]:.1%}."
+    )
+    if proposal is not None:
+        message += (
+            f" {proposal.overrides} reaches {proposal.after:.1%} instead of {proposal.before:.1%} "
+            "(mean of the classes)."
+        )
+    poor = fit.beyond > 0.05 or (proposal is not None and proposal.after > proposal.before + 0.1)
+    yield Finding("anchor-reach", "warning" if poor else "info", message)
+    for check, share, what in (
+        (
+            "lost-to-border",
+            fit.lost_to_border,
+            "only anchors that cross the border of the image would reach: "
+            "thresholds.rpn_skip_border_anchors=false keeps those",
+        ),
+        (
+            "below-min-size",
+            fit.lost_to_min_size,
+            "are smaller than the smallest proposal: lower thresholds.proposal_min_size",
+        ),
+        (
+            "below-one-cell",
+            fit.below_cell,
+            "are smaller than a cell of the finest feature map: enlarge images.shorter_side, or "
+            "use a feature pyramid",
+        ),
+    ):
+        if share > 0:
+            severity: Severity = "warning" if share >= 0.02 else "info"
+            message = f"{share:.1%} of the objects {what}."
+            yield Finding(check, severity, message)
+
+
+def _names(split: Survey, marked: Bool[Tensor, " N"]) -> tuple[str, ...]:
+    """Return the names of the images of the marked objects, each once."""
+    return tuple(map(split.name, split.images[marked].unique().tolist()))
+
+
+def _members(groups: Sequence[Sequence[tuple[Survey, int]]]) -> tuple[str, ...]:
+    return tuple(" = ".join(split.name(index) for split, index in group) for group in groups)
