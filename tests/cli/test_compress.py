@@ -115,7 +115,6 @@ def test_names_with_brackets_are_printed_as_they_are(
         ("--ranks 8 4 --out whole.ckpt", "whole.ckpt"),
         ("--ranks 33 4 --out x.ckpt", "fc6 (12544 to 32)"),
         ("--energy 1.5 --out x.ckpt", "energy=1.5"),
-        ("--ranks 8 4 --repeats 0 --out x.ckpt", "repeats=0"),
         ("--ranks 8 4 --curve x.jpg --data voc y --split z", ".png"),
     ],
 )

@@ -100,6 +100,8 @@ def test_unknown_words_and_numbers_out_of_range_are_mistakes(
     assert "'0'" in mistake(capsys, "predict", "x.ckpt", "x.jpg", "--batch-size", 0)
     search = ("propose", "selective-search", "shapes", "--split", "val")
     assert "'0'" in mistake(capsys, *search, "--limit", 0)
+    for number in ("--repeats", "--rois"):
+        assert "'0'" in mistake(capsys, "compress", "x.ckpt", "--ranks", 8, 4, number, 0)
 
 
 def test_a_missing_or_foreign_checkpoint_is_a_mistake(

@@ -12,9 +12,6 @@ from typing import NoReturn
 
 from rcnn.cli.train import conf_folder
 
-CHECKPOINT = "a checkpoint that a training wrote, such as outputs/.../best.ckpt"
-DEVICE = "cpu, cuda, cuda:1 and so on (default: cpu)"
-
 
 class Parser(argparse.ArgumentParser):
     """An argument parser with errors of one line."""
@@ -22,6 +19,16 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print the message and where the help is, and leave with status 2."""
         self.exit(2, f"Error: {message}. See `{self.prog} --help`.\n")
+
+
+def positive(text: str) -> int:
+    """Return an integer above 0, for ``type=`` of an argument."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not possible: it should be 1 or more")
+    return int(text)
+
+
+# --- what several commands have -----------------------------------------------------------------
 
 
 def layouts(
@@ -42,19 +49,14 @@ def layouts(
     kinds = parser.add_subparsers(dest="layout", required=True, metavar="layout")
     voc = kinds.add_parser("voc", help="a folder with Annotations and JPEGImages")
     voc.add_argument("root", metavar="FOLDER", help="the folder")
-    voc.add_argument(
-        "--split",
-        required=not checks_data,
-        default="all",
-        help="name of a file in ImageSets/Main, or all" + " (default: all)" * checks_data,
+    default = " (default: all)" if checks_data else ""
+    text = f"name of a file in ImageSets/Main, or all{default}"
+    voc.add_argument("--split", required=not checks_data, default="all", help=text)
+    text = (
+        "names of the classes 1, 2 and so on, as in data.class_names of the training "
+        "(default: the checkpoint's, or those of the data)"
     )
-    voc.add_argument(
-        "--class-names",
-        nargs="+",
-        metavar="NAME",
-        help="names of the classes 1, 2 and so on, as in data.class_names of the training "
-        "(default: the checkpoint's, or those of the data)",
-    )
+    voc.add_argument("--class-names", nargs="+", metavar="NAME", help=text)
     pascal = kinds.add_parser("pascal", help="PASCAL VOC by name")
     pascal.add_argument("name", help="VOC2007, VOC2012, or VOC0712 for both")
     pascal.add_argument("root", metavar="FOLDER", help="the folder that holds VOCdevkit")
@@ -67,29 +69,12 @@ def layouts(
         if checks_data:
             files.set_defaults(on_error="skip")
             continue
-        files.add_argument(
-            "--on-error",
-            choices=("raise", "skip"),
-            default="raise",
-            help="stop at a bad image or object, or skip it (default: raise)",
-        )
+        text = "stop at a bad image or object, or skip it (default: raise)"
+        files.add_argument("--on-error", choices=("raise", "skip"), default="raise", help=text)
     shapes = kinds.add_parser("shapes", help="synthetic pictures, the data set of data=shapes")
-    shapes.add_argument(
-        "--split", required=True, choices=("train", "val", "test"), help="the split"
-    )
+    splits = ("train", "val", "test")
+    shapes.add_argument("--split", required=True, choices=splits, help="the split")
     yield from (voc, pascal, coco, shapes)
-
-
-def add_proposals(parser: argparse.ArgumentParser) -> None:
-    """Add the options for the proposals of a data set."""
-    parser.add_argument(
-        "--proposals",
-        metavar="FILE",
-        help="proposals of the data set, which `rcnn propose` makes, for a detector without RPN",
-    )
-    parser.add_argument(
-        "--limit", type=positive, default=2000, help="proposals of an image (default: 2000)"
-    )
 
 
 def parse_data(words: Sequence[str], prog: str) -> argparse.Namespace:
@@ -101,27 +86,53 @@ def parse_data(words: Sequence[str], prog: str) -> argparse.Namespace:
     """
     parser = Parser(prog=prog)
     for layout in layouts(parser):
-        add_proposals(layout)
+        _add_proposals(layout)
     return parser.parse_args(list(words))
 
 
-def positive(text: str) -> int:
-    """Return an integer above 0, for ``type=`` of an argument."""
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not possible: it should be 1 or more")
-    return int(text)
+def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    text = "a checkpoint that a training wrote, such as outputs/.../best.ckpt"
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help=text)
+
+
+def _add_proposals(parser: argparse.ArgumentParser) -> None:
+    text = "proposals of the data set, which `rcnn propose` makes, for a detector without RPN"
+    parser.add_argument("--proposals", metavar="FILE", help=text)
+    _add_limit(parser, "proposals")
+
+
+def _add_limit(parser: argparse.ArgumentParser, noun: str) -> None:
+    text = f"{noun} of an image (default: 2000)"
+    parser.add_argument("--limit", type=positive, default=2000, help=text)
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    text = "cpu, cuda, cuda:1 and so on (default: cpu)"
+    parser.add_argument("--device", default="cpu", help=text)
+
+
+def _add_batches(parser: argparse.ArgumentParser) -> None:
+    text = "images at once (default: 2)"
+    parser.add_argument("--batch-size", type=positive, default=2, metavar="N", help=text)
+    _add_device(parser)
+
+
+def _add_workers(parser: argparse.ArgumentParser) -> None:
+    text = "processes that decode images (default: 2)"
+    parser.add_argument("--workers", type=int, default=2, help=text)
+
+
+# --- the commands -------------------------------------------------------------------------------
 
 
 def train_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``rcnn train``, for its help; Hydra reads them."""
-    parser.add_argument(
-        "words", nargs="*", metavar="WORD", help="GROUP=CHOICE, KEY=VALUE, or an option of Hydra's"
-    )
-    folders = sorted({file.parent for file in conf_folder().glob("*/*.yaml")})
-    groups = [
-        f"{folder.name} ({', '.join(sorted(file.stem for file in folder.glob('*.yaml')))})"
-        for folder in folders
-    ]
+    text = "GROUP=CHOICE, KEY=VALUE, or an option of Hydra's"
+    parser.add_argument("words", nargs="*", metavar="WORD", help=text)
+    choices: dict[str, list[str]] = {}
+    for file in sorted(conf_folder().glob("*/*.yaml")):
+        choices.setdefault(file.parent.name, []).append(file.stem)
+    groups = [f"{group} ({', '.join(names)})" for group, names in choices.items()]
     parser.epilog = (
         "GROUP=CHOICE takes a part of the config from a file: backbone=vgg16. KEY=VALUE sets one "
         "entry: anchors.scales=[4,8,16]. With -m, values divided by commas are a sweep. "
@@ -132,49 +143,41 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
 
 def predict_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``rcnn predict``."""
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT)
-    parser.add_argument(
-        "sources", nargs="+", metavar="SOURCE", help="a picture, or a folder of pictures"
+    _add_checkpoint(parser)
+    text = "a picture, or a folder of pictures"
+    parser.add_argument("sources", nargs="+", metavar="SOURCE", help=text)
+    text = (
+        "folder for the drawn pictures, detections.json and detections.jsonl, which has a line for "
+        "each picture as soon as it is done (default: predictions)"
     )
-    parser.add_argument(
-        "--out",
-        default="predictions",
-        metavar="FOLDER",
-        help="folder for the drawn pictures, detections.json and detections.jsonl, which has a "
-        "line for each picture as soon as it is done (default: predictions)",
-    )
+    parser.add_argument("--out", default="predictions", metavar="FOLDER", help=text)
     parser.add_argument("--score", type=float, default=0.5, help="lowest score (default: 0.5)")
     _add_batches(parser)
 
 
 def inspect_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``rcnn inspect``."""
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT)
+    _add_checkpoint(parser)
     parser.add_argument("picture", metavar="PICTURE", help="one picture")
-    parser.add_argument(
-        "--out", default="stages.png", metavar="FILE", help="file to write (default: stages.png)"
-    )
-    parser.add_argument(
-        "--top", type=positive, default=20, help="boxes drawn of each stage (default: 20)"
-    )
+    text = "file to write (default: stages.png)"
+    parser.add_argument("--out", default="stages.png", metavar="FILE", help=text)
+    text = "boxes drawn of each stage (default: 20)"
+    parser.add_argument("--top", type=positive, default=20, help=text)
 
 
 def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``rcnn evaluate``."""
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT)
+    _add_checkpoint(parser)
     for layout in layouts(parser):
-        add_proposals(layout)
+        _add_proposals(layout)
         layout.add_argument("--json", metavar="FILE", help="file to write all figures to")
         _add_batches(layout)
-        layout.add_argument(
-            "--workers", type=int, default=2, help="processes that decode images (default: 2)"
-        )
+        _add_workers(layout)
 
 
 def check_data_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``rcnn check-data``."""
-    for _ in layouts(parser, checks_data=True):
-        pass  # the command has no options of its own
+    list(layouts(parser, checks_data=True))
 
 
 def propose_arguments(parser: argparse.ArgumentParser) -> None:
@@ -182,131 +185,72 @@ def propose_arguments(parser: argparse.ArgumentParser) -> None:
     methods = parser.add_subparsers(dest="method", required=True, metavar="method")
     search = methods.add_parser("selective-search", help="segment and group; needs OpenCV")
     rpn = methods.add_parser("rpn", help="the proposal network of a checkpoint")
-    rpn.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT)
+    _add_checkpoint(rpn)
     mat = methods.add_parser("import-mat", help="boxes of R-CNN's authors; needs scipy")
     mat.add_argument("file", metavar="FILE", help="the .mat file")
     results = methods.add_parser("import-json", help="boxes in the format of COCO's results")
     results.add_argument("file", metavar="FILE", help="the JSON file")
-    for layout in layouts(search):
-        _add_common(layout, workers=1)
-        layout.add_argument(
-            "--mode",
-            choices=("fast", "quality"),
-            default="fast",
-            help="strategies of segmentation and grouping: few or all (default: fast)",
-        )
-    for layout in layouts(rpn):
-        _add_common(layout, workers=2)
-        _add_batches(layout)
-    for layout in layouts(mat):
-        _add_out(layout)
-    for layout in layouts(results):
-        _add_out(layout)
-        layout.add_argument(
-            "--absent-is-empty",
-            action="store_true",
-            help="an image that the file never mentions has no proposals; else it is an error",
-        )
+    for method in (search, rpn, mat, results):
+        for layout in layouts(method):
+            text = (
+                "the file, NAME.safetensors, or a folder, in which it is named after the split "
+                "(default: proposals). A training with proposals.folder=FOLDER reads "
+                "train.safetensors, val.safetensors and test.safetensors there, whatever its "
+                "splits are called in the data set"
+            )
+            layout.add_argument("--out", default="proposals", help=text)
+            if method is search:
+                layout.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
+                _add_limit(layout, "boxes")
+                text = "strategies of segmentation and grouping: few or all (default: fast)"
+                modes = ("fast", "quality")
+                layout.add_argument("--mode", choices=modes, default="fast", help=text)
+            elif method is rpn:
+                _add_workers(layout)
+                _add_limit(layout, "boxes")
+                _add_batches(layout)
+            elif method is results:
+                text = "an image that the file never mentions has no proposals; else it is an error"
+                layout.add_argument("--absent-is-empty", action="store_true", help=text)
 
 
 def compress_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``rcnn compress``."""
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT)
+    _add_checkpoint(parser)
     parser.add_argument("--out", type=Path, metavar="FILE", help="the compressed checkpoint")
-    parser.add_argument(
-        "--curve",
-        type=Path,
-        metavar="FILE.png",
-        help="draw mAP over time for several --ranks or --energy; the figures go to FILE.csv",
-    )
+    text = "draw mAP over time for several --ranks or --energy; the figures go to FILE.csv"
+    parser.add_argument("--curve", type=Path, metavar="FILE.png", help=text)
     choice = parser.add_mutually_exclusive_group(required=True)
-    choice.add_argument(
-        "--ranks",
-        nargs=2,
-        type=int,
-        action="append",
-        metavar=("FC6", "FC7"),
-        help="such as 1024 256; 0 leaves a layer whole; for a curve give it several times",
+    text = "such as 1024 256; 0 leaves a layer whole; for a curve give it several times"
+    layers = ("FC6", "FC7")
+    choice.add_argument("--ranks", nargs=2, type=int, action="append", metavar=layers, help=text)
+    text = (
+        "the smallest ranks that keep this share of the squared singular values, in each layer; "
+        "for a curve several"
     )
-    choice.add_argument(
-        "--energy",
-        nargs="+",
-        type=float,
-        metavar="SHARE",
-        help="the smallest ranks that keep this share of the squared singular values, in each "
-        "layer; for a curve several",
+    choice.add_argument("--energy", nargs="+", type=float, metavar="SHARE", help=text)
+    text = "the ranks that lose the least while fc6 and fc7 take this long on this machine"
+    choice.add_argument("--milliseconds", type=float, metavar="MS", help=text)
+    text = "RoIs of an image for --milliseconds (default: as in a test)"
+    parser.add_argument("--rois", type=positive, help=text)
+    text = "files to time (default: the data's, else noise)"
+    parser.add_argument("--pictures", nargs="+", default=[], help=text)
+    text = "timings, of which the median counts (default: 5)"
+    parser.add_argument("--repeats", type=positive, default=5, help=text)
+    _add_device(parser)
+    _add_workers(parser)
+    text = (
+        "test before and after on a data set, named as for `rcnn evaluate`: voc ROOT --split test; "
+        "this comes last"
     )
-    choice.add_argument(
-        "--milliseconds",
-        type=float,
-        metavar="MS",
-        help="the ranks that lose the least while fc6 and fc7 take this long on this machine",
-    )
-    parser.add_argument(
-        "--rois", type=int, help="RoIs of an image for --milliseconds (default: as in a test)"
-    )
-    parser.add_argument(
-        "--pictures", nargs="+", default=[], help="files to time (default: the data's, else noise)"
-    )
-    parser.add_argument(
-        "--repeats", type=int, default=5, help="timings, of which the median counts (default: 5)"
-    )
-    parser.add_argument("--device", default="cpu", help=DEVICE)
-    parser.add_argument(
-        "--workers", type=int, default=2, help="processes that decode images (default: 2)"
-    )
-    parser.add_argument(
-        "--data",
-        nargs=argparse.REMAINDER,
-        metavar="LAYOUT ...",
-        help="test before and after on a data set, named as for `rcnn evaluate`: voc ROOT --split "
-        "test; this comes last",
-    )
+    parser.add_argument("--data", nargs=argparse.REMAINDER, metavar="LAYOUT ...", help=text)
 
 
 def report_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``rcnn report``."""
-    parser.add_argument(
-        "folders", nargs="+", type=Path, metavar="FOLDER", help="folder of a sweep or of a run"
-    )
-    parser.add_argument(
-        "--metric",
-        action="append",
-        default=[],
-        metavar="TAG",
-        help="key of metrics.json, such as test/map_50; may be repeated (default: the table's own)",
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="FOLDER",
-        help="folder for report.txt, .csv and .png (default: the sweep's)",
-    )
-
-
-def _add_batches(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--batch-size", type=positive, default=2, metavar="N", help="images at once (default: 2)"
-    )
-    parser.add_argument("--device", default="cpu", help=DEVICE)
-
-
-def _add_common(parser: argparse.ArgumentParser, workers: int) -> None:
-    _add_out(parser)
-    parser.add_argument(
-        "--workers", type=int, default=workers, help=f"processes (default: {workers})"
-    )
-    parser.add_argument(
-        "--limit", type=positive, default=2000, help="boxes of an image (default: 2000)"
-    )
-
-
-def _add_out(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--out",
-        default="proposals",
-        help="the file, NAME.safetensors, or a folder, in which it is named after the split "
-        "(default: proposals). A training with proposals.folder=FOLDER reads train.safetensors, "
-        "val.safetensors and test.safetensors there, whatever its splits are called in the data "
-        "set",
-    )
+    text = "folder of a sweep or of a run"
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help=text)
+    text = "key of metrics.json, such as test/map_50; may be repeated (default: the table's own)"
+    parser.add_argument("--metric", action="append", default=[], metavar="TAG", help=text)
+    text = "folder for report.txt, .csv and .png (default: the sweep's)"
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help=text)

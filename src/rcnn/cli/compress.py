@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import torch
-from jaxtyping import Float, UInt8
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
 from rcnn.cli.arguments import parse_data
 from rcnn.cli.data import open_for
@@ -24,11 +21,10 @@ from rcnn.data import DetectionDataset, as_images, collate, resized
 from rcnn.files import whole_file
 from rcnn.inference.compress import BoxHeadSVD, Ranks, stage_seconds
 from rcnn.model.build import needs_proposals
-from rcnn.settings import require
 from rcnn.structures import ImageBatch, Proposals
 from rcnn.training import DetectionModule
+from rcnn.training.checkpoints import save
 from rcnn.training.evaluate import evaluate
-from rcnn.training.module import save
 from rcnn.view import plot_curves, to_pil
 from rcnn.view.scores import COLUMNS, figure
 
@@ -47,15 +43,14 @@ def run(arguments: argparse.Namespace) -> int:
     dataset = open_for(module, parse_data(words, "rcnn compress ... --data")) if words else None
     rois = arguments.rois or module.settings.proposals.after_nms_test
     batches = timed_batches(module, arguments.pictures, dataset, rois)
-    choices = _ranks(arguments, factors, rois)
-
-    def measured(one: DetectionModule) -> Point:
-        return _measure(one, batches, dataset, arguments.repeats, arguments.workers)
-
-    points = [measured(module)]
-    for ranks in choices:
-        compressed = module.compressed(ranks, factors)
-        points.append(measured(compressed))
+    points, compressed = [], module
+    for ranks in [None, *_ranks(arguments, factors, rois)]:
+        compressed = module if ranks is None else module.compressed(ranks, factors)
+        point = measure(compressed, batches, arguments.repeats)
+        if dataset is not None:
+            found = evaluate(compressed, dataset, workers=arguments.workers).metrics
+            point |= {name: found[f"test/{name}"] for name in COLUMNS}
+        points.append(point)
     console = Console(markup=False, emoji=False, highlight=False)
     console.print(_title(arguments, len(batches)), soft_wrap=True)
     console.print(point_table(points))
@@ -82,8 +77,6 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--curve {curve}: its name has to end in .png.")
     if out is not None and out.resolve() == Path(arguments.checkpoint).resolve():
         raise ValueError(f"--out {out} is the checkpoint itself: give the new one another name.")
-    require(arguments.repeats >= 1, "repeats", arguments.repeats, "1 or more")
-    require(arguments.rois is None or arguments.rois >= 1, "rois", arguments.rois, "1 or more")
 
 
 def _ranks(arguments: argparse.Namespace, factors: BoxHeadSVD, rois: int) -> list[Ranks]:
@@ -105,11 +98,7 @@ def _title(arguments: argparse.Namespace, images: int) -> str:
 
 
 def timed_batches(
-    module: DetectionModule,
-    pictures: Sequence[str],
-    dataset: DetectionDataset | None,
-    rois: int,
-    seed: int = 0,
+    module: DetectionModule, pictures: Sequence[str], dataset: DetectionDataset | None, rois: int
 ) -> list[ImageBatch]:
     """Return images one by one, on the module's device, with proposals if the detector makes none.
 
@@ -121,7 +110,6 @@ def timed_batches(
         pictures: image files.
         dataset: data set with proposals, if the detector makes none.
         rois: number of random boxes of an image.
-        seed: seed of noise and boxes.
     """
     settings = module.settings.images
     if dataset is not None and not pictures:
@@ -131,74 +119,51 @@ def timed_batches(
             collate([resized(sample, *sides)], settings.multiple).images.to(module.device)
             for sample in samples
         ]
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     size = settings.shorter_side, settings.longer_side
     noise = torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator)
-    images = as_images(list(pictures)) if pictures else [noise]
-    batches = [module.detector.transform.batch([image]) for image in images]
-    if not needs_proposals(module.system):
-        return batches
-    boxes = [_random_boxes(image, rois, generator) for image in images]
-    return [
-        replace(batch, proposals=Proposals.pad([of_image], batch.scales))
-        for of_image, batch in zip(boxes, batches, strict=True)
-    ]
-
-
-def _random_boxes(
-    image: UInt8[Tensor, "3 h w"], count: int, generator: torch.Generator
-) -> Float[Tensor, "R 4"]:
-    corners = torch.rand(count, 2, 2, generator=generator).sort(dim=1).values  # (R, corner, xy)
-    height, width = image.shape[-2:]
-    return (corners * torch.tensor([width, height])).flatten(1)
+    batches = []
+    for image in as_images(list(pictures)) if pictures else [noise]:
+        batch = module.detector.transform.batch([image])
+        if needs_proposals(module.system):
+            height, width = image.shape[-2:]
+            corners = torch.rand(rois, 2, 2, generator=generator).sort(dim=1).values  # (R, 2, xy)
+            boxes = (corners * torch.tensor([width, height])).flatten(1)
+            batch = replace(batch, proposals=Proposals.pad([boxes], batch.scales))
+        batches.append(batch)
+    return batches
 
 
 # --- results --------------------------------------------------------------------------------
 
+Point = dict[str, int | float]
+"""A detector at some ranks of fc6 and fc7.
 
-@dataclass(frozen=True)
-class Point:
-    """A detector at some ranks of fc6 and fc7.
+The keys are ``fc6_rank`` and ``fc7_rank`` (0 for a whole layer), ``parameters`` of the whole
+detector, ``fc6_fc7_parameters``, ``seconds_<stage>`` and ``seconds`` for an image, and metrics such
+as ``map_50`` where a data set is tested.
+"""
 
-    Attributes:
-        ranks: ranks of fc6 and fc7, 0 for a whole layer.
-        parameters: number of parameters of the whole detector.
-        layer_parameters: number of parameters of fc6 and fc7.
-        seconds: seconds per image of each stage.
-        metrics: metrics by name, such as ``map_50``; empty where nothing was tested.
+
+def measure(module: DetectionModule, batches: Sequence[ImageBatch], repeats: int) -> Point:
+    """Return the ranks, the sizes and the times of a detector.
+
+    Args:
+        module: the detector.
+        batches: images to time.
+        repeats: number of timings, of which the median counts.
     """
-
-    ranks: Ranks
-    parameters: int
-    layer_parameters: int
-    seconds: Mapping[str, float]
-    metrics: Mapping[str, float]
-
-    @property
-    def name(self) -> str:
-        """The ranks in short."""
-        if not any(self.ranks):
-            return "whole"
-        return "/".join("whole" if rank == 0 else str(rank) for rank in self.ranks)
-
-
-def _measure(
-    module: DetectionModule,
-    batches: Sequence[ImageBatch],
-    dataset: DetectionDataset | None,
-    repeats: int,
-    workers: int,
-) -> Point:
-    """Return the size and the times of a module, and its metrics if there is a data set."""
-    found = {} if dataset is None else evaluate(module, dataset, workers=workers).metrics
+    fc6_rank, fc7_rank = module.settings.backbone.ranks or (0, 0)
     box_head = module.detector.get_submodule("roi_heads.box_head")
-    return Point(
-        ranks=module.settings.backbone.ranks or (0, 0),
-        parameters=sum(parameter.numel() for parameter in module.parameters()),
-        layer_parameters=sum(parameter.numel() for parameter in box_head.parameters()),
-        seconds=stage_seconds(module.detector, batches, repeats),
-        metrics={tag.removeprefix("test/"): value for tag, value in found.items()},
-    )
+    stages = stage_seconds(module.detector, batches, repeats)
+    return {
+        "fc6_rank": fc6_rank,
+        "fc7_rank": fc7_rank,
+        "parameters": sum(parameter.numel() for parameter in module.parameters()),
+        "fc6_fc7_parameters": sum(parameter.numel() for parameter in box_head.parameters()),
+        **{f"seconds_{stage.replace(' ', '_')}": seconds for stage, seconds in stages.items()},
+        "seconds": sum(stages.values()),
+    }
 
 
 def point_table(points: Sequence[Point]) -> Table:
@@ -206,17 +171,22 @@ def point_table(points: Sequence[Point]) -> Table:
     table = Table()
     table.add_column("fc6/fc7", no_wrap=True)
     for point in points:
-        table.add_column(point.name, justify="right")
-    table.add_row("parameters", *(_millions(point.parameters) for point in points))
-    counts = (_millions(point.layer_parameters) for point in points)
-    table.add_row("of fc6 and fc7", *counts, end_section=True)
-    for stage in points[0].seconds:
-        table.add_row(stage, *(_milliseconds(point.seconds.get(stage, 0.0)) for point in points))
-    totals = (_milliseconds(sum(point.seconds.values())) for point in points)
-    table.add_row("ms per image", *totals, style="bold", end_section=True)
-    for name, (column, _) in COLUMNS.items():
-        if any(name in point.metrics for point in points):
-            table.add_row(column, *(figure(point.metrics.get(name, math.nan)) for point in points))
+        table.add_column(_name(point), justify="right")
+
+    def add_row(label: str, key: str, text: Callable[..., str], style: str | None = None) -> None:
+        table.add_row(label, *(text(point.get(key, 0.0)) for point in points), style=style)
+
+    add_row("parameters", "parameters", _millions)
+    add_row("of fc6 and fc7", "fc6_fc7_parameters", _millions)
+    table.add_section()
+    for key in points[0]:
+        if key.startswith("seconds_"):
+            add_row(key.removeprefix("seconds_").replace("_", " "), key, _milliseconds)
+    add_row("ms per image", "seconds", _milliseconds, style="bold")
+    table.add_section()
+    for key, (title, _) in COLUMNS.items():
+        if key in points[0]:
+            add_row(title, key, figure)
     return table
 
 
@@ -229,38 +199,26 @@ def write_curve(points: Sequence[Point], path: Path) -> list[Path]:
         The files written.
     """
     title, _ = COLUMNS["map"]
-    marks = [(1000 * point.seconds["box head"], point.metrics["map"]) for point in points]
-    line = sorted(marks)
-    series = {"fc6/fc7": ([x for x, _ in line], [y for _, y in line])}
-    series |= {point.name: ([x], [y]) for point, (x, y) in zip(points, marks, strict=True)}
+    marks = [(1000 * point["seconds_box_head"], point["map"]) for point in points]
+    x, y = zip(*sorted(marks), strict=True)
+    series = {"fc6/fc7": (x, y)}
+    series |= {_name(point): ([x], [y]) for point, (x, y) in zip(points, marks, strict=True)}
     axis = "milliseconds of the box head (fc6, fc7 and outputs) per image"
     picture = plot_curves(series, "Truncated SVD of fc6 and fc7", axis, title)
     with whole_file(path) as partial:
         to_pil(picture).save(partial)
     sheet = path.with_suffix(".csv")
-    with whole_file(sheet) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        rows = [_row(point) for point in points]
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    with whole_file(sheet) as partial:
+        pd.DataFrame(points).to_csv(partial, index=False)
     return [path, sheet]
 
 
-def _row(point: Point) -> dict[str, object]:
-    first, second = point.ranks
-    stages = point.seconds.items()
-    return {
-        "fc6_rank": first,
-        "fc7_rank": second,
-        "parameters": point.parameters,
-        "fc6_fc7_parameters": point.layer_parameters,
-        **{f"seconds_{stage.replace(' ', '_')}": seconds for stage, seconds in stages},
-        "seconds": sum(point.seconds.values()),
-        **{name: point.metrics.get(name, "") for name in COLUMNS},
-    }
+def _name(point: Point) -> str:
+    ranks = [point["fc6_rank"], point["fc7_rank"]]
+    return "/".join(str(rank) if rank else "whole" for rank in ranks) if any(ranks) else "whole"
 
 
-def _millions(count: int) -> str:
+def _millions(count: int | float) -> str:
     return f"{count / 1e6:.2f} M"
 
 
