@@ -13,9 +13,9 @@ def full_page(name: str = "<script>alert(1)</script>") -> str:
     page.paragraph(name)
     page.code(name)
     page.table(["class", "objects"], [[name, "1,200"], ["cup", "30 "]], mark=0)
-    page.bars(("class", "objects"), [(name, 3), ("cup", 0)])
+    page.bars(("class", "objects"), [(name, 3.0), ("cup", 0.0)])
     page.details(name, [name])
-    page.scatter([(3, 4, 1), (0.1, 100, 2)], [name, "cup"], boxes=[(32, 32)])
+    page.scatter([(3.0, 4.0, 1), (0.1, 100.0, 2)], [name, "cup"], boxes=[(32.0, 32.0)])
     page.picture(Image.new("RGBA", (900, 300)), name)
     return page.html()
 
@@ -46,7 +46,7 @@ def test_numbers_are_set_to_the_right_and_marked_words_get_their_style() -> None
 
 def test_the_longest_bar_is_the_largest_number_and_nothing_is_no_difficulty() -> None:
     page = Page("Classes")
-    page.bars(("class", "objects"), [("cell", 50), ("cup", 25)])
+    page.bars(("class", "objects"), [("cell", 50.0), ("cup", 25.0)])
     assert re.findall(r"width: (\d+\.\d)%", page.html()) == ["100.0", "50.0"]
     empty = Page("Nothing")
     empty.bars(("class", "objects"), [])

@@ -90,7 +90,7 @@ class Page:
         body = "".join(f"<tr>{''.join(map(cell, range(len(row)), row))}</tr>" for row in rows)
         self._parts.append(f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>")
 
-    def bars(self, heads: tuple[str, str], values: Sequence[tuple[str, float | int]]) -> None:
+    def bars(self, heads: tuple[str, str], values: Sequence[tuple[str, float]]) -> None:
         """Add a table of names and numbers with a bar for each number.
 
         Args:
@@ -118,9 +118,9 @@ class Page:
 
     def scatter(
         self,
-        points: Sequence[tuple[float | int, float | int, int]],
+        points: Sequence[tuple[float, float, int]],
         names: Sequence[str],
-        boxes: Sequence[tuple[float | int, float | int]] = (),
+        boxes: Sequence[tuple[float, float]] = (),
         axes: tuple[str, str] = ("width", "height"),
     ) -> None:
         """Add a plot of pairs of positive numbers on logarithmic axes.
