@@ -14,12 +14,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 # The type checker of the tests (beartype) understands this, but not typing.Self.
 Same = TypeVar("Same", bound="TensorFields")
@@ -29,11 +29,9 @@ class TensorFields:
     """Base of the dataclasses here: moves all of their tensors at once."""
 
     def to(self: Same, device: torch.device | str, non_blocking: bool = False) -> Same:
-        """Return a copy with all tensors on ``device``; page-locked ones move asynchronously.
+        """Return a copy with all tensors on ``device``.
 
-        Args:
-            device: where the tensors go.
-            non_blocking: whether tensors of ordinary memory move asynchronously, too.
+        Page-locked tensors move asynchronously, and with ``non_blocking`` all others, too.
         """
         return self._map(
             lambda tensor: tensor.to(device, non_blocking=non_blocking or tensor.is_pinned())
@@ -76,10 +74,9 @@ class Proposals(TensorFields):
             given: boxes of each image in original pixels, best first.
             scales: resized over original size of each image, as (vertical, horizontal) factors.
         """
-        stack = partial(torch.nn.utils.rnn.pad_sequence, batch_first=True)
         moved = [boxes.to(scales.device) for boxes in given]
-        boxes = stack(moved) * scales.flip(-1).repeat(1, 2)[:, None, :]
-        scores = stack([one.new_ones(len(one)) for one in moved])
+        boxes = pad_sequence(moved, batch_first=True) * scales.flip(-1).repeat(1, 2)[:, None, :]
+        scores = pad_sequence([one.new_ones(len(one)) for one in moved], batch_first=True)
         return cls(boxes, scores, scores > 0)
 
 
@@ -132,16 +129,9 @@ class Targets(TensorFields):
     @classmethod
     def pad(cls, images: Sequence[GroundTruth]) -> Targets:
         """Stack the ground truth of several images, padded to the largest number of boxes."""
-
-        def stack(tensors: list[Tensor]) -> Tensor:
-            return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True)
-
-        return cls(
-            boxes=stack([image.boxes for image in images]),
-            labels=stack([image.labels for image in images]),
-            difficult=stack([image.difficult for image in images]),
-            crowd=stack([image.crowd for image in images]),
-        )
+        names = [field.name for field in dataclasses.fields(cls)]
+        columns = ([getattr(image, name) for image in images] for name in names)
+        return cls(*(pad_sequence(column, batch_first=True) for column in columns))
 
 
 @dataclass(frozen=True)
@@ -175,7 +165,7 @@ class AnchorSamples(TensorFields):
         indices: indices of the sampled anchors.
         boxes: the sampled anchors.
         labels: 1 for objects, 0 for background, -1 for unused slots.
-        deltas: box deltas to regress, meaningful where the label is 1.
+        deltas: deltas from the anchors to the matched boxes, meaningful where the label is 1.
         matched_boxes: ground-truth box of the largest IoU with each anchor.
     """
 
@@ -193,7 +183,7 @@ class RoISamples(TensorFields):
     Attributes:
         boxes: the sampled proposals.
         labels: 0 for background, 1..K for the classes, -1 for unused slots.
-        deltas: normalised box deltas to regress, meaningful where the label is a class.
+        deltas: deltas from the RoIs to the matched boxes, meaningful where the label is a class.
         matched_boxes: ground-truth box of the largest IoU with each RoI.
     """
 
@@ -233,10 +223,10 @@ class SampleCounts(TensorFields):
     """Numbers of sampled anchors and RoIs, over the whole minibatch.
 
     Attributes:
-        rois_foreground: RoIs of a class; None without RoI heads.
-        rois_background: RoIs of background; None without RoI heads.
-        anchors_positive: anchors of objects; None without RPN.
-        anchors_negative: anchors of background; None without RPN.
+        rois_foreground: RoIs of a class; None without RoI heads, as the next.
+        rois_background: RoIs of background.
+        anchors_positive: anchors of objects; None without RPN, as the next.
+        anchors_negative: anchors of background.
     """
 
     rois_foreground: Int[Tensor, ""] | None = None
@@ -247,8 +237,7 @@ class SampleCounts(TensorFields):
     @property
     def named(self) -> dict[str, Int[Tensor, ""]]:
         """The counts that are not None, by name."""
-        counts = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {name: count for name, count in counts.items() if count is not None}
+        return {name: count for name, count in vars(self).items() if count is not None}
 
 
 @dataclass(frozen=True)
@@ -272,13 +261,7 @@ class Losses(TensorFields):
     @property
     def named(self) -> dict[str, Float[Tensor, ""]]:
         """The terms that are not None, by name."""
-        terms = {
-            "rpn_objectness": self.rpn_objectness,
-            "rpn_boxes": self.rpn_boxes,
-            "roi_classes": self.roi_classes,
-            "roi_boxes": self.roi_boxes,
-        }
-        return {name: term for name, term in terms.items() if term is not None}
+        return {name: term for name, term in vars(self).items() if isinstance(term, Tensor)}
 
     @property
     def total(self) -> Float[Tensor, ""]:

@@ -35,7 +35,7 @@ def test_the_same_weights_agree_and_the_model_stays_as_it_is(model: TorchvisionR
 
 
 def more_deltas(detector: FasterRCNN) -> None:
-    bias = detector.rpn.head.deltas.bias
+    bias = detector.rpn.head.bbox_pred.bias
     assert bias is not None
     bias.detach().add_(0.5)
 

@@ -134,6 +134,20 @@ def test_weights_multiply_the_box_terms_alone(
     assert_close(five[1], 5 * one[1])
 
 
+def test_deltas_are_compared_as_the_class_normalises_them(
+    rois: RoISamples, generator: torch.Generator
+) -> None:
+    mean, std = torch.randn(4, 4, generator=generator), torch.rand(4, 4, generator=generator) + 0.1
+    predicted = (rois.deltas[:, :, None] - mean) / std + 0.25  # off by 0.25 for every class
+    logits, settings = torch.zeros(2, 6, 4), LossSettings()
+    for deltas in (
+        predicted,
+        predicted.gather(2, rois.labels.clamp(0)[..., None, None].expand(-1, -1, 1, 4)),
+    ):
+        terms = per_roi_losses(logits, deltas, rois, settings, "softmax", mean, std)
+        assert_close(terms.boxes, (rois.labels > 0) * 4 * 0.25**2 / 2)
+
+
 def test_background_and_unused_rois_contribute_no_box_loss(rois: RoISamples) -> None:
     deltas = torch.randn(2, 6, 4, 4, requires_grad=True)
     _, boxes = _roi_losses(torch.zeros(2, 6, 4), deltas, rois, LossSettings())

@@ -61,8 +61,8 @@ def test_whole_network_equals_torchvision(seed: int, train: bool, levels: int) -
     )
     for mine, its in [
         (head.conv, oracle_head.conv[0][0]),
-        (head.objectness, oracle_head.cls_logits),
-        (head.deltas, oracle_head.bbox_pred),
+        (head.cls_logits, oracle_head.cls_logits),
+        (head.bbox_pred, oracle_head.bbox_pred),
     ]:
         torch.nn.init.normal_(mine.weight, std=0.15)  # boxes that move far
         its.load_state_dict(mine.state_dict())

@@ -18,7 +18,6 @@ from rcnn.model.roi_heads import RoIHeads, eval_mode
 from rcnn.model.settings import DeltaSettings
 from rcnn.model.targets import RoISampling
 from rcnn.ops.boxes import iou
-from rcnn.ops.deltas import encode
 from rcnn.structures import Proposals
 from tests.model.inputs import (
     NO_ONE_AND_THREE_OBJECTS,
@@ -198,12 +197,13 @@ def test_a_perfect_answer_to_the_targets_is_detected_as_the_ground_truth(
         rois = heads.sample([], proposals, targets_of([ground_truth]))
         assert rois.labels.tolist() == [[label]]
         k = 1 if class_agnostic else label - 1
-        raw = encode(rois.boxes, rois.matched_boxes)
-        assert_close(rois.deltas, (raw - torch.tensor(means[k])) / torch.tensor(stds[k]))
+        normalised = (rois.deltas[0, 0] - torch.tensor(means[k])) / torch.tensor(stds[k])
         with torch.no_grad():
             silence(heads).bias[label] = 9.0
             answers = heads.box_predictor.bbox_pred.bias.view(-1, 4)
-            answers[0 if class_agnostic else label] = rois.deltas[0, 0]
+            answers[0 if class_agnostic else label] = normalised
+        losses, _ = heads.losses([], proposals, targets_of([ground_truth]))
+        assert_close(losses.roi_boxes, torch.tensor(0.0))
         (found,) = heads.detect([], proposals, batch_of((96, 96)))
         assert found.labels[0] == label
         assert_close(found.boxes[0], torch.tensor(ground_truth[:4]), atol=1e-3, rtol=0.0)

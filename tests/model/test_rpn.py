@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from torch import nn
 from torch.testing import assert_close
 from torchvision.models.detection.rpn import RPNHead as OracleHead
 from torchvision.models.detection.rpn import concat_box_prediction_layers
@@ -23,8 +24,8 @@ def test_shapes_of_every_kind_of_head(
 ) -> None:
     settings = RPNSettings(channels=16, branches=branches, objectness=objectness)
     head = RPNHead(settings, in_channels=8, anchors_per_cell=9)
-    assert head.objectness.out_channels == (18 if objectness == "softmax" else 9)
-    assert head.deltas.out_channels == 36
+    assert head.cls_logits.out_channels == (18 if objectness == "softmax" else 9)
+    assert head.bbox_pred.out_channels == 36
     logits, deltas = head([torch.randn(2, 8, 6, 5), torch.randn(2, 8, 3, 2)])
     assert [tuple(level.shape) for level in logits] == [(2, 270), (2, 54)]
     assert [tuple(level.shape) for level in deltas] == [(2, 270, 4), (2, 54, 4)]
@@ -37,8 +38,8 @@ def test_sigmoid_head_equals_torchvision() -> None:
     oracle = OracleHead(8, 3)
     for mine, its in [
         (ours.conv, oracle.conv[0][0]),
-        (ours.objectness, oracle.cls_logits),
-        (ours.deltas, oracle.bbox_pred),
+        (ours.cls_logits, oracle.cls_logits),
+        (ours.bbox_pred, oracle.bbox_pred),
     ]:
         its.load_state_dict(mine.state_dict())
     levels = [torch.randn(2, 8, 5, 7), torch.randn(2, 8, 3, 4)]
@@ -48,11 +49,22 @@ def test_sigmoid_head_equals_torchvision() -> None:
     assert_close(torch.cat(own_deltas, dim=1).flatten(0, 1), deltas)
 
 
+def test_weights_by_the_names_in_older_checkpoints_are_read() -> None:
+    head, other = (RPNHead(RPNSettings(), 8, 3) for _ in range(2))
+    names = {"cls_logits": "objectness", "bbox_pred": "deltas"}
+    old = {}
+    for key, tensor in other.state_dict().items():
+        layer, kind = key.split(".")
+        old[f"head.{names.get(layer, layer)}.{kind}"] = tensor
+    nn.ModuleDict({"head": head}).load_state_dict(old)
+    assert_close(dict(head.state_dict()), dict(other.state_dict()), atol=0.0, rtol=0.0)
+
+
 def test_softmax_over_the_pair_is_the_sigmoid_of_the_logit() -> None:
     head = RPNHead(RPNSettings(channels=8), 4, 3)
     features = torch.randn(2, 4, 5, 6)
     ((logits,), _) = head([features])
-    raw = head.objectness(head.conv(features).relu())  # Caffe's order: (2, T) outer to inner
+    raw = head.cls_logits(head.conv(features).relu())  # Caffe's order: (2, T) outer to inner
     probability = raw.unflatten(1, (2, 3)).softmax(dim=1)[:, 1]  # B T h w
     assert_close(logits.sigmoid(), probability.permute(0, 2, 3, 1).flatten(1))
 
@@ -72,8 +84,8 @@ def test_order_of_the_outputs_is_that_of_the_anchors(
     template, level, (y, x) = 4, 1, (2, 3)  # scale 4, ratio 1
     pair = template + (settings.per_cell if objectness == "softmax" else 0)
     with torch.no_grad():
-        head.objectness.weight[pair] = 1.0
-        head.deltas.weight[4 * template + 2] = 1.0  # tw
+        head.cls_logits.weight[pair] = 1.0
+        head.bbox_pred.weight[4 * template + 2] = 1.0  # tw
     features = [torch.zeros(1, 1, *grid) for grid in grids]
     features[level][0, 0, y, x] = 5.0
 
@@ -95,13 +107,13 @@ def test_separate_branches_share_nothing() -> None:
     assert head.conv.weight.grad is not None
     assert head.conv_boxes is not None
     assert head.conv_boxes.weight.grad is None
-    assert head.deltas.weight.grad is None
+    assert head.bbox_pred.weight.grad is None
 
 
 def test_layers_start_as_in_the_paper() -> None:
     torch.manual_seed(0)
     head = RPNHead(RPNSettings(), in_channels=256, anchors_per_cell=9)
-    for layer in (head.conv, head.objectness, head.deltas):
+    for layer in (head.conv, head.cls_logits, head.bbox_pred):
         assert layer.weight.mean().abs() < 5e-4
         assert_close(layer.weight.std(), torch.tensor(0.01), atol=5e-4, rtol=0.0)
         assert layer.bias is not None

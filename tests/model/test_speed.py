@@ -191,7 +191,7 @@ class TestMemoryFormat:
         detector = FasterRCNN(SETTINGS)
         prepare(detector, SpeedSettings())
         made: list[Tensor] = []
-        detector.rpn.head.deltas.register_forward_hook(lambda *call: made.append(call[2]))
+        detector.rpn.head.bbox_pred.register_forward_hook(lambda *call: made.append(call[2]))
         with torch.no_grad():
             _, (deltas,) = detector.rpn.head([torch.randn(2, 256, 4, 5)])
         assert deltas.data_ptr() == made[0].data_ptr()

@@ -249,16 +249,10 @@ class TestAnchors:
         assert not torch.equal(draw(1).indices, draw(2).indices)
 
 
-def _unit_deltas(classes: int = 3) -> tuple[Tensor, Tensor]:
-    return torch.zeros(classes + 1, 4), torch.ones(classes + 1, 4)
-
-
 def _rois(
     proposals: Proposals, targets: Targets, settings: RoISampling, seed: int = 0
 ) -> RoISamples:
-    mean, std = _unit_deltas()
-    generator = torch.Generator().manual_seed(seed)
-    return sample_rois(proposals, targets, settings, mean, std, generator)
+    return sample_rois(proposals, targets, settings, torch.Generator().manual_seed(seed))
 
 
 class TestRoIs:
@@ -304,31 +298,15 @@ class TestRoIs:
         expected = torch.tensor([[0.0, 3 / 24, 0.0, log[0]], [0.0, 0.5, 0.0, log[1]]])
         assert_close(rois.deltas[0, order[:2]], expected)
 
-    def test_deltas_are_normalised_by_the_class(self) -> None:
-        proposals = proposals_of(
-            torch.tensor([[[12.0, 8.0, 51.0, 43.0], [31.0, 52.0, 88.0, 99.0]]])
-        )
-        settings = RoISampling(samples=2, foreground_fraction=1.0, append_gt=False)
-        targets = targets_of([A, B])
-        raw = _rois(proposals, targets, settings)
-        assert sorted(raw.labels[0].tolist()) == [1, 2]
-        assert_close(raw.deltas, encode(raw.boxes, raw.matched_boxes))
-        mean = torch.arange(16.0).view(4, 4) / 100
-        std = torch.arange(1.0, 17.0).view(4, 4) / 10
-        generator = torch.Generator().manual_seed(0)
-        rois = sample_rois(proposals, targets, settings, mean, std, generator)
-        assert torch.equal(rois.labels, raw.labels)
-        assert_close(rois.deltas * std[rois.labels] + mean[rois.labels], raw.deltas)
-
     @pytest.mark.parametrize("seed", range(3))
     def test_labels_and_codes_equal_torchvision(self, seed: int) -> None:
         boxes, ground_truth = random_boxes(seed, 2, 200), random_boxes(50 + seed, 2, 3)
         flags, labels = torch.zeros(2, 3).bool(), torch.tensor([[1, 2, 3], [3, 3, 1]])
         settings = RoISampling(samples=203, samples_per="image", foreground_fraction=1.0)
-        std = torch.tensor([0.1, 0.1, 0.2, 0.2]).expand(4, 4)
         targets = Targets(ground_truth, labels, flags, flags)
-        rois = sample_rois(proposals_of(boxes), targets, settings, torch.zeros(4, 4), std)
-        oracle = RoIHeads(None, None, None, 0.5, 0.5, 512, 0.25, None, 0.05, 0.5, 100)
+        rois = sample_rois(proposals_of(boxes), targets, settings)
+        weights = (1.0, 1.0, 1.0, 1.0)
+        oracle = RoIHeads(None, None, None, 0.5, 0.5, 512, 0.25, weights, 0.05, 0.5, 100)
         matched, expected = oracle.assign_targets_to_proposals(
             list(rois.boxes), list(ground_truth), list(labels)
         )
@@ -496,22 +474,22 @@ class TestHardExampleCandidates:
         )
         crowd = (60.0, 60.0, 100.0, 100.0, 2)
         targets = targets_of([A, crowd], crowd=[(0, 1)])
-        rois = label_rois(proposals_of(boxes), targets, self.HARD, *_unit_deltas())
+        rois = label_rois(proposals_of(boxes), targets, self.HARD)
         assert rois.labels.tolist() == [[1, 0, 0, 0, -1, 1, -1]]  # then A itself and the crowd
         random = replace(self.HARD, ohem=False)
-        rois = label_rois(proposals_of(boxes), targets, random, *_unit_deltas())
+        rois = label_rois(proposals_of(boxes), targets, random)
         assert rois.labels.tolist() == [[1, 0, -1, -1, -1, 1, -1]]
         assert_close(rois.deltas, encode(rois.boxes, rois.matched_boxes))
 
     def test_at_most_so_many_proposals_and_all_objects_are_candidates(self) -> None:
         boxes, targets = random_boxes(0, 2, 30), targets_of([A, B, C], [])
         few = replace(self.HARD, ohem_candidates=10)
-        rois = label_rois(proposals_of(boxes), targets, few, *_unit_deltas())
+        rois = label_rois(proposals_of(boxes), targets, few)
         assert torch.equal(rois.boxes[:, :10], boxes[:, :10])  # the best
         assert rois.labels[0, 10:].tolist() == [1, 2, 3]
         assert rois.labels[1].tolist() == [0] * 10 + [-1] * 3
         without = replace(few, append_gt=False)
-        rois = label_rois(proposals_of(boxes), targets, without, *_unit_deltas())
+        rois = label_rois(proposals_of(boxes), targets, without)
         assert rois.labels.shape == (2, 10)
 
     @pytest.mark.parametrize(("images", "each"), [(1, 128), (2, 64), (3, 42), (200, 1)])

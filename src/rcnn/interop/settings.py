@@ -57,8 +57,6 @@ PARTS: dict[str, type[nn.Module]] = {
 
 RENAMED: dict[str, str] = {
     "rpn.head.conv.": "rpn.head.conv.0.0.",
-    "rpn.head.objectness.": "rpn.head.cls_logits.",
-    "rpn.head.deltas.": "rpn.head.bbox_pred.",
     "backbone.features.": "backbone.",  # VGG-16, where torchvision has the layers themselves
 }
 """The keys of a state dict that differ: how they begin here, and how in torchvision."""

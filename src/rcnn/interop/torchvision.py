@@ -40,7 +40,7 @@ BUILDERS = (
 
 CLASSIFIER = "roi_heads.box_predictor.cls_score.bias"
 
-ANCHOR_CHANNELS = ("rpn.head.objectness.", "rpn.head.deltas.")
+ANCHOR_CHANNELS = ("rpn.head.cls_logits.", "rpn.head.bbox_pred.")
 """The layers in which each anchor of a cell has output channels of its own."""
 
 
@@ -137,7 +137,7 @@ def to_torchvision_state_dict(detector: FasterRCNN) -> dict[str, Tensor]:
     order = _anchor_order(detector.settings.anchors)
     state = {}
     for key, tensor in detector.state_dict().items():
-        if key.startswith("rpn.head.objectness.") and detector.settings.rpn.objectness == "softmax":
+        if key.startswith("rpn.head.cls_logits.") and detector.settings.rpn.objectness == "softmax":
             background, object_ = tensor.chunk(2)
             tensor = object_ - background
         if key.startswith(ANCHOR_CHANNELS):

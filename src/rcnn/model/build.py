@@ -13,7 +13,7 @@ from rcnn.settings import SettingsError, nearest
 Detector = FasterRCNN | ProposalNetwork | FastRCNN
 """Any system; R-CNN and SPP-net are kinds of ``FastRCNN``."""
 
-SYSTEMS: dict[str, type[FasterRCNN] | type[ProposalNetwork] | type[FastRCNN]] = {
+SYSTEMS: dict[str, type[Detector]] = {
     "rcnn": RCNN,
     "sppnet": SPPNet,
     "fast_rcnn": FastRCNN,
@@ -36,7 +36,7 @@ def needs_proposals(system: str) -> bool:
     return issubclass(system_class(system), FastRCNN)
 
 
-def system_class(system: str) -> type[FasterRCNN] | type[ProposalNetwork] | type[FastRCNN]:
+def system_class(system: str) -> type[Detector]:
     """Return the class of a system.
 
     Raises:

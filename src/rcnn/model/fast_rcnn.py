@@ -61,11 +61,17 @@ class FastRCNN(nn.Module):
     ) -> None:
         super().__init__()
         self.settings = settings
-        self.network = network or build_image_network(settings)
+        network = network or build_image_network(settings)
+        self.weight_names = network.weight_names
         self.transform = ImageTransform(settings.images)
-        self.backbone = self.network.backbone
+        self.backbone = network.backbone
         pooler = pooler or RoIPooler(settings.pooling, self.backbone.roi_strides)
-        self.roi_heads = RoIHeads(settings, pooler, self.network.box_head)
+        self.roi_heads = RoIHeads(settings, pooler, network.box_head)
+
+    @property
+    def network(self) -> SplitNetwork:
+        """The parts that pretrained weights fill."""
+        return SplitNetwork(self.backbone, self.roi_heads.box_head, self.weight_names)
 
     def losses(
         self, batch: ImageBatch, targets: Targets, generator: torch.Generator | None = None

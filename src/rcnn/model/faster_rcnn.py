@@ -17,6 +17,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.profiler import record_function
 
+from rcnn.model.backbones import SplitNetwork
 from rcnn.model.multiscale import extract_at_test_scales
 from rcnn.model.parts import build_image_network, build_rpn
 from rcnn.model.roi_heads import RoIHeads
@@ -48,12 +49,18 @@ class FasterRCNN(nn.Module):
     def __init__(self, settings: DetectorSettings) -> None:
         super().__init__()
         self.settings = settings
-        self.network = build_image_network(settings)
+        network = build_image_network(settings)
+        self.weight_names = network.weight_names
         self.transform = ImageTransform(settings.images)
-        self.backbone = self.network.backbone
+        self.backbone = network.backbone
         self.rpn = build_rpn(settings, self.backbone)
         pooler = RoIPooler(settings.pooling, self.backbone.roi_strides)
-        self.roi_heads = RoIHeads(settings, pooler, self.network.box_head)
+        self.roi_heads = RoIHeads(settings, pooler, network.box_head)
+
+    @property
+    def network(self) -> SplitNetwork:
+        """The parts that pretrained weights fill."""
+        return SplitNetwork(self.backbone, self.roi_heads.box_head, self.weight_names)
 
     def losses(
         self,
@@ -96,7 +103,13 @@ class FasterRCNN(nn.Module):
         """Return the losses, see ``losses``, with the samples they were computed on."""
         features = self.extract_features(batch)
         output = self.rpn(features, batch)
-        return self._losses(features, output, batch, targets, generator, exact=exact)
+        rpn_losses, anchors = self.rpn.losses(output, batch, targets, generator)
+        # Approximate joint training takes proposals for constants (section 3.2, ii).
+        with torch.set_grad_enabled(exact and torch.is_grad_enabled()):
+            proposals = self.rpn.propose(output, batch, train=True)
+        roi_losses, rois = self.roi_heads.losses(features, proposals, targets, generator)
+        losses = rpn_losses | roi_losses
+        return TrainingOutputs(losses, proposals, rois, output.anchors, anchors)
 
     @torch.no_grad()
     def evaluation_outputs(
@@ -106,8 +119,10 @@ class FasterRCNN(nn.Module):
         features = self.extract_features(batch)
         output = self.rpn(features, batch)
         detections, proposals = self._detect(features, output, batch)
-        losses = self._losses(features, output, batch, targets, generator).losses
-        return EvaluationOutputs(detections, proposals, losses)
+        rpn_losses, _ = self.rpn.losses(output, batch, targets, generator)
+        for_training = self.rpn.propose(output, batch, train=True)
+        roi_losses, _ = self.roi_heads.losses(features, for_training, targets, generator)
+        return EvaluationOutputs(detections, proposals, rpn_losses | roi_losses)
 
     @torch.no_grad()
     def detect_batch(self, batch: ImageBatch) -> tuple[list[Detections], Proposals]:
@@ -120,24 +135,6 @@ class FasterRCNN(nn.Module):
         """Return the feature maps of the images, finest level first."""
         levels: list[Tensor] = self.backbone(self.transform.normalise(batch))
         return levels
-
-    def _losses(
-        self,
-        features: list[Float[Tensor, "B C _ _"]],
-        output: RPNOutput,
-        batch: ImageBatch,
-        targets: Targets,
-        generator: torch.Generator | None,
-        *,
-        exact: bool = False,
-    ) -> TrainingOutputs:
-        rpn_losses, anchors = self.rpn.losses(output, batch, targets, generator)
-        # Approximate joint training takes proposals for constants (section 3.2, ii).
-        with torch.set_grad_enabled(exact and torch.is_grad_enabled()):
-            proposals = self.rpn.propose(output, batch, train=True)
-        roi_losses, rois = self.roi_heads.losses(features, proposals, targets, generator)
-        losses = rpn_losses | roi_losses
-        return TrainingOutputs(losses, proposals, rois, output.anchors, anchors)
 
     def _detect(
         self, features: list[Float[Tensor, "B C _ _"]], output: RPNOutput, batch: ImageBatch

@@ -26,7 +26,7 @@ from rcnn.settings import settings
 from rcnn.structures import AnchorSamples, RoISamples
 
 BoxLoss = Literal["smooth_l1", "iou", "giou", "diou", "ciou"]
-"""Of the deltas, or one minus the overlap of the box that they lead to with the true one."""
+"""Smooth-L1 of the deltas, or one minus an overlap of the predicted with the ground-truth box."""
 
 
 @settings
@@ -34,16 +34,14 @@ class LossSettings:
     """Kinds, weights and divisors of the box losses.
 
     Attributes:
-        rpn_box_loss: ``smooth_l1`` of the deltas (Faster R-CNN, equation 1), or one minus an
-            overlap of the predicted with the ground-truth box: ``iou``, ``giou``, ``diou``,
-            ``ciou``.
+        rpn_box_loss: kind of the RPN's box loss (Faster R-CNN, equation 1), see ``BoxLoss``.
         rpn_box_weight: lambda of Faster R-CNN, equation 1.
         rpn_box_beta: knee of smooth-L1; Caffe's sigma 3 is 1/9.
         rpn_box_divisor: ``samples``: number of sampled anchors, as in the released code;
             ``locations``: number of cells, about 2400, as in the paper, where lambda is 10.
-        roi_box_loss: kind of the RoIs' box loss, as ``rpn_box_loss`` (Fast R-CNN, equation 2).
-            With the usual deviations of the targets the gradient of an overlap is about a quarter
-            of smooth-L1's; ``roi_box_weight`` can make up for it.
+        roi_box_loss: kind of the RoIs' box loss (Fast R-CNN, equation 2), see ``BoxLoss``. With the
+            usual deviations of the targets the gradient of an overlap is about a quarter of
+            smooth-L1's; ``roi_box_weight`` can make up for it.
         roi_box_weight: lambda of Fast R-CNN, equation 1.
         roi_box_beta: knee of smooth-L1; 0 is plain L1.
     """
@@ -73,16 +71,19 @@ def rpn_losses(
         locations: number of cells of an image.
         settings: kinds, weights and divisors.
     """
-    sampled_logits = full_precision(logits.gather(1, samples.indices))
-    sampled_deltas = full_precision(deltas.gather(1, samples.indices[:, :, None].expand(-1, -1, 4)))
+    logits = full_precision(logits.gather(1, samples.indices))
+    deltas = full_precision(deltas.gather(1, samples.indices[:, :, None].expand(-1, -1, 4)))
+    if settings.rpn_box_loss == "smooth_l1":
+        boxes = smooth_l1(deltas, samples.deltas, settings.rpn_box_beta)
+    else:
+        predicted = decode(samples.boxes, deltas)
+        boxes = overlap_loss(predicted, samples.matched_boxes, settings.rpn_box_loss)
+    boxes = torch.where(samples.labels > 0, boxes, 0.0)
     divisor = (samples.labels >= 0).sum()
     if settings.rpn_box_divisor == "locations":
         divisor = torch.full_like(divisor, locations * len(logits))
-    losses = _box_losses(
-        sampled_deltas, sampled_deltas, samples, settings.rpn_box_loss, settings.rpn_box_beta
-    )
-    boxes = settings.rpn_box_weight * losses.sum() / divisor.clamp(min=1)
-    return objectness_loss(sampled_logits, samples.labels), boxes
+    boxes = settings.rpn_box_weight * boxes.sum() / divisor.clamp(min=1)
+    return objectness_loss(logits, samples.labels), boxes
 
 
 class PerRoILosses(NamedTuple):
@@ -124,47 +125,22 @@ def per_roi_losses(
     classes = classification_losses(full_precision(logits), rois.labels, classifier)
     if deltas is None:
         return PerRoILosses(classes, None)
-    chosen, label = (
-        deltas_of_class(full_precision(deltas), rois.labels),
-        rois.labels.clamp(min=0),
-    )
-    denormalised = chosen * delta_std[label] + delta_mean[label]
-    boxes = _box_losses(chosen, denormalised, rois, settings.roi_box_loss, settings.roi_box_beta)
+    deltas = deltas_of_class(full_precision(deltas), rois.labels)
+    label = rois.labels.clamp(min=0)
+    mean, std = delta_mean[label], delta_std[label]
+    if settings.roi_box_loss == "smooth_l1":
+        boxes = smooth_l1(deltas, (rois.deltas - mean) / std, settings.roi_box_beta)
+    else:
+        predicted = decode(rois.boxes, deltas * std + mean)
+        boxes = overlap_loss(predicted, rois.matched_boxes, settings.roi_box_loss)
+    boxes = torch.where(rois.labels > 0, boxes, 0.0)
     return PerRoILosses(classes, settings.roi_box_weight * boxes)
 
 
 def roi_losses(
     losses: PerRoILosses, labels: Int[Tensor, "B R"]
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""] | None]:
-    """Return the class and the box term, both divided by the number of used RoIs.
-
-    Args:
-        losses: class and box loss of each RoI.
-        labels: labels of the RoIs, -1 in unused slots.
-    """
+    """Return the class and the box term: sums over the RoIs, divided by the number of used ones."""
     used = (labels >= 0).sum().clamp(min=1)
     boxes = losses.boxes
     return losses.classes.sum() / used, None if boxes is None else boxes.sum() / used
-
-
-def _box_losses(
-    deltas: Float[Tensor, "B S 4"],
-    denormalised: Float[Tensor, "B S 4"],
-    samples: AnchorSamples | RoISamples,
-    kind: BoxLoss,
-    beta: float,
-) -> Float[Tensor, "B S"]:
-    """Return the box loss of each positive, 0 for the others.
-
-    Args:
-        deltas: predicted deltas, normalised like the targets.
-        denormalised: the same deltas as they move a box.
-        samples: anchors or RoIs with their targets.
-        kind: kind of loss.
-        beta: knee of smooth-L1.
-    """
-    if kind == "smooth_l1":
-        losses = smooth_l1(deltas, samples.deltas, beta)
-    else:
-        losses = overlap_loss(decode(samples.boxes, denormalised), samples.matched_boxes, kind)
-    return torch.where(samples.labels > 0, losses, 0.0)

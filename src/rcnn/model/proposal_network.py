@@ -5,7 +5,6 @@ Letters: B images, C channels.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 import torch
@@ -13,7 +12,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from rcnn.model.backbones import BoxHead
+from rcnn.model.backbones import BoxHead, SplitNetwork
 from rcnn.model.parts import build_image_network, build_rpn
 from rcnn.model.settings import DetectorSettings
 from rcnn.model.transform import ImageTransform
@@ -27,9 +26,6 @@ from rcnn.structures import (
     Targets,
     TrainingOutputs,
 )
-
-OBJECT = ("object",)
-"""The one class of proposals."""
 
 
 class ProposalNetwork(nn.Module):
@@ -46,11 +42,15 @@ class ProposalNetwork(nn.Module):
         super().__init__()
         self.settings = settings
         network = build_image_network(settings)
-        # Without RoIs there is no box head, and pretrained weights fill the backbone alone.
-        self.network = dataclasses.replace(network, box_head=BoxHead(channels=0))
+        self.weight_names = network.weight_names
         self.transform = ImageTransform(settings.images)
         self.backbone = network.backbone
         self.rpn = build_rpn(settings, self.backbone)
+
+    @property
+    def network(self) -> SplitNetwork:
+        """The parts that pretrained weights fill: without RoIs there is no box head."""
+        return SplitNetwork(self.backbone, BoxHead(channels=0), self.weight_names)
 
     def losses(
         self, batch: ImageBatch, targets: Targets, generator: torch.Generator | None = None
@@ -97,7 +97,9 @@ class ProposalNetwork(nn.Module):
         proposals = self.rpn.propose(output, batch, train=False)
         boxes = clip(scale(proposals.boxes, 1 / batch.scales), batch.original_sizes)
         detections = [
-            Detections(boxes[i, valid], proposals.scores[i, valid], valid[valid].long(), OBJECT)
+            Detections(
+                boxes[i, valid], proposals.scores[i, valid], valid[valid].long(), ("object",)
+            )
             for i, valid in enumerate(proposals.valid)
         ]
         return detections, proposals

@@ -18,15 +18,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.profiler import record_function
 
-from rcnn.model.backbones import Backbone
+from rcnn.model.backbones import Backbone, SplitNetwork, build_network
 from rcnn.model.fast_rcnn import FastRCNN
-from rcnn.model.parts import build_region_network
 from rcnn.model.proposals import given_proposals
 from rcnn.model.roi_heads import eval_mode
 from rcnn.model.roi_pooling import WarpSettings
 from rcnn.model.settings import DetectorSettings
 from rcnn.ops.boxes import area
 from rcnn.ops.roi_pooling import warp_regions
+from rcnn.settings import require
 from rcnn.structures import ImageBatch, Proposals
 
 
@@ -94,7 +94,7 @@ class RCNN(FastRCNN):
     """
 
     def __init__(self, settings: DetectorSettings) -> None:
-        network = build_region_network(settings)
+        network = _build_network(settings)
         pooler = RegionWarper(network.backbone, settings.warp, settings.pooling.size)
         super().__init__(settings, network, pooler)
 
@@ -106,3 +106,24 @@ class RCNN(FastRCNN):
         """Return those of the batch's proposals that are used, best first."""
         # Without a common feature map, only regions of the same pixels look the same.
         return given_proposals(batch, self.settings.proposals, stride=1, train=train)
+
+
+def _build_network(settings: DetectorSettings) -> SplitNetwork:
+    """Build the network that every region passes; refuse one that does not fit its size."""
+    kind = settings.pooling.kind
+    allowed = "model=rcnn has one feature map per region; only model=sppnet pools a pyramid"
+    require(kind != "pyramid", "pooling.kind", kind, allowed)
+    network = build_network(settings.backbone, settings.pooling.cells)
+    levels = network.backbone.roi_levels
+    allowed = (
+        f"it has {levels} feature maps, and model=rcnn takes a region's features from one. "
+        "Choose a backbone without feature pyramid, such as resnet18 or vgg16, or model=fast_rcnn"
+    )
+    require(levels == 1, "backbone.name", settings.backbone.name, allowed)
+    size, side, stride = settings.warp.size, settings.pooling.size, network.backbone.strides[0]
+    allowed = (
+        f"at the backbone's stride of {stride} it gives fewer than the {side} cells of "
+        f"pooling.size; it should be {side * stride} or more"
+    )
+    require(size >= side * stride, "warp.size", size, allowed)
+    return network

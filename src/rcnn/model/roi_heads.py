@@ -107,15 +107,9 @@ class RoIHeads(nn.Module):
             sets = deltas.shape[-2]  # D
             deltas = deltas * self.delta_std[-sets:] + self.delta_mean[-sets:]
         with record_function("detections"):
-            return postprocess(
-                proposals,
-                logits,
-                deltas,
-                batch,
-                self.settings.detections,
-                self.settings.class_names,
-                self.settings.box_predictor.classifier,
-            )
+            limits, names = self.settings.detections, self.settings.class_names
+            classifier = self.settings.box_predictor.classifier
+            return postprocess(proposals, logits, deltas, batch, limits, names, classifier)
 
     @record_function("roi targets")
     def sample(
@@ -128,12 +122,11 @@ class RoIHeads(nn.Module):
         """Choose the RoIs to train on: a random sample, or the ones with the largest loss."""
         settings = self.settings.roi_sampling
         if not settings.ohem:
-            mean, std = self.delta_mean, self.delta_std
-            return sample_rois(proposals, targets, settings, mean, std, generator)
+            return sample_rois(proposals, targets, settings, generator)
         # All candidates pass through the network once, without gradient and as in evaluation
         # (Shrivastava et al. 2016, section 4): batch norms count only the RoIs that are trained
         # on, and dropout does not blur the order.
-        candidates = label_rois(proposals, targets, settings, self.delta_mean, self.delta_std)
+        candidates = label_rois(proposals, targets, settings)
         with torch.no_grad(), eval_mode(self):
             logits, deltas = self.predict(features, candidates.boxes.detach())
             losses = self._per_roi_losses(logits, deltas, candidates).total
@@ -156,9 +149,8 @@ class RoIHeads(nn.Module):
         with record_function("box head"):
             logits, deltas = self.box_predictor(self.box_head(pooled))
         # (B R, ...) -> (B, R, ...)
-        shape = rois.shape[:2]
-        deltas = None if deltas is None else deltas.unflatten(0, shape)
-        return BoxPredictions(logits.unflatten(0, shape), deltas)
+        deltas = None if deltas is None else deltas.unflatten(0, rois.shape[:2])
+        return BoxPredictions(logits.unflatten(0, rois.shape[:2]), deltas)
 
     def _per_roi_losses(
         self,
@@ -166,9 +158,9 @@ class RoIHeads(nn.Module):
         deltas: Float[Tensor, "B R D 4"] | None,
         rois: RoISamples,
     ) -> PerRoILosses:
-        classifier, losses = self.settings.box_predictor.classifier, self.settings.losses
-        mean, std = self.delta_mean, self.delta_std
-        return per_roi_losses(logits, deltas, rois, losses, classifier, mean, std)
+        losses, classifier = self.settings.losses, self.settings.box_predictor.classifier
+        normalisation = self.delta_mean, self.delta_std
+        return per_roi_losses(logits, deltas, rois, losses, classifier, *normalisation)
 
 
 def trim(proposals: Proposals) -> Proposals:

@@ -113,23 +113,19 @@ class RoIPooler:
         levels = features[: len(self.strides)]
         flat = rois.flatten(0, 1)  # (B, R, 4) -> (N, 4)
         images = torch.arange(len(rois), device=rois.device).repeat_interleave(rois.shape[1])
-        if self.settings.kind != "pyramid":
-            return self._pool(levels, flat, images, self.settings.size)
+        pyramid = self.settings.kind == "pyramid"
+        grids = []
+        for side in self.settings.bins if pyramid else (self.settings.size,):
+            if len(levels) == 1:
+                grids.append(self._pool(levels[0], self.strides[0], flat, images, side))
+            else:
+                # Reading which RoIs belong to a level would wait for a GPU, but is free on a CPU.
+                gather = rois.device.type == "cpu"
+                grids.append(self._pool_levels(levels, flat, images, side, gather=gather))
+        if not pyramid:
+            return grids[0]
         # (N, C, side, side) -> (N, C, side side)
-        columns = [self._pool(levels, flat, images, side).flatten(2) for side in self.settings.bins]
-        return torch.cat(columns, dim=2)[..., None]
-
-    def _pool(
-        self,
-        levels: Sequence[Float[Tensor, "B C _ _"]],
-        rois: Float[Tensor, "N 4"],
-        images: Int[Tensor, " N"],
-        size: int,
-    ) -> Float[Tensor, "N C S S"]:
-        if len(levels) == 1:
-            return self._pool_level(levels[0], self.strides[0], rois, images, size)
-        # Reading which RoIs belong to a level would wait for a GPU, but is free on a CPU.
-        return self._pool_levels(levels, rois, images, size, gather=rois.device.type == "cpu")
+        return torch.cat([grid.flatten(2) for grid in grids], dim=2)[..., None]
 
     def _pool_levels(
         self,
@@ -140,6 +136,10 @@ class RoIPooler:
         *,
         gather: bool,
     ) -> Float[Tensor, "N C S S"]:
+        """Return the features of every RoI from its level.
+
+        With ``gather`` a level pools its own RoIs only; otherwise it pools all of them.
+        """
         canonical = (self.settings.canonical_size, self.settings.canonical_level)
         assigned = assign_levels(rois, self.strides, *canonical)
         pooled = levels[0].new_zeros(len(rois), levels[0].shape[1], size, size)
@@ -147,17 +147,17 @@ class RoIPooler:
             member = assigned == index
             if gather:
                 members = member.nonzero().squeeze(1)
-                part = self._pool_level(level, stride, rois[members], images[members], size)
+                part = self._pool(level, stride, rois[members], images[members], size)
                 pooled = pooled.index_copy(0, members, part)
             else:
                 # All RoIs pass every level; those of other levels lie so far outside of it that
                 # the operators read nothing and add nothing to the gradient.
                 outside = torch.where(member[:, None], rois, -8.0 * stride)
-                part = self._pool_level(level, stride, outside, images, size)
+                part = self._pool(level, stride, outside, images, size)
                 pooled = torch.where(member[:, None, None, None], part, pooled)
         return pooled
 
-    def _pool_level(
+    def _pool(
         self,
         level: Float[Tensor, "B C h w"],
         stride: int,
@@ -165,6 +165,7 @@ class RoIPooler:
         images: Int[Tensor, " N"],
         size: int,
     ) -> Float[Tensor, "N C S S"]:
+        """Return the features of every RoI from one level."""
         match self.settings.kind:
             case "crop":
                 return crop(level, rois / stride, images, size, self.settings.crop_max)

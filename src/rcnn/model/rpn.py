@@ -146,8 +146,9 @@ class RPNHead(nn.Module):
             if settings.branches == "separate"
             else None
         )
-        self.objectness = nn.Conv2d(hidden, logits_per_anchor * anchors_per_cell, kernel_size=1)
-        self.deltas = nn.Conv2d(hidden, 4 * anchors_per_cell, kernel_size=1)
+        self.cls_logits = nn.Conv2d(hidden, logits_per_anchor * anchors_per_cell, kernel_size=1)
+        self.bbox_pred = nn.Conv2d(hidden, 4 * anchors_per_cell, kernel_size=1)
+        self.register_load_state_dict_pre_hook(_rename_layers)
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.normal_(layer.weight, std=0.01)
@@ -161,17 +162,25 @@ class RPNHead(nn.Module):
         for level in features:
             hidden = F.relu(self.conv(level))
             hidden_boxes = hidden if self.conv_boxes is None else F.relu(self.conv_boxes(level))
-            logits.append(self._logits(self.objectness(hidden)))
-            deltas.append(_per_anchor(self.deltas(hidden_boxes), 4))
+            log_odds = self.cls_logits(hidden)
+            if self.softmax:
+                # softmax over (background, object) = sigmoid of their difference; (B, 2T, h, w),
+                # all background channels first as in Caffe -> (B, T, h, w)
+                background, object_ = log_odds.chunk(2, dim=1)
+                log_odds = object_ - background
+            logits.append(_per_anchor(log_odds, 1).squeeze(-1))
+            deltas.append(_per_anchor(self.bbox_pred(hidden_boxes), 4))
         return logits, deltas
 
-    def _logits(self, raw: Float[Tensor, "B _ h w"]) -> Float[Tensor, "B _"]:
-        if self.softmax:
-            # softmax over (background, object) = sigmoid of their difference; (B, 2T, h, w), all
-            # background channels first as in Caffe -> (B, T, h, w)
-            background, object_ = raw.chunk(2, dim=1)
-            raw = object_ - background
-        return _per_anchor(raw, 1).squeeze(-1)
+
+def _rename_layers(
+    _head: nn.Module, state: dict[str, Tensor], prefix: str, *_unused: object
+) -> None:
+    """Rename the layers of a checkpoint that is older than torchvision's names for them."""
+    for old, new in (("objectness", "cls_logits"), ("deltas", "bbox_pred")):
+        for kind in ("weight", "bias"):
+            if f"{prefix}{old}.{kind}" in state:
+                state[f"{prefix}{new}.{kind}"] = state.pop(f"{prefix}{old}.{kind}")
 
 
 def _per_anchor(maps: Float[Tensor, "B _ h w"], width: int) -> Float[Tensor, "B _ {width}"]:

@@ -1,7 +1,6 @@
 """The two target-assignment layers: labels and box targets of sampled anchors and RoIs.
 
-Letters: B images, A anchors, S sampled anchors, G ground-truth boxes, N candidates, R RoIs, C sets
-of deltas.
+Letters: A anchors of an image.
 """
 
 from __future__ import annotations
@@ -130,21 +129,10 @@ def sample_rois(
     proposals: Proposals,
     targets: Targets,
     settings: RoISampling,
-    delta_mean: Float[Tensor, "C 4"],
-    delta_std: Float[Tensor, "C 4"],
     generator: torch.Generator | None = None,
 ) -> RoISamples:
-    """Draw the RoIs of each image from its proposals, with class labels and box targets.
-
-    Args:
-        proposals: candidates, in pixels of the resized images.
-        targets: ground truth, in the same pixels.
-        settings: number of RoIs and thresholds.
-        delta_mean: mean of the box targets, for background and each class.
-        delta_std: standard deviation of the box targets, for background and each class.
-        generator: source of randomness.
-    """
-    candidates = label_rois(proposals, targets, settings, delta_mean, delta_std)
+    """Draw the RoIs of each image from its proposals, with class labels and box targets."""
+    candidates = label_rois(proposals, targets, settings)
     sample = sample_balanced(
         candidates.labels > 0,
         candidates.labels == 0,
@@ -159,17 +147,10 @@ def sample_rois(
     return take_rois(candidates, sample.indices, sample.positive | sample.negative)
 
 
-def label_rois(
-    proposals: Proposals,
-    targets: Targets,
-    settings: RoISampling,
-    delta_mean: Float[Tensor, "C 4"],
-    delta_std: Float[Tensor, "C 4"],
-) -> RoISamples:
+def label_rois(proposals: Proposals, targets: Targets, settings: RoISampling) -> RoISamples:
     """Return all RoIs that can be sampled, with class labels and box targets.
 
-    The label is -1 for what is neither foreground nor background. Arguments are those of
-    ``sample_rois``.
+    The label is -1 for what is neither foreground nor background.
     """
     boxes, valid = proposals.boxes, proposals.valid
     if settings.ohem:
@@ -191,10 +172,6 @@ def label_rois(
     classes = torch.zeros_like(match.indices)
     if targets.labels.shape[1]:
         classes = targets.labels.gather(1, match.indices)
-    classes = torch.where(foreground, classes, 0)
-    return RoISamples(
-        boxes=boxes,
-        labels=torch.where((foreground | background) & valid, classes, -1),
-        deltas=(encode(boxes, matched) - delta_mean[classes]) / delta_std[classes],
-        matched_boxes=matched,
-    )
+    labels = torch.where(foreground, classes, torch.where(background, 0, -1))
+    labels = torch.where(valid, labels, -1)
+    return RoISamples(boxes, labels, encode(boxes, matched), matched)
