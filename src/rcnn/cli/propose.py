@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -14,92 +13,66 @@ from rcnn.cli.data import open_dataset, split_name
 from rcnn.data import DetectionDataset
 from rcnn.data.proposal_writer import import_json, import_mat
 from rcnn.data.proposals import SUFFIX, StoredProposals, shard_folder
-from rcnn.data.selective_search import SelectiveSearchSettings, opencv, propose_by_search
+from rcnn.data.selective_search import SelectiveSearchSettings, propose_by_search
 from rcnn.metrics import ProposalRecall
 from rcnn.training import DetectionModule
 from rcnn.training.propose import propose_with
 
-INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
-
-Maker = Callable[[DetectionDataset, Path], Path]
-
 
 def run(arguments: argparse.Namespace) -> int:
     """Make the file, or go on with one that was interrupted; then measure it in one line."""
-    make = _maker(arguments)
-    path = _file(arguments)
+    path = Path(arguments.out)
+    if path.suffix != SUFFIX:
+        path = path / f"{split_name(arguments)}{SUFFIX}"
     dataset = open_dataset(arguments)
     shards = shard_folder(path)
     resumed = shards.exists()
     start = time.perf_counter()
     try:
-        make(dataset, path)
+        _make(arguments, dataset, path)
     except KeyboardInterrupt:
-        left = (
-            f"{shards} holds what is finished; the same command goes on with it."
-            if shards.exists()
-            else "nothing was written."
-        )
-        Console(stderr=True).print(f"Interrupted: {left}", markup=False, soft_wrap=True)
-        return INTERRUPTED
-    seconds = None if resumed else (time.perf_counter() - start) / len(dataset)
-    Console().print(
-        f"{_summary(dataset, StoredProposals(path), seconds)}; see {path}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
+        kept = f"{shards} holds what is finished; the same command goes on with it."
+        left = kept if shards.exists() else "Nothing was written."
+        Console(stderr=True).print(left, markup=False, soft_wrap=True)
+        raise
+    seconds = (time.perf_counter() - start) / len(dataset)
+    summary = _summary(dataset, StoredProposals(path))
+    # How long the images of an earlier command took is not known.
+    rate = "" if resumed else f", {seconds:.3f} seconds per image"
+    text = f"{summary}{rate}; see {path}"
+    Console().print(text, highlight=False, markup=False, soft_wrap=True)
     return 0
 
 
-def _file(arguments: argparse.Namespace) -> Path:
-    out = Path(arguments.out)
-    if out.suffix == ".proposals":
-        raise ValueError(
-            f"--out {out}: files of proposals end with {SUFFIX}; write {out.with_suffix(SUFFIX)}"
-        )
-    return out if out.suffix == SUFFIX else out / f"{split_name(arguments)}{SUFFIX}"
-
-
-def _maker(arguments: argparse.Namespace) -> Maker:
-    """Return what makes the file; a missing package or checkpoint is an error here already."""
+def _make(arguments: argparse.Namespace, dataset: DetectionDataset, path: Path) -> None:
     match arguments.method:
         case "selective-search":
-            opencv()
             settings = SelectiveSearchSettings(arguments.mode, limit=arguments.limit)
-            return lambda data, path: propose_by_search(
-                data, path, settings, workers=arguments.workers
-            )
+            propose_by_search(dataset, path, settings, workers=arguments.workers)
         case "rpn":
-            module = DetectionModule.load_from_checkpoint(arguments.checkpoint, arguments.device)
-            return lambda data, path: propose_with(
-                module,
-                data,
+            propose_with(
+                DetectionModule.load_from_checkpoint(arguments.checkpoint, arguments.device),
+                dataset,
                 path,
                 limit=arguments.limit,
                 batch_size=arguments.batch_size,
                 workers=arguments.workers,
             )
         case "import-mat":
-            return lambda data, path: import_mat(Path(arguments.file), data, path)
+            import_mat(Path(arguments.file), dataset, path)
         case _:
-            return lambda data, path: import_json(
-                Path(arguments.file), data, path, absent_is_empty=arguments.absent_is_empty
-            )
+            absent_is_empty = arguments.absent_is_empty
+            import_json(Path(arguments.file), dataset, path, absent_is_empty=absent_is_empty)
 
 
-def _summary(dataset: DetectionDataset, stored: StoredProposals, seconds: float | None) -> str:
-    """Return the number of proposals, their recall, and the seconds that an image took."""
+def _summary(dataset: DetectionDataset, stored: StoredProposals) -> str:
+    """Return the number of proposals, and the share of the objects that they cover."""
     limit = max(1, int(stored.counts.max()))
     recall = ProposalRecall((limit,))
     for index, image_id in enumerate(dataset.image_ids):
-        ground_truth = dataset.ground_truth(index)
+        gt = dataset.ground_truth(index)
         found = {"boxes": stored.boxes(image_id), "scores": stored.scores(image_id)}
-        objects = {
-            "boxes": ground_truth.boxes,
-            "ignore": ground_truth.difficult,
-            "crowd": ground_truth.crowd,
-        }
+        objects = {"boxes": gt.boxes, "ignore": gt.difficult, "crowd": gt.crowd}
         recall.update([found], [objects])
     covered = recall.compute()[f"recall_{limit}_50"]
     parts = [
@@ -109,6 +82,4 @@ def _summary(dataset: DetectionDataset, stored: StoredProposals, seconds: float 
     ]
     if stored.failed:
         parts.append(f"{len(stored.failed)} images could not be decoded and have no proposals")
-    if seconds is not None:
-        parts.append(f"{seconds:.3f} seconds per image")
     return ", ".join(parts)

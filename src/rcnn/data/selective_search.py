@@ -30,7 +30,7 @@ from rcnn.data.errors import DataError
 from rcnn.data.proposal_writer import ProposalWriter, decode
 from rcnn.ops.boxes import area, clip, scale, sides_at_least
 from rcnn.ops.images import resize
-from rcnn.settings import require, settings, to_plain
+from rcnn.settings import settings, to_plain
 
 Mode = Literal["fast", "quality"]
 
@@ -109,7 +109,6 @@ def propose_by_search(
             decoded.
     """
     settings = settings or SelectiveSearchSettings()
-    require(workers >= 0, "workers", workers, "it is 0 or more")
     values = ", ".join(f"{key}={value}" for key, value in to_plain(settings).items())
     origin = f"selective search of OpenCV {opencv().__version__}, {values}"
     with ProposalWriter(path, dataset, origin) as writer, _one_thread():
@@ -124,13 +123,11 @@ def propose_by_search(
         )
         results = iter(loader)  # starts the workers; the bar's thread must not be forked
         with Progress() as progress:
-            task = progress.add_task("selective search", total=len(indices))
-            for image_id, found in results:
+            for image_id, found in progress.track(results, len(indices), description="search"):
                 if isinstance(found, DataError):
                     writer.add_failed(image_id, found)
                 else:
                     writer.add(image_id, found)
-                progress.advance(task)
         return writer.finish()
 
 
@@ -148,9 +145,8 @@ def opencv() -> ModuleType:
         ) from error
     if not hasattr(cv2, "ximgproc"):
         raise ImportError(
-            f"The installed OpenCV {cv2.__version__} lacks its contributed modules, which have "
-            "selective search. Another package of OpenCV hides them: uninstall "
-            "opencv-python or opencv-python-headless, then pip install 'rcnn[proposals]'"
+            f"OpenCV {cv2.__version__} lacks its contributed modules, which have selective search: "
+            "uninstall opencv-python or opencv-python-headless, then pip install 'rcnn[proposals]'"
         )
     return cv2
 
@@ -170,12 +166,10 @@ def _search(image: UInt8[Tensor, "3 h w"], mode: Mode) -> Float[Tensor, "P 4"]:
 
 
 def _order(boxes: Float[Tensor, "P 4"], generator: torch.Generator) -> Tensor:
-    """Return the indices of the boxes, best first.
-
-    The paper multiplies a region's position in its hierarchy, the whole image being first, by a
-    random number, so that large regions tend to come early without crowding out the others.
-    OpenCV does not return the hierarchy; the rank by area, over all boxes, replaces the position.
-    """
+    """Return the indices of the boxes, best first."""
+    # The paper multiplies a region's position in its hierarchy, the whole image being first, by a
+    # random number, so that large regions tend to come early without crowding out the others.
+    # OpenCV does not return the hierarchy; the rank by area, over all boxes, replaces the position.
     by_area = area(boxes).argsort(descending=True, stable=True)
     ranks = torch.arange(1, len(boxes) + 1)
     return by_area[(ranks * torch.rand(len(boxes), generator=generator)).argsort(stable=True)]
@@ -199,10 +193,7 @@ class _SearchedDataset(Dataset[tuple[str, Tensor | DataError]]):
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Keep OpenCV to one thread.
-
-    Images are searched side by side, and a process with threads of OpenCV must not be forked.
-    """
+    """Keep OpenCV to one thread: a process with several of them must not be forked."""
     cv2 = opencv()
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)

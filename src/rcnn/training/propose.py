@@ -1,21 +1,14 @@
-"""Proposals of a whole data set by a trained RPN.
-
-Letters: B images, P proposals of an image.
-"""
+"""Proposals of a whole data set by a trained RPN."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
 from rich.progress import Progress
-from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from rcnn.data import (
@@ -24,21 +17,18 @@ from rcnn.data import (
     DetectionDataset,
     EvaluationBatchSampler,
     EvaluationTransform,
-    Sample,
     SampleIndex,
     collate,
 )
-from rcnn.data.proposal_writer import ProposalWriter, decode
+from rcnn.data.proposal_writer import Found, ProposalWriter, decode
 from rcnn.model.faster_rcnn import FasterRCNN
 from rcnn.model.proposal_network import ProposalNetwork
 from rcnn.model.proposals import ProposalSettings, propose
 from rcnn.model.roi_heads import eval_mode
+from rcnn.model.transform import ImageSettings
 from rcnn.ops.boxes import clip, scale
 from rcnn.settings import require, to_plain
 from rcnn.training.module import DetectionModule
-
-Found = tuple[Float[Tensor, "P 4"], Float[Tensor, " P"]]
-Item = tuple[str, Sample | DataError]
 
 
 def propose_with(
@@ -78,13 +68,16 @@ def propose_with(
         DataError: the file exists, its shards are of something else, or an image cannot be
             decoded.
     """
-    network = _network(module.detector)
+    network = module.detector
+    if not isinstance(network, ProposalNetwork | FasterRCNN):
+        raise ValueError(
+            f"{type(network).__name__} has no RPN, it needs proposals itself. Give a detector or a "
+            "checkpoint of model=faster_rcnn or model=rpn, or use selective search."
+        )
     require(limit >= 1, "limit", limit, "it is 1 or more")
     limits = dataclasses.replace(module.settings.proposals, after_nms_test=limit)
     if before_nms is not None:
         limits = dataclasses.replace(limits, before_nms_test=before_nms)
-    images = module.settings.images
-    transform = EvaluationTransform(images.shorter_side, images.longer_side, images.antialias)
     with ProposalWriter(path, dataset, _origin(module, limits)) as writer, eval_mode(network):
         missing = set(writer.missing())
         # Whole batches, as without an interruption: an image's padding depends on its neighbours.
@@ -94,48 +87,44 @@ def propose_with(
             if any(dataset.image_ids[index.image] in missing for index in batch)
         ]
         loader = DataLoader(
-            _DecodedDataset(dataset, transform),
-            batch_sampler=batches,
+            _Batches(dataset, module.settings.images),
+            sampler=batches,
+            batch_size=None,
             num_workers=workers,
-            collate_fn=partial(_collate, multiple=images.multiple),
             pin_memory=module.device.type == "cuda",
         )
         results = iter(loader)  # starts the workers; the bar's thread must not be forked
         with Progress() as progress:
-            task = progress.add_task("rpn", total=len(batches))
-            for batch, errors in results:
-                found = _propose(network, batch, limits, module.device) if batch is not None else {}
-                for image_id, values in found.items():
-                    if image_id in missing:
-                        writer.add(image_id, *values)
-                for image_id, error in errors.items():
-                    if image_id in missing:
-                        writer.add_failed(image_id, error)
-                progress.advance(task)
+            for batch, errors in progress.track(results, len(batches), description="rpn"):
+                found = _propose(network, batch, limits, module.device) if batch else {}
+                for image_id in missing & found.keys():
+                    writer.add(image_id, *found[image_id])
+                for image_id in missing & errors.keys():
+                    writer.add_failed(image_id, errors[image_id])
         return writer.finish()
 
 
-class _DecodedDataset(Dataset[Item]):
-    """The id of each image with what the detector sees of it, or with the fault of its file."""
+class _Batches(Dataset[tuple[DetectionBatch | None, dict[str, DataError]]]):
+    """Minibatches of what can be decoded, if anything, and the faults of the rest."""
 
-    def __init__(self, dataset: DetectionDataset, transform: EvaluationTransform) -> None:
+    def __init__(self, dataset: DetectionDataset, images: ImageSettings) -> None:
         self.dataset = dataset
-        self.transform = transform
+        self.multiple = images.multiple
+        self.transform = EvaluationTransform(
+            images.shorter_side, images.longer_side, images.antialias
+        )
 
-    def __getitem__(self, index: SampleIndex) -> Item:
-        sample = decode(self.dataset, index.image)
-        if isinstance(sample, Sample):
-            sample = self.transform(sample, torch.Generator().manual_seed(index.seed))
-        return self.dataset.image_ids[index.image], sample
-
-
-def _collate(
-    items: Sequence[Item], multiple: int
-) -> tuple[DetectionBatch | None, dict[str, DataError]]:
-    """Return a minibatch of what could be decoded, if anything, and the faults of the rest."""
-    samples = [sample for _, sample in items if isinstance(sample, Sample)]
-    errors = {image_id: error for image_id, error in items if isinstance(error, DataError)}
-    return (collate(samples, multiple) if samples else None), errors
+    def __getitem__(
+        self, batch: list[SampleIndex]
+    ) -> tuple[DetectionBatch | None, dict[str, DataError]]:
+        samples, errors = [], {}
+        for index in batch:
+            sample = decode(self.dataset, index.image)
+            if isinstance(sample, DataError):
+                errors[self.dataset.image_ids[index.image]] = sample
+            else:
+                samples.append(self.transform(sample, torch.Generator()))
+        return (collate(samples, self.multiple) if samples else None), errors
 
 
 @torch.no_grad()
@@ -156,15 +145,6 @@ def _propose(
         image_id: (boxes[row, kept[row]], proposals.scores[row, kept[row]])
         for row, image_id in enumerate(batch.image_ids)
     }
-
-
-def _network(detector: nn.Module) -> ProposalNetwork | FasterRCNN:
-    if isinstance(detector, ProposalNetwork | FasterRCNN):
-        return detector
-    raise ValueError(
-        f"{type(detector).__name__} has no RPN, it needs proposals itself. Give a detector or a "
-        "checkpoint of model=faster_rcnn or model=rpn, or use selective search."
-    )
 
 
 def _origin(module: DetectionModule, limits: ProposalSettings) -> str:
