@@ -22,7 +22,7 @@ from rcnn.model.backbones import BackboneSettings
 from rcnn.model.faster_rcnn import FasterRCNN
 from rcnn.model.proposals import ProposalSettings
 from rcnn.model.settings import DetectorSettings
-from rcnn.model.speed import SpeedSettings, compile_static_parts, prepare, static_parts
+from rcnn.model.speed import SpeedSettings, prepare, static_parts
 from rcnn.model.targets import RoISampling
 from rcnn.model.transform import ImageSettings
 from rcnn.structures import ImageBatch, Targets
@@ -125,7 +125,8 @@ def _train(path: str, how: str) -> None:
         torch.manual_seed(0)
         module = DetectionModule(small("resnet18"), speed=SpeedSettings(winograd=False))
         if how == "compiled":
-            compile_static_parts(module.detector, lambda graph, _: graph.forward)
+            for part in static_parts(module.detector).values():
+                part.compile(backend=lambda graph, _: graph.forward, dynamic=True)
         trainer = pl.Trainer(
             accelerator="cpu",
             devices=2,

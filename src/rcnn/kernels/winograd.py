@@ -146,7 +146,7 @@ def _convolve(
         shape, dtype=cells.dtype, device=cells.device, memory_format=torch.channels_last
     )
     parts = _per_tile(convolved.permute(0, 2, 3, 1))
-    for images, lines in _chunks(cells):
+    for images, lines in _chunks(len(cells), rows, columns):
         points = _evaluate(transforms.tile, _tiles(_with_zeros(cells[images], lines, border=1)))
         sums = torch.bmm(points, kernels)  # (36, T, O)
         part = parts[images, lines]
@@ -169,7 +169,7 @@ def _weight_gradient(
         return cells.new_zeros(outputs, channels, 3, 3)
     transforms = _transforms(cells.dtype)
     kernels = cells.new_empty(36, outputs, channels)
-    for index, (images, lines) in enumerate(_chunks(cells)):
+    for index, (images, lines) in enumerate(_chunks(len(cells), *tile_grid(cells))):
         points = _evaluate(transforms.tile, _tiles(_with_zeros(cells[images], lines, border=1)))
         part = _per_tile(_with_zeros(gradient[images], lines, border=0))
         # (B, h, w, 4, 4, O) -> (T, 16, O) -> (36, T, O)
@@ -209,12 +209,11 @@ def _per_tile(cells: Float[Tensor, "B H W O"]) -> Float[Tensor, "B h w 4 4 O"]:
     return parts.permute(0, 1, 3, 2, 4, 5)
 
 
-def _chunks(cells: Float[Tensor, "B C H W"]) -> Iterator[tuple[slice, slice]]:
+def _chunks(batch: int, rows: int, columns: int) -> Iterator[tuple[slice, slice]]:
     """Yield ranges of images, and of rows of tiles of each, that make up chunks."""
-    rows, columns = tile_grid(cells)
     lines = max(1, min(rows, CHUNK // columns))
     images = max(1, CHUNK // (rows * columns))
-    for first in range(0, len(cells), images):
+    for first in range(0, batch, images):
         for top in range(0, rows, lines):
             yield slice(first, first + images), slice(top, min(top + lines, rows))
 

@@ -43,11 +43,7 @@ def extract_at_test_scales(
 ) -> list[ScaledFeatures]:
     """Return the features of a batch at each of ``ImageSettings.test_scales``.
 
-    Args:
-        extract: the detector's function from a batch to its features.
-        features: features of the batch as it is, used for the scale that the batch has already.
-        batch: resized images.
-        transform: resizes the batch to the other scales.
+    Those at the scale that the batch has already are ``features``; the others are extracted.
     """
     scaled = []
     for side in transform.settings.test_scales or ():
@@ -60,12 +56,12 @@ def extract_at_test_scales(
 def nearest_scale(
     rois: Float[Tensor, "B R 4"], factors: Float[Tensor, "B S 2"], canonical_size: float
 ) -> Int[Tensor, "B R"]:
-    """Return the index of the scale at which each RoI is nearest to the canonical area.
+    """Return the index of the scale at which the area of each RoI is nearest to a square's.
 
     Args:
         rois: boxes in pixels of the batch.
         factors: (vertical, horizontal) factors from the batch to each scale.
-        canonical_size: square root of the canonical area, in pixels of the scale.
+        canonical_size: side of the square, in pixels of the scale.
     """
     areas = area(rois)[:, :, None] * factors.prod(dim=-1)[:, None, :]  # (B, R, S)
     return (areas - canonical_size**2).abs().argmin(dim=-1)
@@ -77,14 +73,7 @@ def pool_at_nearest_scale(
     rois: Float[Tensor, "B R 4"],
     canonical_size: float,
 ) -> Float[Tensor, "B*R C _ _"]:
-    """Pool each RoI from the features of its nearest scale.
-
-    Args:
-        pooler: pools RoIs given in pixels of a scale.
-        scales: features at each scale.
-        rois: boxes in pixels of the batch.
-        canonical_size: see ``nearest_scale``.
-    """
+    """Pool each RoI, in pixels of the batch, from the features of its ``nearest_scale``."""
     factors = torch.stack([scaled.factors for scaled in scales], dim=1)
     chosen = nearest_scale(rois, factors, canonical_size)
     first = torch.arange(len(rois), device=rois.device)[:, None] * rois.shape[1]

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Callable
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -62,17 +61,16 @@ def prepare(detector: Detector, speed: SpeedSettings) -> None:
     The names in its state dict stay, and weights that are loaded later take the format. Call it
     before an optimiser is made, and before DDP wraps the module.
     """
-    if speed.channels_last:
-        for part in static_parts(detector).values():
-            part.to(memory_format=torch.channels_last)
     # Which norm follows which convolution is known of the shipped networks alone.
-    shipped = detector.settings.backbone.name in SHIPPED
+    fold_norms = speed.fold_norms and detector.settings.backbone.name in SHIPPED
     for part in static_parts(detector).values():
-        _replace_convolutions(
-            part, winograd=speed.winograd, fold_norms=speed.fold_norms and shipped
-        )
-    if speed.compile:
-        compile_static_parts(detector)
+        if speed.channels_last:
+            part.to(memory_format=torch.channels_last)
+        _replace_convolutions(part, winograd=speed.winograd, fold_norms=fold_norms)
+        if speed.compile:
+            # All sizes are variables: a part is compiled again only for another mode (training or
+            # detecting), and for a size of 1, which PyTorch never takes for a variable.
+            part.compile(dynamic=True)
 
 
 def _replace_convolutions(part: nn.Module, *, winograd: bool, fold_norms: bool) -> None:
@@ -100,22 +98,6 @@ def static_parts(detector: Detector) -> dict[str, nn.Module]:
         heads = detector.roi_heads
         parts |= {"box_head": heads.box_head, "box_predictor": heads.box_predictor}
     return parts
-
-
-def compile_static_parts(
-    detector: Detector, backend: str | Callable[..., Any] = "inductor"
-) -> None:
-    """Compile each static part when it is first called.
-
-    All sizes are variables: a part is compiled again only for another mode (training or
-    detecting), and for a size of 1, which PyTorch never takes for a variable.
-
-    Args:
-        detector: detector that is changed in place.
-        backend: see ``torch.compile``.
-    """
-    for part in static_parts(detector).values():
-        part.compile(backend=backend, dynamic=True)
 
 
 def align_state(optimizer: Optimizer) -> None:
