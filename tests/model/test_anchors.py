@@ -20,15 +20,6 @@ def test_scales_are_strides_of_each_level() -> None:
         assert_close(level[:, 2] - level[:, 0], torch.full((len(level),), size))
 
 
-def test_centres_lie_in_the_middle_of_the_cells_or_where_the_offset_says() -> None:
-    for offset, first in [(0.5, 8.0), (0.0, 0.0)]:
-        settings = AnchorSettings(scales=(2.0,), ratios=(1.0,), offset=offset)
-        anchors = AnchorGrid(settings, strides=[16])([(2, 2)], (32, 32))
-        centres = (anchors[:, :2] + anchors[:, 2:]) / 2
-        x, y = first, first
-        assert centres.tolist() == [[x, y], [x + 16, y], [x, y + 16], [x + 16, y + 16]]
-
-
 @pytest.mark.parametrize(
     ("sizes", "ratios", "strides", "grids"),
     [

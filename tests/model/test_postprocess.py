@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from torchvision.models.detection.roi_heads import RoIHeads
 
 from rcnn.model.postprocess import DetectionSettings, postprocess
-from rcnn.structures import ImageBatch, Proposals
+from rcnn.structures import Detections, ImageBatch, Proposals
 from tests.model.inputs import batch_of, proposals_of
 from tests.ops.inputs import random_boxes
 
@@ -52,28 +52,34 @@ def test_detections_equal_torchvision(seed: int, limits: DetectionSettings) -> N
         assert_close(detections.scores, its_scores, atol=1e-6, rtol=0.0)
 
 
+def _detect(
+    proposals: Proposals | list[list[float]],
+    logits: Tensor,
+    limits: DetectionSettings | None = None,
+    deltas: Tensor | None = None,
+    batch: ImageBatch | None = None,
+) -> list[Detections]:
+    """Detect among proposals, by default of an image of 100 x 100 pixels, without regression."""
+    if not isinstance(proposals, Proposals):
+        proposals = proposals_of(torch.tensor([proposals]))
+    batch = batch or batch_of(*[(100, 100)] * len(logits))
+    return postprocess(proposals, logits, deltas, batch, limits or DetectionSettings(), NAMES)
+
+
+TWO = [[10.0, 10.0, 30.0, 50.0], [60.0, 60.0, 80.0, 80.0]]
+
+
 def test_boxes_are_those_of_the_class_by_hand() -> None:
-    boxes = torch.tensor([[[10.0, 10.0, 30.0, 50.0], [60.0, 60.0, 80.0, 80.0]]])
     deltas = torch.zeros(1, 2, 4, 4)
     deltas[0, 0, 2, 0] = 0.5  # class 2 moves the first box right by half its width
-    (found,) = postprocess(
-        proposals_of(boxes), _logits(2, 1), deltas, batch_of((100, 100)), DetectionSettings(), NAMES
-    )
+    (found,) = _detect(TWO, _logits(2, 1), deltas=deltas)
     assert found.labels.tolist() == [2, 1]
     assert found.names == ["dog", "cat"]
-    assert_close(found.boxes, torch.tensor([[20.0, 10.0, 40.0, 50.0], [60.0, 60.0, 80.0, 80.0]]))
+    assert_close(found.boxes, torch.tensor([[20.0, 10.0, 40.0, 50.0], TWO[1]]))
 
 
 def test_background_is_never_detected() -> None:
-    boxes = torch.tensor([[[10.0, 10.0, 30.0, 50.0], [60.0, 60.0, 80.0, 80.0]]])
-    (found,) = postprocess(
-        proposals_of(boxes),
-        _logits(0, 3),
-        torch.zeros(1, 2, 4, 4),
-        batch_of((100, 100)),
-        DetectionSettings(),
-        NAMES,
-    )
+    (found,) = _detect(TWO, _logits(0, 3))
     assert found.labels.tolist() == [3]
 
 
@@ -83,39 +89,23 @@ def test_boxes_return_to_the_pixels_of_the_original_image() -> None:
         sizes=torch.tensor([[80, 100], [96, 128]]),
         original_sizes=torch.tensor([[40, 25], [192, 256]]),
     )
-    boxes = torch.tensor([[[20.0, 40.0, 200.0, 60.0]], [[20.0, 40.0, 200.0, 60.0]]])
-    first, second = postprocess(
-        proposals_of(boxes),
-        _logits(1).expand(2, -1, -1),
-        torch.zeros(2, 1, 4, 4),
-        batch,
-        DetectionSettings(),
-        NAMES,
-    )
+    boxes = torch.tensor([[[20.0, 40.0, 200.0, 60.0]]]).expand(2, 1, 4)
+    logits, deltas = _logits(1).expand(2, -1, -1), torch.zeros(2, 1, 4, 4)
+    first, second = _detect(proposals_of(boxes), logits, deltas=deltas, batch=batch)
     assert_close(first.boxes, torch.tensor([[5.0, 20.0, 25.0, 30.0]]))  # clipped at x = 100
     assert_close(second.boxes, torch.tensor([[40.0, 80.0, 256.0, 120.0]]))
 
 
 def test_a_score_must_exceed_the_limit() -> None:
-    boxes = torch.tensor([[[10.0, 10.0, 30.0, 50.0]]])
     logits = torch.zeros(1, 1, 4)  # every class 0.25
-    inputs = (proposals_of(boxes), logits, torch.zeros(1, 1, 4, 4), batch_of((100, 100)))
-    assert len(postprocess(*inputs, DetectionSettings(score=0.25), NAMES)[0]) == 0
-    found = postprocess(*inputs, DetectionSettings(score=0.24), NAMES)[0]
+    assert len(_detect(TWO[:1], logits, DetectionSettings(score=0.25))[0]) == 0
+    (found,) = _detect(TWO[:1], logits, DetectionSettings(score=0.24))
     assert found.labels.tolist() == [1, 2, 3]  # one RoI may be several things
 
 
 def test_suppression_is_per_class() -> None:
-    boxes = torch.tensor([[[10.0, 10.0, 50.0, 50.0]] * 3])
     logits = _logits(1, 2, 1) * torch.tensor([1.0, 0.9, 0.8])[:, None]
-    (found,) = postprocess(
-        proposals_of(boxes),
-        logits,
-        torch.zeros(1, 3, 4, 4),
-        batch_of((64, 64)),
-        DetectionSettings(),
-        NAMES,
-    )
+    (found,) = _detect(TWO[:1] * 3, logits)
     assert found.labels.tolist() == [1, 2]
     assert torch.equal(found.scores, found.scores.sort(descending=True).values)
 
@@ -123,83 +113,56 @@ def test_suppression_is_per_class() -> None:
 def test_the_best_of_all_classes_fill_the_image() -> None:
     logits = torch.randn(1, 50, 4, generator=torch.Generator().manual_seed(0)) * 3
     limits = DetectionSettings(nms_iou=1.0, per_image=10)
-    boxes = random_boxes(0, 1, 50)
-    (found,) = postprocess(
-        proposals_of(boxes), logits, torch.zeros(1, 50, 4, 4), batch_of((100, 100)), limits, NAMES
-    )
-    best = logits.softmax(-1)[0, :, 1:].flatten().topk(10).values
-    assert_close(found.scores, best)
+    (found,) = _detect(proposals_of(random_boxes(0, 1, 50)), logits, limits)
+    assert_close(found.scores, logits.softmax(-1)[0, :, 1:].flatten().topk(10).values)
 
 
 def test_padded_proposals_are_never_detected() -> None:
-    boxes = torch.tensor([[10.0, 10.0, 30.0, 50.0], [0.0, 0.0, 0.0, 0.0]]).expand(2, 2, 4)
-    valid = torch.tensor([[True, False], [False, False]])
-    proposals = Proposals(boxes, torch.ones(2, 2), valid)
-    logits = _logits(1, 1).expand(2, -1, -1)
-    first, second = postprocess(
-        proposals,
-        logits,
-        torch.zeros(2, 2, 4, 4),
-        batch_of((64, 64), (64, 64)),
-        DetectionSettings(),
-        NAMES,
-    )
-    assert_close(first.boxes, torch.tensor([[10.0, 10.0, 30.0, 50.0]]))
-    assert len(second) == 0
+    boxes = torch.tensor([TWO[0], [0.0, 0.0, 0.0, 0.0]]).expand(2, 2, 4)
+    proposals = Proposals(boxes, torch.ones(2, 2), torch.tensor([[True, False], [False, False]]))
+    logits, deltas = _logits(1, 1).expand(2, -1, -1), torch.zeros(2, 2, 4, 4)
+    first, second = _detect(proposals, logits, deltas=deltas)
+    assert_close(first.boxes, torch.tensor(TWO[:1]))
     assert second.boxes.shape == (0, 4)
     assert second.names == []
 
 
 def test_no_proposals_give_no_detections() -> None:
-    found = postprocess(
-        Proposals(torch.zeros(2, 0, 4), torch.zeros(2, 0), torch.zeros(2, 0).bool()),
-        torch.zeros(2, 0, 4),
-        torch.zeros(2, 0, 4, 4),
-        batch_of((64, 64), (64, 64)),
-        DetectionSettings(),
-        NAMES,
-    )
+    none = Proposals(torch.zeros(2, 0, 4), torch.zeros(2, 0), torch.zeros(2, 0).bool())
+    found = _detect(none, torch.zeros(2, 0, 4), deltas=torch.zeros(2, 0, 4, 4))
     assert [len(detections) for detections in found] == [0, 0]
 
 
 def test_a_class_agnostic_head_moves_every_class_alike() -> None:
     generator = torch.Generator().manual_seed(1)
-    boxes, batch = random_boxes(1, 2, 20), batch_of((90, 90), (90, 90))
-    logits = torch.randn(2, 20, 4, generator=generator)
-    deltas = torch.randn(2, 20, 1, 4, generator=generator) * 0.2
-    one = postprocess(proposals_of(boxes), logits, deltas, batch, DetectionSettings(), NAMES)
-    every = postprocess(
-        *(proposals_of(boxes), logits, deltas.expand(-1, -1, 4, -1)),
-        *(batch, DetectionSettings(), NAMES),
+    proposals, logits = (
+        proposals_of(random_boxes(1, 2, 20)),
+        torch.randn(2, 20, 4, generator=generator),
     )
+    deltas = torch.randn(2, 20, 1, 4, generator=generator) * 0.2
+    one = _detect(proposals, logits, deltas=deltas)
+    every = _detect(proposals, logits, deltas=deltas.expand(-1, -1, 4, -1))
     for agnostic, specific in zip(one, every, strict=True):
         assert len(agnostic) > 0
         assert_close(agnostic.boxes, specific.boxes)
         assert torch.equal(agnostic.labels, specific.labels)
 
 
-@pytest.mark.parametrize(("min_size", "kept"), [(0.0, 2), (10.0, 2), (10.5, 1)])
+@pytest.mark.parametrize(("min_size", "kept"), [(0.0, 2), (20.0, 2), (20.5, 0)])
 def test_small_detections_can_be_left_out(min_size: float, kept: int) -> None:
-    boxes = torch.tensor([[[10.0, 10.0, 50.0, 50.0], [60.0, 60.0, 70.0, 90.0]]])
-    (found,) = postprocess(
-        *(proposals_of(boxes), _logits(1, 1), torch.zeros(1, 2, 4, 4), batch_of((96, 96))),
-        *(DetectionSettings(min_size=min_size), NAMES),
-    )
+    (found,) = _detect(TWO, _logits(1, 1), DetectionSettings(min_size=min_size))
     assert len(found) == kept
 
 
 def test_proposals_are_moved_or_stay_where_they_are() -> None:
     """Without deltas, or told not to use them (Fast R-CNN, table 6)."""
     generator = torch.Generator().manual_seed(2)
-    boxes, batch = random_boxes(2, 2, 20), batch_of((100, 100), (100, 100))
-    logits = torch.randn(2, 20, 4, generator=generator) * 3
+    boxes, logits = random_boxes(2, 2, 20), torch.randn(2, 20, 4, generator=generator) * 3
     deltas = torch.randn(2, 20, 4, 4, generator=generator) * 0.3
     proposals, limits = proposals_of(boxes), DetectionSettings(nms_iou=1.0)
-    moved = postprocess(proposals, logits, deltas, batch, limits, NAMES)
-    stay = postprocess(
-        proposals, logits, deltas, batch, replace(limits, ablate_regression=True), NAMES
-    )
-    none = postprocess(proposals, logits, None, batch, limits, NAMES)
+    moved = _detect(proposals, logits, limits, deltas)
+    stay = _detect(proposals, logits, replace(limits, ablate_regression=True), deltas)
+    none = _detect(proposals, logits, limits)
     for i in range(2):
         assert torch.equal(stay[i].boxes, none[i].boxes)
         assert torch.equal(stay[i].scores, moved[i].scores)  # the classes are the same
@@ -261,28 +224,22 @@ class TestSoftSuppression:
 
     @pytest.mark.parametrize("rule", ["linear", "gaussian"])
     def test_padding_and_images_without_proposals(self, rule: Any) -> None:
-        batch, limits = batch_of((64, 64), (64, 64)), DetectionSettings(suppression=rule)
+        limits = DetectionSettings(suppression=rule)
         for count in (0, 1, 3):
             boxes, valid = torch.ones(2, count, 4) * 9, torch.zeros(2, count).bool()
             valid[0] = True
             boxes[..., 2:] = 30.0
-            found = postprocess(
-                Proposals(boxes, torch.ones(2, count), valid),
-                torch.zeros(2, count, 4),
-                torch.zeros(2, count, 4, 4),
-                batch,
-                limits,
-                NAMES,
-            )
+            proposals = Proposals(boxes, torch.ones(2, count), valid)
+            deltas = torch.zeros(2, count, 4, 4)
+            found = _detect(proposals, torch.zeros(2, count, 4), limits, deltas)
             assert [len(found[0]) > 0, len(found[1]) > 0] == [count > 0, False]
 
     def test_boxes_apart_are_detected_as_by_hard_suppression(self) -> None:
-        batch = batch_of((100, 100), (100, 100))
         logits = torch.randn(2, 8, 4, generator=torch.Generator().manual_seed(0)) * 2
-        places = torch.arange(8)[:, None] * 12 + torch.tensor([0.0, 0.0, 10.0, 10.0])
-        inputs = (proposals_of(places.expand(2, 8, 4)), logits, None, batch)
+        boxes = torch.arange(8)[:, None] * 12 + torch.tensor([0.0, 0.0, 10.0, 10.0])
+        proposals = proposals_of(boxes.expand(2, 8, 4))
         found = [
-            postprocess(*inputs, DetectionSettings(suppression=rule, per_image=9), NAMES)
+            _detect(proposals, logits, DetectionSettings(suppression=rule, per_image=9))
             for rule in ("hard", "linear", "gaussian")
         ]
         for hard, *soft in zip(*found, strict=True):

@@ -93,36 +93,53 @@ def test_whole_network_equals_torchvision(seed: int, train: bool, levels: int) -
     _assert_same(ours, boxes, scores)
 
 
-def _identity(boxes: Tensor, scores: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """Anchors, logits and deltas of a network that proposes the anchors as they are."""
-    logits = torch.logit(scores)[None]
-    return boxes, [logits], [torch.zeros(1, len(boxes), 4)]
+def _propose(
+    anchors: Tensor,
+    logits: list[Tensor],
+    limits: ProposalSettings | None = None,
+    deltas: list[Tensor] | None = None,
+    batch: ImageBatch | None = None,
+    *,
+    train: bool = True,
+) -> Proposals:
+    """Propose, by default the anchors as they are, in images of 200 x 200 pixels."""
+    deltas = deltas or [torch.zeros(*level.shape, 4) for level in logits]
+    batch = batch or batch_of(*[(200, 200)] * len(logits[0]))
+    return propose(anchors, logits, deltas, batch, limits or ProposalSettings(), train=train)
 
 
-def test_boxes_are_decoded_clipped_and_sorted() -> None:
-    anchors = torch.tensor([[10.0, 10.0, 30.0, 30.0], [80.0, 80.0, 120.0, 120.0]])
+@pytest.fixture
+def apart() -> Tensor:
+    """100 anchors that do not overlap."""
+    corners = torch.cartesian_prod(torch.arange(10.0), torch.arange(10.0)) * 20
+    return torch.cat([corners, corners + 18], dim=1)
+
+
+def test_boxes_are_decoded_clipped_and_sorted_unless_regression_is_ablated() -> None:
+    anchors = torch.tensor([[10.0, 10.0, 30.0, 30.0], [80.0, 80.0, 100.0, 100.0]])
     wanted = torch.tensor([[40.0, 20.0, 80.0, 40.0], [70.0, 60.0, 130.0, 110.0]])
-    proposals = propose(
-        anchors,
-        [torch.tensor([[0.0, 2.0]])],
-        [encode(anchors, wanted)[None]],
-        batch_of((100, 110)),
-        ProposalSettings(),
-        train=True,
-    )
+    given = {"deltas": [encode(anchors, wanted)[None]], "batch": batch_of((100, 110))}
+    logits, ablated = [torch.tensor([[0.0, 2.0]])], ProposalSettings(ablate_regression=True)
     clipped = torch.tensor([[70.0, 60.0, 110.0, 100.0], [40.0, 20.0, 80.0, 40.0]])
-    assert_close(proposals.boxes[0], clipped)
-    assert_close(proposals.scores[0], torch.tensor([2.0, 0.0]).sigmoid())
-    assert proposals.valid.all()
+    for limits, train, expected in (
+        (ProposalSettings(), True, clipped),
+        (ProposalSettings(), False, clipped),
+        (ablated, True, clipped),
+        (ablated, False, anchors.flip(0)),  # only when detecting
+    ):
+        proposals = _propose(anchors, logits, limits, **given, train=train)
+        assert_close(proposals.boxes[0], expected)
+        assert_close(proposals.scores[0], torch.tensor([2.0, 0.0]).sigmoid())
+        assert proposals.valid.all()
 
 
 @pytest.mark.parametrize(("scale", "kept"), [(1.0, [0, 1]), (2.0, [0]), (0.5, [0, 1, 2])])
 def test_smallest_side_is_16_pixels_of_the_original_image(scale: float, kept: list[int]) -> None:
     sides = torch.tensor([[40.0, 32.0], [16.0, 40.0], [40.0, 8.0], [7.9, 40.0]])
-    places = torch.arange(4)[:, None] * 45.0
-    boxes = torch.cat([places.expand(-1, 2), places + sides], dim=1)
-    inputs = _identity(boxes, torch.tensor([0.9, 0.8, 0.7, 0.6]))
-    proposals = propose(*inputs, batch_of((200, 200), scale=scale), ProposalSettings(), train=True)
+    corners = (torch.arange(4)[:, None] * 45.0).expand(-1, 2)
+    boxes = torch.cat([corners, corners + sides], dim=1)
+    logits = [torch.tensor([[4.0, 3.0, 2.0, 1.0]])]
+    proposals = _propose(boxes, logits, batch=batch_of((200, 200), scale=scale))
     assert proposals.valid.sum() == len(kept)
     assert_close(proposals.boxes[0, : len(kept)], boxes[kept])
     assert not proposals.boxes[0, len(kept) :].any()
@@ -130,89 +147,51 @@ def test_smallest_side_is_16_pixels_of_the_original_image(scale: float, kept: li
 
 
 def test_each_image_has_its_own_scale() -> None:
-    boxes = torch.tensor([[0.0, 0.0, 20.0, 20.0]])
     sizes = torch.tensor([[100, 100], [100, 100]])
     batch = ImageBatch(torch.zeros(2, 3, 100, 100), sizes, torch.tensor([[100, 100], [50, 50]]))
-    proposals = propose(
-        boxes, [torch.zeros(2, 1)], [torch.zeros(2, 1, 4)], batch, ProposalSettings(), train=True
-    )
+    proposals = _propose(torch.tensor([[0.0, 0.0, 20.0, 20.0]]), [torch.zeros(2, 1)], batch=batch)
     assert proposals.valid.tolist() == [[True], [False]]
 
 
-def test_limits_hold_per_level_before_and_per_image_after() -> None:
-    places = torch.cartesian_prod(torch.arange(10.0), torch.arange(10.0)) * 20
-    anchors = torch.cat([places, places + 18], dim=1)
+def test_limits_hold_per_level_before_and_per_image_after(apart: Tensor) -> None:
     logits = torch.linspace(3, -3, 100).expand(2, 100)
     levels = [logits[:, :60], logits[:, 60:]]
-    deltas = [torch.zeros(2, 60, 4), torch.zeros(2, 40, 4)]
-    batch = batch_of((200, 200), (200, 200))
     limits = ProposalSettings(
         before_nms_train=50, after_nms_train=70, before_nms_test=30, after_nms_test=45
     )
-    train = propose(anchors, levels, deltas, batch, limits, train=True)
+    train = _propose(apart, levels, limits)
     assert train.boxes.shape == (2, 70, 4)
     order = [*range(50), *range(60, 80)]  # 50 of the first level, then the second
-    assert torch.equal(train.boxes[1], anchors[order])
-    test = propose(anchors, levels, deltas, batch, limits, train=False)
-    assert torch.equal(test.boxes[0], anchors[[*range(30), *range(60, 75)]])
+    assert torch.equal(train.boxes[1], apart[order])
+    test = _propose(apart, levels, limits, train=False)
+    assert torch.equal(test.boxes[0], apart[[*range(30), *range(60, 75)]])
 
 
-def test_without_ranking_any_come_first_but_only_when_detecting() -> None:
-    places = torch.cartesian_prod(torch.arange(10.0), torch.arange(10.0)) * 20
-    anchors = torch.cat([places, places + 18], dim=1)
-    logits, deltas = [torch.linspace(3, -3, 100).expand(2, 100)], [torch.zeros(2, 100, 4)]
-    batch, limits = batch_of((200, 200), (200, 200)), replace(LIMITS, ablate_ranking=True)
-
-    def found(scores: list[Tensor], *, train: bool) -> Tensor:
-        return propose(anchors, scores, deltas, batch, limits, train=train).boxes
-
-    by_chance = found(logits, train=False)
-    assert torch.equal(by_chance, found([-logits[0]], train=False))  # whatever the network says
-    assert torch.equal(by_chance[0], by_chance[1])
-    places_of = (by_chance[0][:, None] == anchors).all(dim=2).long().argmax(dim=1)
-    assert len(places_of.unique()) == limits.after_nms_test
-    assert places_of.max() > 80  # not the first, nor the best
-    assert torch.equal(found(logits, train=True)[0], anchors[: limits.after_nms_train])
-
-
-def test_without_refinement_anchors_stay_but_only_when_detecting() -> None:
-    anchors = torch.tensor([[10.0, 10.0, 30.0, 30.0], [60.0, 60.0, 90.0, 90.0]])
-    wanted = torch.tensor([[40.0, 20.0, 80.0, 40.0], [10.0, 60.0, 50.0, 110.0]])
-    given = [torch.tensor([[2.0, 0.0]])], [encode(anchors, wanted)[None]], batch_of((120, 120))
-    limits = ProposalSettings(ablate_regression=True)
-    assert_close(propose(anchors, *given, limits, train=False).boxes[0], anchors)
-    assert_close(propose(anchors, *given, limits, train=True).boxes[0], wanted)
+def test_without_ranking_any_come_first_but_only_when_detecting(apart: Tensor) -> None:
+    logits, limits = torch.linspace(3, -3, 100).expand(2, 100), replace(LIMITS, ablate_ranking=True)
+    drawn = _propose(apart, [logits], limits, train=False).boxes
+    reverse = _propose(apart, [-logits], limits, train=False).boxes
+    assert torch.equal(drawn, reverse)  # whatever the network says
+    assert torch.equal(drawn[0], drawn[1])
+    indices = (drawn[0][:, None] == apart).all(dim=2).long().argmax(dim=1)
+    assert len(indices.unique()) == limits.after_nms_test
+    assert indices.max() > 80  # not the first, nor the best
+    best = _propose(apart, [logits], limits).boxes[0]
+    assert torch.equal(best, apart[: limits.after_nms_train])
 
 
 def test_levels_do_not_suppress_each_other() -> None:
-    box = torch.tensor([[10.0, 10.0, 50.0, 50.0]])
-    anchors = torch.cat([box, box, box])
-    levels = [torch.tensor([[2.0, 1.0]]), torch.tensor([[0.0]])]
-    deltas = [torch.zeros(1, 2, 4), torch.zeros(1, 1, 4)]
-    proposals = propose(anchors, levels, deltas, batch_of((64, 64)), ProposalSettings(), train=True)
+    anchors = torch.tensor([[10.0, 10.0, 50.0, 50.0]]).expand(3, 4)
+    proposals = _propose(anchors, [torch.tensor([[2.0, 1.0]]), torch.tensor([[0.0]])])
     assert proposals.valid.tolist() == [[True, True, False]]
     assert_close(proposals.scores[0, :2], torch.tensor([2.0, 0.0]).sigmoid())
-
-
-def test_padding_is_no_room_for_proposals() -> None:
-    anchors = random_boxes(0, 200, extent=128.0)
-    logits = [torch.randn(2, 200)]
-    batch = batch_of((128, 128), (40, 60))
-    proposals = propose(
-        anchors, logits, [torch.zeros(2, 200, 4)], batch, replace(LIMITS, nms_iou=1.0), train=True
-    )
-    inside = proposals.boxes[1, proposals.valid[1]]
-    assert len(inside) > 5
-    assert inside[:, [0, 2]].max() <= 60
-    assert inside[:, [1, 3]].max() <= 40
 
 
 def test_gradients_flow_through_the_coordinates() -> None:
     """Exact joint training differentiates the box head's loss to the RPN."""
     anchors = random_boxes(1, 50) * 0.5 + torch.tensor([10.0, 10.0, 40.0, 40.0])
-    logits, deltas = torch.randn(1, 50), torch.zeros(1, 50, 4, requires_grad=True)
-    proposals = propose(anchors, [logits], [deltas], batch_of((128, 128)), LIMITS, train=True)
-    assert proposals.boxes.requires_grad
+    deltas = torch.zeros(1, 50, 4, requires_grad=True)
+    proposals = _propose(anchors, [torch.randn(1, 50)], LIMITS, [deltas])
     (gradient,) = torch.autograd.grad(proposals.boxes.sum(), deltas)
     moved = gradient.abs().amax(dim=-1)[0] > 0
     assert moved.sum() == proposals.valid.sum()
@@ -223,27 +202,19 @@ def test_gradients_flow_through_the_coordinates() -> None:
 
 
 def test_an_untrained_network_may_say_anything() -> None:
-    deltas = torch.randn(1, 60, 4) * 1e3
-    proposals = propose(
-        random_boxes(2, 60),
-        [torch.randn(1, 60) * 1e3],
-        [deltas],
-        batch_of((96, 96)),
-        LIMITS,
-        train=False,
-    )
+    wild = torch.randn(1, 60) * 1e3, torch.randn(1, 60, 4) * 1e3
+    proposals = _propose(random_boxes(2, 60), [wild[0]], LIMITS, [wild[1]], train=False)
     assert proposals.boxes.isfinite().all()
     assert proposals.scores.isfinite().all()
 
 
 def test_half_precision_outputs_give_boxes_in_full() -> None:
-    anchors = random_boxes(3, 60) + 700
-    logits, deltas = torch.randn(1, 60).bfloat16(), torch.zeros(1, 60, 4).bfloat16()
+    anchors, logits = random_boxes(3, 60) + 700, torch.randn(1, 60).bfloat16()
     limits = replace(LIMITS, min_size=0.0, nms_iou=1.0)
-    proposals = propose(anchors, [logits], [deltas], batch_of((900, 900)), limits, train=True)
+    deltas = [torch.zeros(1, 60, 4).bfloat16()]
+    proposals = _propose(anchors, [logits], limits, deltas, batch_of((900, 900)))
     assert proposals.boxes.dtype == torch.float32
-    order = logits[0].topk(60).indices
-    assert_close(proposals.boxes[0], anchors[order], atol=1e-3, rtol=0.0)
+    assert_close(proposals.boxes[0], anchors[logits[0].topk(60).indices], atol=1e-3, rtol=0.0)
 
 
 BOXES = torch.tensor(
@@ -322,11 +293,9 @@ def test_images_may_have_any_number(counts: Sequence[int]) -> None:
 
 def test_unused_slots_are_never_chosen() -> None:
     batch = batch_of((64, 96))
-    nothing = torch.zeros(1, 4).bool()
-    given = Proposals(BOXES[None], torch.ones(1, 4), nothing)
-    assert (
-        used(choose(batch, given, ProposalSettings(min_size=0.0, dedup_on_feature_grid=True))) == []
-    )
+    given = Proposals(BOXES[None], torch.ones(1, 4), torch.zeros(1, 4).bool())
+    limits = ProposalSettings(min_size=0.0, dedup_on_feature_grid=True)
+    assert used(choose(batch, given, limits)) == []
 
 
 def test_what_lies_outside_the_image_is_cut_off() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.testing import assert_close
 from torchvision.models.vgg import cfgs, make_layers
 
@@ -14,7 +14,6 @@ from rcnn.model.rcnn import RCNN
 from rcnn.model.roi_pooling import PoolingSettings, WarpSettings
 from rcnn.model.settings import DetectorSettings
 from rcnn.model.transform import ImageSettings
-from rcnn.ops.boxes import iou
 from rcnn.settings import SettingsError
 from rcnn.structures import ImageBatch, Proposals
 from tests.model.inputs import TINY, A, B, noise_of, targets_of
@@ -137,23 +136,6 @@ def test_of_vgg_at_224_pixels_the_features_are_those_before_its_fc6() -> None:
         expected = whole(detector.transform.normalise(batch))
     assert pooled.shape == (1, 512, 7, 7)
     assert_close(pooled, expected, atol=1e-4, rtol=1e-4)
-
-
-def test_proposals_and_detections_are_in_pixels_of_each_picture(detector: RCNN) -> None:
-    for parameter in detector.roi_heads.box_predictor.parameters():
-        nn.init.zeros_(parameter)
-    with torch.no_grad():
-        detector.roi_heads.box_predictor.cls_score.bias[3] = 9.0
-    images = [torch.rand(3, 128, 192), torch.rand(3, 300, 100)]
-    proposals = [
-        torch.tensor([[100.0, 60.0, 180.0, 120.0], [0.0, 0.0, 192.0, 128.0]]),
-        torch.tensor([[10.0, 200.0, 90.0, 290.0]]),
-    ]
-    found = detector.eval().detect(images, proposals)
-    for detections, boxes in zip(found, proposals, strict=True):
-        assert set(detections.names) == {"hen"}
-        best = iou(boxes, detections.boxes).max(dim=1)
-        assert_close(detections.boxes[best.indices], boxes, atol=1e-3, rtol=0.0)
 
 
 def test_an_image_is_detected_alike_in_any_batch(detector: RCNN) -> None:

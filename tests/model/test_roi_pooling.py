@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.testing import assert_close
-from torchvision.ops import MultiScaleRoIAlign, roi_align, roi_pool
+from torchvision.ops import MultiScaleRoIAlign, roi_pool
 
 from rcnn.model.roi_pooling import PoolingSettings, RoIPooler
 from rcnn.ops.roi_pooling import assign_levels
@@ -27,17 +27,6 @@ def levels_of(count: int, seed: int = 0, side: int = 64, images: int = 2) -> lis
     generator = torch.Generator().manual_seed(seed)
     sides = [side // 2**k for k in range(count)]
     return [torch.randn(images, 3, s, s, generator=generator).requires_grad_() for s in sides]
-
-
-@pytest.mark.parametrize("settings", KINDS[:3])
-def test_one_level_equals_torchvision(settings: PoolingSettings) -> None:
-    features, rois = torch.randn(2, 5, 9, 12), random_boxes(0, 2, 20, extent=140.0)
-    if settings.kind == "roi_pool":
-        expected = roi_pool(features, list(rois), 7, spatial_scale=1 / 16)
-    else:
-        ratio = settings.sampling_ratio or -1
-        expected = roi_align(features, list(rois), 7, 1 / 16, ratio, settings.aligned)
-    assert_close(RoIPooler(settings, [16])([features], rois), expected)
 
 
 @pytest.mark.parametrize("settings", KINDS)

@@ -8,6 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from rcnn.model.anchors import AnchorSettings
+from rcnn.model.backbones import BackboneSettings
 from rcnn.model.box_predictor import BoxPredictorSettings
 from rcnn.model.losses import LossSettings
 from rcnn.model.postprocess import DetectionSettings
@@ -136,3 +137,28 @@ def test_what_only_detection_depends_on_is_not_learned_with() -> None:
         assert may_change_after_training(part, key)
     for part, key in (("proposals", "after_nms_train"), ("backbone", "name"), ("pooling", "size")):
         assert not may_change_after_training(part, key)
+
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "images", "expected"),
+    [
+        ("resnet18", {}, IMAGENET),
+        ("resnet18", {"channels": "bgr"}, tuple(colours[::-1] for colours in IMAGENET)),
+        ("somebody.elses.network", {}, IMAGENET),
+        ("efficientnet_lite0", {}, ((127 / 255,) * 3, (128 / 255,) * 3)),
+        ("efficientnet_lite0_fpn", {"mean": (0.1, 0.2, 0.3)}, ((0.1, 0.2, 0.3), (128 / 255,) * 3)),
+        ("efficientnet_lite0", {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}, None),
+    ],
+)
+def test_images_are_normalised_as_the_backbones_weights_expect_unless_told(
+    backbone: str, images: dict[str, Any], expected: object
+) -> None:
+    settings = DetectorSettings(
+        ("cat",), images=ImageSettings(**images), backbone=BackboneSettings(backbone)
+    )
+    found = (settings.images.mean, settings.images.std)
+    assert found == (expected or (images["mean"], images["std"]))
+    assert from_plain(DetectorSettings, to_plain(settings)) == settings

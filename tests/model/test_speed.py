@@ -54,8 +54,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "backbone": replace(RESNET, name="mobilenet_v3_large_fpn", hidden=8),
         "anchors": AnchorSettings((1.0,)),
     },
+    "efficientnet": {"backbone": replace(RESNET, name="efficientnet_lite0")},
 }
-NAMES = ["vgg16", "vgg16_bn", "resnet18", "resnet50", "resnet18_fpn", "mobilenet_v3_large_fpn"]
+NAMES = [
+    *("vgg16", "vgg16_bn", "resnet18", "resnet50", "resnet18_fpn", "mobilenet_v3_large_fpn"),
+    *("efficientnet_lite0", "efficientnet_lite0_fpn"),
+]
 
 
 def vary_norms(detector: nn.Module) -> None:
@@ -80,7 +84,7 @@ class TestFastLayers:
         before = dict(detector.state_dict(keep_vars=True))
         layers = [one for one in detector.modules() if isinstance(one, nn.Conv2d)]
         fitting, fixed = sum(map(fits_winograd, layers)), count(detector, FrozenBatchNorm2d)
-        assert fitting > 3 or name.startswith("mobilenet")
+        assert fitting > 3 or name.startswith(("mobilenet", "efficientnet"))
         prepare(detector, PLAIN)
         assert count(detector, FastConv2d) == count(detector, FoldedNorm2d) == 0
         for _ in range(2):  # twice is once

@@ -3,8 +3,6 @@
 import pytest
 import torch
 from torch.testing import assert_close
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.image_list import ImageList
 
 from rcnn.ops.anchors import templates, tile
 from tests.ops.inputs import GEOMETRY
@@ -43,18 +41,6 @@ def test_table_of_torchvision() -> None:
     cell = templates([128.0, 256.0, 512.0], [0.5, 1.0, 2.0], rounding="nearest")
     table = torch.tensor(case["cell_anchors_128_256_512_run_here"]).float()
     assert torch.equal(cell, table.view(3, 3, 4).transpose(0, 1).reshape(9, 4))
-
-
-@pytest.mark.parametrize("grid", [(1, 1), (3, 5), (7, 2)])
-def test_grid_equals_torchvision(grid: tuple[int, int]) -> None:
-    sizes, ratios = (24.0, 50.0), (0.5, 1.0, 3.0)
-    # One size a cell and level, so that the two orders are the same.
-    for size in sizes:
-        generator = AnchorGenerator(((size,),), (ratios,))
-        images = ImageList(torch.zeros(1, 3, 16 * grid[0], 8 * grid[1]), [(1, 1)])
-        expected = generator(images, [torch.zeros(1, 1, *grid)])[0]
-        cell = templates([size], ratios, rounding="nearest")
-        assert torch.equal(tile(cell, grid, (16.0, 8.0), offset=0.0), expected)
 
 
 def test_order_is_rows_then_columns_then_templates() -> None:

@@ -48,18 +48,6 @@ def test_size_equals_torchvision(height: int, width: int, shorter: int, more: in
     assert max(size) <= shorter + more
 
 
-def test_whole_batch_equals_torchvision() -> None:
-    generator = torch.Generator().manual_seed(1)
-    images = [torch.rand(3, *size, generator=generator) for size in [(40, 70), (90, 50), (64, 64)]]
-    oracle = GeneralizedRCNNTransform(64, 96, MEAN, STD, size_divisible=32)
-    expected, _ = oracle(images)
-    resized = [resize(i, resized_size((i.shape[1], i.shape[2]), 64, 96), False) for i in images]
-    pixels, sizes = pad(resized, 32)
-    ours = normalise(pixels, sizes, torch.tensor(MEAN), torch.tensor(STD))
-    assert_close(ours, expected.tensors)
-    assert [tuple(size) for size in sizes.tolist()] == expected.image_sizes
-
-
 @pytest.mark.parametrize("antialias", [True, False])
 def test_bytes_and_floats_resize_alike(antialias: bool) -> None:
     generator = torch.Generator().manual_seed(2)

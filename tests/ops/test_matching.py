@@ -94,14 +94,6 @@ def test_boxes_that_are_no_target_match_nothing() -> None:
     assert ious[0].diagonal().tolist() == [1.0, 0.0, 1.0]
 
 
-def test_candidates_may_be_shared_or_each_images_own() -> None:
-    ground_truth, anchors = random_boxes(3, 2, 3), random_boxes(4, 7)
-    is_target = torch.ones(2, 3).bool()
-    shared = masked_iou(ground_truth, is_target, anchors[None])
-    own = masked_iou(ground_truth, is_target, anchors.expand(2, 7, 4))
-    assert torch.equal(shared, own)
-
-
 def test_a_candidate_is_in_a_crowd_from_half_its_area_on() -> None:
     crowd_box = torch.tensor([[[0.0, 0.0, 100.0, 100.0], [0.0, 0.0, 1000.0, 1000.0]]])
     crowd = torch.tensor([[True, False]])  # the second is an object, however much it covers

@@ -105,14 +105,6 @@ def test_two_candidates_are_drawn_independently() -> None:
     assert_close(together, torch.full((30,), 0.2), atol=0.04, rtol=0.0)
 
 
-def test_each_image_has_its_own_quota() -> None:
-    """A peer draws from the whole batch: one image would then take the places of the other."""
-    positive, negative = _masks([[1] * 50 + [0] * 50, [0] * 98 + [1] * 2])
-    sample = sample_balanced(positive, negative, 20, 0.5)
-    assert sample.positive.sum(dim=1).tolist() == [10, 2]
-    assert sample.negative.sum(dim=1).tolist() == [10, 18]
-
-
 def test_what_one_image_draws_does_not_depend_on_the_labels_of_another() -> None:
     row = [1, 0, 0, 1, 0, -1, 0, 0]
     draws = []
