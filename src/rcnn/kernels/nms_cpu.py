@@ -164,11 +164,9 @@ def _positions(boxes: Float[Tensor, "S 4"]) -> Float[Tensor, "3 S"]:
 
 
 def _reaches(boxes: Float[Tensor, "S 4"], iou_threshold: float) -> Float[Tensor, "3 S"]:
-    """Return how far from each box, on each axis, a box with an IoU above the threshold may be.
-
-    The centres of two boxes with an IoU above t are no further apart than (1 - t) / 2t times a
-    side of either, and their areas differ by no more than the factor t (and so do areas plus 1).
-    """
+    """Return how far from each box, on each axis, a box with an IoU above the threshold may be."""
+    # The centres of two boxes with an IoU above t are no further apart than (1 - t) / 2t times a
+    # side of either, and their areas differ by no more than the factor t (as do areas plus 1).
     low, high = boxes.T.contiguous().split(2)  # (S, 4) -> (2, S), (2, S)
     sides = (high - low) * ((1 - iou_threshold) / (2 * iou_threshold))
     return torch.cat([sides, torch.full_like(sides[:1], -math.log(iou_threshold))])
@@ -177,12 +175,12 @@ def _reaches(boxes: Float[Tensor, "S 4"], iou_threshold: float) -> Float[Tensor,
 def _coordinates(
     candidates: Candidates, indices: Int[Tensor, " S"]
 ) -> tuple[Float[Tensor, "D S"], Float[Tensor, " S"]]:
-    """Return starts and ends of the sides of some boxes (D = 4), and their areas.
+    """Return starts and ends of the sides of some boxes, and their areas.
 
-    Where groups differ, the group is a third side (D = 6). The coordinates are those before the
-    offset, as offset boxes need more digits than single precision has.
+    Where groups differ, the group is a third side.
     """
     boxes, groups, _ = candidates
+    # Boxes with an offset need more digits than single precision has.
     chosen = boxes.index_select(0, indices).to(torch.promote_types(boxes.dtype, torch.float32))
     low, high = chosen.T.contiguous().split(2)  # (S, 4) -> (2, S), (2, S)
     areas = (high - low).prod(dim=0)
@@ -198,11 +196,9 @@ def _smallest_margin(
     other_areas: Float[Tensor, " W"],
     iou_threshold: float,
 ) -> Float[Tensor, " Q"]:
-    """Return the smallest margin of each query over the others, without the query's own area.
-
-    IoU > t is the same as: both areas minus (1 + t) / t times the shared area is below 0. There are
-    as few passes over the pairs as possible, in as little memory.
-    """
+    """Return the smallest margin of each query over the others, without the query's own area."""
+    # IoU > t is the same as: both areas minus (1 + t) / t times the shared area is below 0. There
+    # are as few passes over the pairs as possible, in as little memory.
     half = len(queries) // 2
     ours, theirs = queries[:, :, None].unbind(), others[:, None].unbind()  # D of (Q, 1), (1, W)
     sides = zip(ours[:half], ours[half:], theirs[:half], theirs[half:], strict=True)

@@ -83,12 +83,10 @@ def _transforms(dtype: torch.dtype) -> _Transforms:
 
 @cache
 def _rotated_transforms(dtype: torch.dtype) -> _Transforms:
-    """Return the matrices that use transformed kernels as if they were rotated by 180 degrees.
-
-    The rotated polynomial of k(x) is x^2 k(1/x): its value at a point is that of k at the
-    reciprocal, up to a factor, which is multiplied into the tile's transform.
-    """
+    """Return the matrices that use transformed kernels as if they were rotated by 180 degrees."""
     tile, kernel, output = _transforms(torch.float64)
+    # The rotated polynomial of k(x) is x^2 k(1/x): its value at a point is that of k at the
+    # reciprocal, up to a factor, which is multiplied into the tile's transform.
     known, wanted = kernel.flip(0), kernel.flip(1)
     factors = (known * wanted).sum(1, keepdim=True) / known.square().sum(1, keepdim=True)
     rotated = (factors * tile).flip(0), kernel, output.flip(1)
@@ -189,13 +187,7 @@ def _tiles(cells: Float[Tensor, "B H W C"]) -> Float[Tensor, "T 36 C"]:
 def _with_zeros(
     cells: Float[Tensor, "B C H W"], lines: slice, border: int
 ) -> Float[Tensor, "B h w C"]:
-    """Return the cells of some rows of tiles, channels last, with zeros outside of the map.
-
-    Args:
-        cells: cells of some images.
-        lines: range of rows of tiles.
-        border: number of cells that are added on each side.
-    """
+    """Return the cells of some rows of tiles and ``border`` cells around, zero outside the map."""
     height, width = cells.shape[2:]
     top, bottom = lines.start * SIDE - border, lines.stop * SIDE + border
     right = -width % SIDE + border
@@ -221,9 +213,7 @@ def _chunks(batch: int, rows: int, columns: int) -> Iterator[tuple[slice, slice]
 def _evaluate(
     transform: Float[Tensor, "36 P"], cells: Float[Tensor, "T P C"]
 ) -> Float[Tensor, "36 T C"]:
-    """Return a view of the values of each tile's (or kernel's) polynomial at the 36 points.
-
-    One small product for each tile keeps all that it reads in the innermost cache; a single large
-    one, of so few rows, takes up to twice as long.
-    """
+    """Return a view of the values of each tile's (or kernel's) polynomial at the 36 points."""
+    # One small product for each tile keeps all that it reads in the innermost cache; a single
+    # large one, of so few rows, takes up to twice as long.
     return (transform @ cells).transpose(0, 1)

@@ -129,7 +129,8 @@ class RPN(nn.Module):
     @record_function("proposals")
     def propose(self, output: RPNOutput, batch: ImageBatch, *, train: bool) -> Proposals:
         """Return the best boxes, clipped, filtered and suppressed, in pixels of the batch."""
-        return propose(*output, batch, self.proposal_settings, train=train)
+        anchors, logits, deltas = output
+        return propose(anchors, logits, deltas, batch, self.proposal_settings, train=train)
 
 
 class RPNHead(nn.Module):

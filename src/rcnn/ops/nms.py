@@ -76,9 +76,8 @@ def offset_by_group(
 ) -> Float[Tensor, "B N 4"]:
     """Return the boxes, each image and group moved so far that they overlap no others.
 
-    The offsets cost digits. Float32 has too few for the classes of a large batch, and the result of
-    an image would depend on its neighbours; so the boxes are in double precision (but on MPS, which
-    has none).
+    They are in double precision: the offsets cost digits, of which float32 has too few for the
+    classes of a large batch. MPS has no double precision.
     """
     if boxes.numel() == 0:
         return boxes
