@@ -111,25 +111,12 @@ def test_a_box_goes_only_above_the_threshold() -> None:
 
 
 def test_nothing_to_suppress() -> None:
-    no_boxes = suppress(
-        torch.zeros(2, 0, 4),
-        torch.zeros(2, 0),
-        torch.zeros(2, 0).long(),
-        torch.zeros(2, 0).bool(),
-        0.5,
-        7,
-    )
-    assert no_boxes[0].shape == no_boxes[1].shape == (2, 0)
-    none_valid = suppress(
-        torch.ones(2, 5, 4),
-        torch.ones(2, 5),
-        torch.zeros(2, 5).long(),
-        torch.zeros(2, 5).bool(),
-        0.5,
-        7,
-    )
-    assert none_valid[0].shape == (2, 5)
-    assert not none_valid[1].any()
+    for count in (0, 5):  # no boxes, and none that is valid
+        nothing = torch.zeros(2, count)
+        boxes = torch.ones(2, count, 4)
+        indices, used = suppress(boxes, nothing, nothing.long(), nothing.bool(), 0.5, 7)
+        assert indices.shape == used.shape == (2, count)
+        assert not used.any()
 
 
 def test_half_precision_is_compared_in_full() -> None:

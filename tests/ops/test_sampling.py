@@ -127,27 +127,17 @@ def test_no_candidates_at_all() -> None:
 
 
 @pytest.mark.parametrize("repeat", [False, True])
-def test_a_generator_decides_and_the_global_state_is_left_alone(repeat: bool) -> None:
-    positive, negative = _masks([[1, 0] * 50])
-    before = torch.get_rng_state()
-    draws = [
-        sample_balanced(
-            positive, negative, 20, 0.5, repeat, torch.Generator().manual_seed(seed)
-        ).indices
-        for seed in (1, 1, 2)
-    ]
-    assert torch.equal(draws[0], draws[1])
-    assert not torch.equal(draws[0], draws[2])
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_without_a_generator_the_global_seed_decides() -> None:
-    positive, negative = _masks([[1, 0] * 50])
-    state, draws = torch.get_rng_state(), []
-    for seed in (5, 5, 6):
-        torch.manual_seed(seed)
-        draws.append(sample_balanced(positive, negative, 20, 0.5).indices)
-    torch.set_rng_state(state)
+@pytest.mark.parametrize("own", [False, True])
+def test_the_generator_decides_or_else_the_global_one(own: bool, repeat: bool) -> None:
+    masks, draws = _masks([[1, 0] * 50]), []
+    with torch.random.fork_rng(devices=[]):
+        for seed in (1, 1, 2):
+            generator = torch.Generator() if own else torch.default_generator
+            generator.manual_seed(seed)
+            before = torch.get_rng_state()
+            given = generator if own else None
+            draws.append(sample_balanced(*masks, 20, 0.5, repeat, given).indices)
+            assert torch.equal(torch.get_rng_state(), before) == own
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])
 
