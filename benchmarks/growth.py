@@ -25,7 +25,7 @@ from benchmarks.pair import (
     time_tasks,
 )
 from rcnn.files import whole_file
-from rcnn.model.backbones import SHIPPED
+from rcnn.model.backbones import TORCHVISION
 
 AXES: Mapping[str, tuple[str, Sequence[Any]]] = {
     "size": ("shorter side, pixels", [(240, 320), (360, 480), (480, 640), (600, 800), (720, 960)]),
@@ -39,7 +39,7 @@ AXES: Mapping[str, tuple[str, Sequence[Any]]] = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this part."""
-    parser.add_argument("--backbone", choices=SHIPPED, default="resnet18", metavar="NAME")
+    parser.add_argument("--backbone", choices=TORCHVISION, default="resnet18", metavar="NAME")
     parser.add_argument("--axes", nargs="+", choices=AXES, default=list(AXES), metavar="AXIS")
     parser.add_argument("--values", type=int, help="number of values of each axis, from the first")
     parser.add_argument("--size", type=parse_size, default=(600, 800), metavar="HEIGHTxWIDTH")

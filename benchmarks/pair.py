@@ -29,7 +29,7 @@ from benchmarks.torchvision_models import (
     set_realistic_weights,
 )
 from rcnn.interop import from_torchvision
-from rcnn.model.backbones import SHIPPED, BackboneSettings
+from rcnn.model.backbones import TORCHVISION, BackboneSettings
 from rcnn.model.backbones.backbone import freeze_norms
 from rcnn.model.faster_rcnn import FasterRCNN
 from rcnn.model.settings import DetectorSettings
@@ -330,9 +330,9 @@ def parse_size(text: str) -> tuple[int, int]:
 
 def add_workload_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that ``workloads`` reads."""
-    known = ", ".join(SHIPPED)
+    known = ", ".join(TORCHVISION)
     parser.add_argument(
-        "--backbones", nargs="+", choices=SHIPPED, default=MAIN, metavar="NAME", help=known
+        "--backbones", nargs="+", choices=TORCHVISION, default=MAIN, metavar="NAME", help=known
     )
     parser.add_argument(
         "--norms",

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.torchvision_models import c4_detector, is_pyramid, pyramid_detector
 from rcnn.interop import from_torchvision
-from rcnn.model.backbones import SHIPPED, BackboneSettings
+from rcnn.model.backbones import TORCHVISION, BackboneSettings
 from rcnn.model.roi_pooling import PoolingSettings
 from rcnn.model.settings import DetectorSettings
 
@@ -45,6 +45,6 @@ def test_a_pyramid_has_torchvisions_limits_and_is_taken_over(name: str) -> None:
 
 
 def test_every_shipped_backbone_is_of_one_kind() -> None:
-    assert [name for name in SHIPPED if is_pyramid(name)] == [
-        name for name in SHIPPED if name.endswith("_fpn")
+    assert [name for name in TORCHVISION if is_pyramid(name)] == [
+        name for name in TORCHVISION if name.endswith("_fpn")
     ]

@@ -32,7 +32,7 @@ def test_batch_remembers_the_sizes() -> None:
 def test_pixels_of_a_batch_equal_torchvision() -> None:
     images = [image.float() / 255 for image in _images((128, 160), (40, 90))]
     transform = ImageTransform(ImageSettings(shorter_side=64, longer_side=96, antialias=False))
-    oracle = GeneralizedRCNNTransform(64, 96, transform.settings.mean, transform.settings.std)
+    oracle = GeneralizedRCNNTransform(64, 96, transform.mean.tolist(), transform.std.tolist())
     expected, _ = oracle(images)
     batch = transform.batch(images)
     assert_close(transform.normalise(batch), expected.tensors)

@@ -28,7 +28,7 @@ from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from rcnn.model.anchors import AnchorSettings
-from rcnn.model.backbones import SHIPPED, BackboneSettings, build_network
+from rcnn.model.backbones import TORCHVISION, BackboneSettings, build_network
 from rcnn.model.backbones.backbone import RESNETS
 from rcnn.model.losses import LossSettings
 from rcnn.model.postprocess import DetectionSettings
@@ -145,7 +145,7 @@ def read_backbone(model: FasterRCNN) -> BackboneSettings:
     shapes = {key: tuple(tensor.shape) for key, tensor in found}
     head, size = model.roi_heads.box_head, _pooled_size(model.roi_heads.box_roi_pool)
     mlp, pyramid = type(head) is TwoMLPHead, any(key.startswith("backbone.fpn.") for key in shapes)
-    for name in (name for name in SHIPPED if name.endswith("_fpn") == pyramid):
+    for name in (name for name in TORCHVISION if name.endswith("_fpn") == pyramid):
         settings = BackboneSettings(
             name=name,
             norm=norm,
@@ -163,7 +163,7 @@ def read_backbone(model: FasterRCNN) -> BackboneSettings:
     else:
         raise InteropError(
             f"backbone is not supported: it is a {type(model.backbone).__name__} with other "
-            f"tensors than {', '.join(SHIPPED)} have as torchvision builds them: those with a "
+            f"tensors than {', '.join(TORCHVISION)} have as torchvision builds them: those with a "
             "pyramid by fasterrcnn_*_fpn, vgg16().features[:-1], and a ResNet up to layer3."
         )
     supported = "torchvision's TwoMLPHead, or behind a ResNet (C4) a module with its `layer4`"
@@ -230,7 +230,7 @@ def _frozen_stages(model: FasterRCNN, settings: BackboneSettings, pooled_size: i
         stages += 1
 
 
-def _norms(model: FasterRCNN) -> tuple[Literal["batch", "frozen"], float]:
+def _norms(model: FasterRCNN) -> tuple[Literal["batch", "frozen"], float | None]:
     """Return the kind and the epsilon that all norms of a detector share."""
     norms = [layer for layer in model.modules() if hasattr(layer, "running_mean")]
     kinds = {(type(layer), float(layer.eps)) for layer in norms}
@@ -239,7 +239,7 @@ def _norms(model: FasterRCNN) -> tuple[Literal["batch", "frozen"], float]:
     known = {kind for kind, _ in kinds} <= {nn.BatchNorm2d, FrozenBatchNorm2d}
     _demand(known and len(kinds) <= 1, "backbone's norm", listed, supported)
     if not kinds:
-        return "batch", BackboneSettings.norm_eps
+        return "batch", None
     kind, eps = kinds.pop()
     return ("batch" if kind is nn.BatchNorm2d else "frozen"), eps
 

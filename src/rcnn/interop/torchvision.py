@@ -25,7 +25,7 @@ from rcnn.interop.settings import (
     torchvision_key,
 )
 from rcnn.model.anchors import AnchorSettings
-from rcnn.model.backbones import SHIPPED
+from rcnn.model.backbones import TORCHVISION
 from rcnn.model.backbones.backbone import freeze_norms
 from rcnn.model.faster_rcnn import FasterRCNN
 from rcnn.model.roi_heads import eval_mode
@@ -315,8 +315,8 @@ def _check_expressible(detector: FasterRCNN) -> None:
     """Refuse what torchvision's modules do not compute."""
     settings, channels = detector.settings, detector.backbone.channels
     rpn, predictor, deltas = settings.rpn, settings.box_predictor, settings.deltas
-    known = settings.backbone.name in SHIPPED
-    require(known, "backbone.name", settings.backbone.name, f"supported: {', '.join(SHIPPED)}")
+    known = settings.backbone.name in TORCHVISION
+    require(known, "backbone.name", settings.backbone.name, f"supported: {', '.join(TORCHVISION)}")
     only: dict[str, tuple[object, object]] = {
         "backbone.ranks": (settings.backbone.ranks, None),
         "rpn.branches": (rpn.branches, "shared"),

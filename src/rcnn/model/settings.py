@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Annotated, Any
 
 import torch
@@ -12,7 +12,7 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor
 
 from rcnn.model.anchors import AnchorSettings
-from rcnn.model.backbones import BackboneSettings
+from rcnn.model.backbones import BackboneSettings, normalisation
 from rcnn.model.box_predictor import BoxPredictorSettings
 from rcnn.model.losses import LossSettings
 from rcnn.model.postprocess import DetectionSettings
@@ -60,6 +60,9 @@ class DeltaSettings:
 class DetectorSettings:
     """A two-stage detector, stage by stage, in the order of the data flow.
 
+    ``images.mean`` and ``images.std`` become those of the backbone's pretrained weights where they
+    are null. Set them to null, too, when ``replace`` exchanges the backbone.
+
     Attributes:
         class_names: names of the classes 1..K, in order, without background.
     """
@@ -87,6 +90,13 @@ class DetectorSettings:
         fits = measured is None or (len(measured) == len(names) and not agnostic)
         allowed = "it should have one row per class, for a box predictor with boxes for each class"
         require(fits, "deltas.class_means", measured, allowed)
+        images = self.images
+        if images.mean is None or images.std is None:
+            mean, std = normalisation(self.backbone)
+            if images.channels == "bgr":
+                mean, std = mean[::-1], std[::-1]
+            images = replace(images, mean=images.mean or mean, std=images.std or std)
+            object.__setattr__(self, "images", images)
 
 
 Fields = Mapping[str, tuple[str, ...]]

@@ -12,6 +12,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.profiler import record_function
 
+from rcnn.model.backbones import IMAGENET
 from rcnn.ops.images import normalise, pad, resize, resized_size
 from rcnn.settings import require, settings
 from rcnn.structures import ImageBatch
@@ -27,8 +28,10 @@ class ImageSettings:
         longer_side: largest length of the longer side, in pixels.
         multiple: the batch is padded to sides divisible by this, in pixels; the largest stride of
             the backbone has to divide it.
-        mean: per-channel mean on the 0..1 scale, in the order of ``channels``.
-        std: per-channel standard deviation on the 0..1 scale, in the order of ``channels``.
+        mean: per-channel mean on the 0..1 scale, in the order of ``channels``; null: that of the
+            backbone's pretrained weights, which ``DetectorSettings`` fills in.
+        std: per-channel standard deviation on the 0..1 scale, in the order of ``channels``; null as
+            for ``mean``.
         channels: order in which the network reads colours. Weights from torchvision want ``rgb``,
             weights from Caffe ``bgr``.
         antialias: filter before shrinking; torchvision's released detectors do not.
@@ -40,8 +43,8 @@ class ImageSettings:
     shorter_side: PositiveInt = 600
     longer_side: PositiveInt = 1000
     multiple: PositiveInt = 32
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.229, 0.224, 0.225)
+    mean: tuple[float, float, float] | None = None
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
     channels: Literal["rgb", "bgr"] = "rgb"
     antialias: bool = True
     test_scales: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] | None = None
@@ -64,8 +67,9 @@ class ImageTransform(nn.Module):
     def __init__(self, settings: ImageSettings) -> None:
         super().__init__()
         self.settings = settings
-        self.register_buffer("mean", torch.tensor(settings.mean), persistent=False)
-        self.register_buffer("std", torch.tensor(settings.std), persistent=False)
+        mean, std = settings.mean or IMAGENET[0], settings.std or IMAGENET[1]
+        self.register_buffer("mean", torch.tensor(mean), persistent=False)
+        self.register_buffer("std", torch.tensor(std), persistent=False)
 
     @record_function("transform")
     def batch(self, images: Sequence[Shaped[Tensor, "3 _ _"]]) -> ImageBatch:

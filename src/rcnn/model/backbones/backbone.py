@@ -6,7 +6,7 @@ Letters: B images, (H, W) of the batch, C channels of the features, R RoIs, F fe
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Annotated, Literal
@@ -23,7 +23,15 @@ VGGS = ("vgg16", "vgg16_bn")
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 RESNET_PYRAMIDS = tuple(f"{name}_fpn" for name in RESNETS)
 MOBILENET_PYRAMIDS = ("mobilenet_v3_large_fpn",)
-SHIPPED = VGGS + RESNETS + RESNET_PYRAMIDS + MOBILENET_PYRAMIDS
+EFFICIENTNET, EFFICIENTNET_PYRAMID = "efficientnet_lite0", "efficientnet_lite0_fpn"
+
+TORCHVISION = VGGS + RESNETS + RESNET_PYRAMIDS + MOBILENET_PYRAMIDS
+"""The backbones that are torchvision's, as are their weights."""
+
+SHIPPED = (*TORCHVISION, EFFICIENTNET, EFFICIENTNET_PYRAMID)
+
+TIMM = "timm/"
+"""How the name of a backbone begins that the package timm builds."""
 
 
 @settings
@@ -35,26 +43,33 @@ class BackboneSettings:
     the resolved settings.
 
     Attributes:
-        name: a shipped backbone, or the dotted path of a callable
+        name: a shipped backbone; ``timm/<model>`` (its features of stride 16) or
+            ``timm/<model>_fpn`` (a pyramid on it) for a model of the package timm, such as
+            ``timm/convnext_tiny_fpn``; or the dotted path of a callable
             ``(settings: BackboneSettings, cells: int) -> SplitNetwork``.
         norm: ``batch``: batch norms are trained and update their statistics; ``frozen``: both stay
             as loaded; ``auto``: frozen on top of loaded weights, batch otherwise.
         frozen_stages: number of leading stages that are not trained. A ResNet has 5 (the stem
             counts as one), VGG-16 has 5 blocks of convolutions (2 in the papers: conv1_x and
-            conv2_x), MobileNetV3 has 6.
+            conv2_x), EfficientNet-Lite 5 (each begins where the size halves), MobileNetV3 6, and a
+            model of timm those that timm groups its layers into (a ViT the patch embedding and
+            every block).
         box_head: ``own``: the part of the network behind the cut (VGG's fc6 and fc7, a ResNet's
-            layer4, two linear layers behind a feature pyramid); ``two_mlp``: two linear layers on
-            the pooled cells in any case, which on a ResNet cost far less per RoI.
-        dropout: dropout probability of VGG's fc6 and fc7, and of a ResNet's ``two_mlp``.
+            layer4, the last blocks of EfficientNet-Lite; two linear layers behind a feature pyramid
+            or a model of timm); ``two_mlp``: two linear layers on the pooled cells in any case,
+            which cost far less per RoI than convolutions.
+        dropout: dropout probability of VGG's fc6 and fc7, and of ``two_mlp`` without a pyramid.
         weights: ``auto``: ImageNet weights if they can be found, otherwise random weights and a
             warning; ``imagenet``: ImageNet weights or an error; null: random weights; anything
-            else: path of a state dict in torchvision's names, or of a checkpoint of this package.
+            else: path of a state dict in the names of torchvision (of timm for its models), or of a
+            checkpoint of this package.
         hidden: width of fc6 and fc7; null: 4096 for VGG-16 (as pretrained), 1024 otherwise.
         ranks: ranks of fc6 and fc7, each of which is then the product of two thinner layers
             (truncated SVD; Fast R-CNN, section 3.1); 0 leaves a layer whole, null both.
         fpn_channels: channels of every level of a feature pyramid.
-        norm_eps: number added to the variances before the root. torchvision's detectors use 1e-5,
-            its Faster R-CNN of COCO (ResNet-50) 0; MobileNetV3 was pretrained with 1e-3.
+        norm_eps: number added to the variances before the root; null: 1e-5 as in torchvision's
+            detectors, 1e-3 for EfficientNet-Lite, timm's own for its models. torchvision's Faster
+            R-CNN of COCO (ResNet-50) has 0.
     """
 
     name: str = "resnet18"
@@ -66,31 +81,23 @@ class BackboneSettings:
     hidden: PositiveInt | None = None
     ranks: tuple[NonNegativeInt, NonNegativeInt] | None = None
     fpn_channels: PositiveInt = 256
-    norm_eps: NonNegativeFloat = 1e-5
+    norm_eps: NonNegativeFloat | None = None
 
     def __post_init__(self) -> None:
+        name = self.name
+        dotted = "." in name and all(part.isidentifier() for part in name.split("."))
         allowed = (
-            f"no backbone has this name{nearest(self.name, SHIPPED)} Shipped are "
-            f"{', '.join(SHIPPED)}; your own is named by the dotted path of its callable"
+            f"no backbone has this name{nearest(name, SHIPPED)} Shipped are {', '.join(SHIPPED)}; "
+            "timm/<model> is one of timm, and your own is named by the dotted path of its callable"
         )
-        known = self.name in SHIPPED or _is_dotted_path(self.name)
-        require(known, "name", self.name, allowed)
+        require(name in SHIPPED or name.startswith(TIMM) or dotted, "name", name, allowed)
         if self.ranks is None:
             return
         allowed = "at least one should be above 0; null leaves both layers whole"
         require(max(self.ranks) > 0, "ranks", self.ranks, allowed)
-        has_layers = self.name not in RESNETS or self.box_head == "two_mlp"
-        allowed = f"{self.name} has fc6 and fc7 only with backbone.box_head=two_mlp"
-        require(has_layers, "ranks", self.ranks, allowed)
-
-    @property
-    def architecture(self) -> str | None:
-        """Torchvision's name of the classification network inside; None for a user's own."""
-        return self.name.removesuffix("_fpn") if self.name in SHIPPED else None
-
-
-def _is_dotted_path(name: str) -> bool:
-    return "." in name and all(part.isidentifier() for part in name.split("."))
+        convolves = name in (*RESNETS, EFFICIENTNET) and self.box_head == "own"
+        allowed = f"{name} has fc6 and fc7 only with backbone.box_head=two_mlp"
+        require(not convolves, "ranks", self.ranks, allowed)
 
 
 class Backbone(nn.Module):
@@ -118,6 +125,10 @@ class Backbone(nn.Module):
     def roi_strides(self) -> tuple[int, ...]:
         """Pixels per cell of the levels that RoIs are pooled from."""
         return self.strides[: self.roi_levels]
+
+    def pretrained_parameters(self) -> Iterator[nn.Parameter]:
+        """Return the parameters that a classification network has, too: those without a pyramid."""
+        return self.parameters()
 
     def freeze(self) -> None:
         """Stop training for good: no gradients, and norms that keep their statistics.
@@ -207,14 +218,9 @@ def freeze_stages(
     Raises:
         SettingsError: ``frozen_stages`` is larger than the number of stages.
     """
-    require(
-        settings.frozen_stages <= len(stages),
-        "backbone.frozen_stages",
-        settings.frozen_stages,
-        f"{settings.name} has {len(stages)} stages",
-    )
+    check_frozen_stages(settings, len(stages))
     for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, nn.BatchNorm2d) and settings.norm_eps is not None:
             module.eps = settings.norm_eps
     if settings.norm == "frozen":
         freeze_norms(network)
@@ -223,8 +229,10 @@ def freeze_stages(
         setattr(network, name, stage.requires_grad_(False))
 
 
-Ranks = tuple[int, int]
-"""Ranks of fc6 and fc7; 0 leaves a layer whole."""
+def check_frozen_stages(settings: BackboneSettings, stages: int) -> None:
+    """Refuse to freeze more stages than a network has."""
+    frozen, allowed = settings.frozen_stages, f"{settings.name} has {stages} stages"
+    require(frozen <= stages, "backbone.frozen_stages", frozen, allowed)
 
 
 class TwoMLPHead(BoxHead):
@@ -254,7 +262,7 @@ class TwoMLPHead(BoxHead):
         cells: int,
         hidden: int,
         dropout: float,
-        ranks: Ranks | None = None,
+        ranks: tuple[int, int] | None = None,
     ) -> None:
         super().__init__(channels=hidden)
         self.ranks = ranks
@@ -279,3 +287,23 @@ class TwoMLPHead(BoxHead):
         require(0 < rank <= largest, "backbone.ranks", self.ranks, allowed)
         first, second = nn.Linear(inputs, rank, bias=False), nn.Linear(rank, outputs)
         return nn.Sequential(OrderedDict(first=first, second=second))
+
+
+def two_mlp_head(
+    settings: BackboneSettings, in_channels: int, cells: int, *, hidden: int = 1024
+) -> TwoMLPHead:
+    """Build two linear layers of the width, dropout and ranks that ``settings`` name.
+
+    Args:
+        settings: settings of the backbone.
+        in_channels: C.
+        cells: number of pooled cells of a RoI.
+        hidden: F, unless ``settings`` name it.
+    """
+    return TwoMLPHead(
+        in_channels=in_channels,
+        cells=cells,
+        hidden=settings.hidden or hidden,
+        dropout=settings.dropout,
+        ranks=settings.ranks,
+    )

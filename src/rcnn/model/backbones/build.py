@@ -6,27 +6,56 @@ import importlib
 from collections.abc import Callable
 
 from rcnn.model.backbones.backbone import (
+    EFFICIENTNET,
+    EFFICIENTNET_PYRAMID,
     MOBILENET_PYRAMIDS,
     RESNET_PYRAMIDS,
     RESNETS,
     SHIPPED,
+    TIMM,
     VGGS,
     BackboneSettings,
     SplitNetwork,
 )
+from rcnn.model.backbones.efficientnet_lite import build_efficientnet, build_efficientnet_pyramid
 from rcnn.model.backbones.fpn import build_mobilenet_pyramid, build_resnet_pyramid
 from rcnn.model.backbones.resnet import build_resnet
+from rcnn.model.backbones.timm import build_timm, pretrained_config
 from rcnn.model.backbones.vgg import build_vgg
 from rcnn.settings import SettingsError, nearest, require
 
 Builder = Callable[[BackboneSettings, int], SplitNetwork]
+
+Colours = tuple[float, float, float]
+"""One number for red, green and blue each, on the 0..1 scale."""
+
+IMAGENET: tuple[Colours, Colours] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Mean and standard deviation of ImageNet's pixels, which torchvision's weights expect."""
 
 _BUILDERS: dict[str, Builder] = {
     **dict.fromkeys(VGGS, build_vgg),
     **dict.fromkeys(RESNETS, build_resnet),
     **dict.fromkeys(RESNET_PYRAMIDS, build_resnet_pyramid),
     **dict.fromkeys(MOBILENET_PYRAMIDS, build_mobilenet_pyramid),
+    EFFICIENTNET: build_efficientnet,
+    EFFICIENTNET_PYRAMID: build_efficientnet_pyramid,
 }
+
+
+def normalisation(settings: BackboneSettings) -> tuple[Colours, Colours]:
+    """Return mean and standard deviation of the pixels that the pretrained weights expect.
+
+    They are ImageNet's for a backbone of the user's own.
+
+    Raises:
+        SettingsError: timm is not installed, or has no such model.
+    """
+    if settings.name.startswith(TIMM):
+        config = pretrained_config(settings.name)
+        return config.mean, config.std
+    if settings.name in (EFFICIENTNET, EFFICIENTNET_PYRAMID):
+        return (127 / 255,) * 3, (128 / 255,) * 3
+    return IMAGENET
 
 
 def build_network(settings: BackboneSettings, cells: int = 49) -> SplitNetwork:
@@ -39,11 +68,11 @@ def build_network(settings: BackboneSettings, cells: int = 49) -> SplitNetwork:
 
     Raises:
         SettingsError: a dotted path leads to no callable, or to one that returns no
-            ``SplitNetwork``; ``frozen_stages`` is larger than the number of stages; a rank is
-            larger than that of its layer.
+            ``SplitNetwork``; timm is not installed, or its model does not fit; ``frozen_stages`` is
+            larger than the number of stages; a rank is larger than that of its layer.
     """
     require(cells >= 1, "cells", cells, "1 or more")
-    builder = _BUILDERS.get(settings.name) or _imported(settings.name)
+    builder = _builder(settings.name)
     network = builder(settings, cells)
     require(
         isinstance(network, SplitNetwork),
@@ -61,17 +90,20 @@ def build_network(settings: BackboneSettings, cells: int = 49) -> SplitNetwork:
     return network
 
 
-def _imported(path: str) -> Builder:
-    module_name, _, name = path.rpartition(".")
+def _builder(name: str) -> Builder:
+    if name in _BUILDERS:
+        return _BUILDERS[name]
+    if name.startswith(TIMM):
+        return build_timm
+    module_name, _, attribute = name.rpartition(".")
     try:
-        builder: Builder = getattr(importlib.import_module(module_name), name)
+        builder: Builder = getattr(importlib.import_module(module_name), attribute)
     except Exception as error:  # a module may fail in any way while it is imported
         raise SettingsError(
-            f"backbone.name={path!r} is not possible: {module_name} gives no {name} "
-            f"({type(error).__name__}: {error}){nearest(path, SHIPPED)} "
+            f"backbone.name={name!r} is not possible: {module_name} gives no {attribute} "
+            f"({type(error).__name__}: {error}){nearest(name, SHIPPED)} "
             "Name a callable (settings, cells) -> SplitNetwork in an importable module."
         ) from error
-    require(
-        callable(builder), "backbone.name", path, f"this is a {type(builder).__name__}, no callable"
-    )
+    allowed = f"this is a {type(builder).__name__}, no callable"
+    require(callable(builder), "backbone.name", name, allowed)
     return builder

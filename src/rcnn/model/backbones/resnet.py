@@ -9,8 +9,6 @@ and start at random. Random weights are torchvision's (He's, fan out; PyTorch's 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.models import ResNet, get_model
@@ -20,8 +18,8 @@ from rcnn.model.backbones.backbone import (
     BackboneSettings,
     BoxHead,
     SplitNetwork,
-    TwoMLPHead,
     freeze_stages,
+    two_mlp_head,
 )
 
 STAGES = (("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",))
@@ -66,32 +64,12 @@ class Res5Head(BoxHead):
 
 def build_resnet(settings: BackboneSettings, cells: int) -> SplitNetwork:
     """Build a C4 ResNet with random weights; layer4 takes pooled features of any size."""
+    network: nn.Module = get_model(settings.name)
     own = settings.box_head == "own"
-    network = classification_resnet(settings, STAGES if own else STAGES[:4])
-    names = {f"{name}.": f"backbone.{name}." for stage in STAGES[:4] for name in stage}
+    freeze_stages(network, STAGES if own else STAGES[:4], settings)
     backbone = ResNetBackbone(network)
+    names = {f"{name}.": f"backbone.{name}." for stage in STAGES[:4] for name in stage}
     if own:
         names["layer4."] = "box_head.layer4."
         return SplitNetwork(backbone, Res5Head(network), names)
-    box_head = TwoMLPHead(
-        in_channels=backbone.channels,
-        cells=cells,
-        hidden=settings.hidden or 1024,
-        dropout=settings.dropout,
-        ranks=settings.ranks,
-    )
-    return SplitNetwork(backbone, box_head, names)
-
-
-def classification_resnet(
-    settings: BackboneSettings, stages: Sequence[Sequence[str]] = STAGES
-) -> ResNet:
-    """Build torchvision's network with random weights and the norms that ``settings`` name.
-
-    Args:
-        settings: of the backbone.
-        stages: those that will be used, and may be frozen.
-    """
-    network: nn.Module = get_model(settings.architecture, weights=None)
-    freeze_stages(network, stages, settings)
-    return network
+    return SplitNetwork(backbone, two_mlp_head(settings, backbone.channels, cells), names)

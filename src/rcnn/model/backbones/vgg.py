@@ -18,8 +18,8 @@ from rcnn.model.backbones.backbone import (
     Backbone,
     BackboneSettings,
     SplitNetwork,
-    TwoMLPHead,
     freeze_stages,
+    two_mlp_head,
 )
 
 CELLS, UNITS = 49, 4096
@@ -51,13 +51,7 @@ def build_vgg(settings: BackboneSettings, cells: int) -> SplitNetwork:
     features: nn.Sequential = layers[:-1]
     freeze_stages(features, _blocks(features), settings)
     backbone = VGGBackbone(_pooled_first(features))
-    box_head = TwoMLPHead(
-        in_channels=backbone.channels,
-        cells=cells,
-        hidden=settings.hidden or UNITS,
-        dropout=settings.dropout,
-        ranks=settings.ranks,
-    )
+    box_head = two_mlp_head(settings, backbone.channels, cells, hidden=UNITS)
     _initialise(backbone)
     _initialise(box_head)
     names = {"features.": "backbone.features."}
@@ -70,9 +64,7 @@ def build_vgg(settings: BackboneSettings, cells: int) -> SplitNetwork:
 
 def _is_linear(layer: nn.Module, inputs: int) -> bool:
     """Return whether a layer has the shape of a pretrained one."""
-    return (
-        isinstance(layer, nn.Linear) and layer.in_features == inputs and layer.out_features == UNITS
-    )
+    return isinstance(layer, nn.Linear) and layer.weight.shape == (UNITS, inputs)
 
 
 def _pooled_first(features: nn.Sequential) -> nn.Sequential:
