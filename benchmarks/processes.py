@@ -26,8 +26,8 @@ from torch.optim import Optimizer
 from benchmarks.pair import Row, Workload, build_model, images_for, parse_size
 from benchmarks.quality import compose_config
 from benchmarks.synthetic_images import draw
+from rcnn.app.build import build_data, build_module
 from rcnn.app.processes import run_in_processes
-from rcnn.app.run import build_data, build_module
 from rcnn.interop import from_torchvision
 from rcnn.model.build import Detector
 from rcnn.structures import ImageBatch, Targets

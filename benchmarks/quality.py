@@ -24,8 +24,9 @@ from torchvision.models.detection import FasterRCNN
 
 from benchmarks.pair import Row
 from benchmarks.torchvision_models import c4_detector
+from rcnn.app.build import build_data, build_module
 from rcnn.app.config import Config, parse, register_schema
-from rcnn.app.run import build_data, build_module, silence_warnings
+from rcnn.app.run import silence_warnings
 from rcnn.data import DetectionBatch
 from rcnn.metrics.suite import Scores
 from rcnn.model.settings import DetectorSettings

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.machine import processor
-from rcnn.app.run import environment
+from rcnn.app.record import environment
 from rcnn.files import write_json
 
 FOLDER = Path("benchmarks/results")

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from rcnn.app.build import build_data, build_module
 from rcnn.app.config import parse
-from rcnn.app.run import build_data, build_module
 from rcnn.data.proposal_writer import ProposalWriter
 from rcnn.model.settings import DeltaSettings
 from rcnn.ops.boxes import clip

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 from torchvision.models.vgg import cfgs, make_layers
 
-from rcnn.app import run
+from rcnn.app import build
+from rcnn.app.build import build_data, build_module, build_trainer
 from rcnn.app.config import parse
-from rcnn.app.run import Results, build_data, build_module, build_trainer, print_results
+from rcnn.app.record import Results, print_results
 from rcnn.data import ShapesSource
 from rcnn.data.proposal_writer import ProposalWriter
 from rcnn.model.build import SYSTEMS
@@ -97,7 +98,7 @@ def test_the_speed_of_the_config_reaches_module_and_process(
     assert module.get_parameter("detector.backbone.conv1.weight").is_contiguous()
     asked: list[str] = []
     monkeypatch.setattr(torch, "set_float32_matmul_precision", asked.append)
-    monkeypatch.setattr(run, "keep_freed_memory", lambda: asked.append("memory"))
+    monkeypatch.setattr(build, "keep_freed_memory", lambda: asked.append("memory"))
     build_trainer(parse(composed("speed.matmul=high", "logger=none", "trainer=cpu")))
     assert asked == ["high", "memory"]
     build_trainer(parse(composed("speed.keep_memory=false", "logger=none", "trainer=cpu")))

@@ -8,11 +8,7 @@ Hydra composes on, and a YAML file holds differences only. The groups that name 
 from __future__ import annotations
 
 import copy
-import importlib
-import inspect
-import types
-import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Annotated, Any, Literal
 
@@ -20,6 +16,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from pydantic import PositiveFloat, StringConstraints
 
+from rcnn.app.keys import check_targets, leaves, nodes, unknown_key
 from rcnn.data.proposals import ProposalFiles
 from rcnn.inference.checkpoint import CHECKPOINT_KEY, read_checkpoint
 from rcnn.model.backbones import BackboneSettings
@@ -27,7 +24,7 @@ from rcnn.model.build import needs_proposals, system_class
 from rcnn.model.settings import DetectorSettings, may_change_after_training
 from rcnn.model.speed import SpeedSettings
 from rcnn.report import read_plan
-from rcnn.settings import SettingsError, from_plain, nearest, require, settings, to_plain
+from rcnn.settings import SettingsError, from_plain, require, settings, to_plain
 from rcnn.training.datamodule import LoaderSettings
 
 PARTS = {
@@ -49,24 +46,6 @@ PARTS = {
 
 TARGETS = ("data", "optimizer", "trainer", "logger", "callbacks")
 """The groups that name classes by ``_target_``."""
-
-RENAMED = {
-    "backbone.tail": "backbone.box_head",
-    "model.head": "model.box_predictor",
-    "thresholds.detection_refine": "thresholds.detection_ablate_regression",
-    "thresholds.proposal_rank_test": "thresholds.proposal_ablate_ranking",
-    "thresholds.proposal_refine_test": "thresholds.proposal_ablate_regression",
-    "thresholds.proposal_unique_on_grid": "thresholds.proposal_dedup_on_feature_grid",
-    "thresholds.roi_append_truth": "thresholds.roi_append_gt",
-    "thresholds.roi_candidates": "thresholds.roi_ohem_candidates",
-    "thresholds.roi_fill": "thresholds.roi_pad_with",
-    "thresholds.roi_mining": "thresholds.roi_ohem",
-    "thresholds.roi_per": "thresholds.roi_samples_per",
-    "thresholds.roi_rois": "thresholds.roi_samples",
-    "thresholds.rpn_best_within": "thresholds.rpn_low_quality_margin",
-    "thresholds.rpn_inside_only": "thresholds.rpn_skip_border_anchors",
-}
-"""Keys of version 0.1 and their present names, for messages."""
 
 Text = Annotated[str, StringConstraints(min_length=1)]
 
@@ -239,71 +218,41 @@ def parse(plain: dict[str, Any]) -> Config:
         SettingsError: naming the key, the value, what is allowed, and the nearest valid key.
     """
     _check_keys(plain)
-    top = {entry.name for entry in fields(RunConfig)}
-    run = from_plain(RunConfig, {key: plain[key] for key in plain if key in top})
-    model = from_plain(ModelConfig, _own(ModelConfig, plain["model"]), "model")
-    scheme = from_plain(SchemeConfig, plain["scheme"], "scheme")
-    loader = from_plain(LoaderSettings, plain["loader"], "loader")
-    files = from_plain(ProposalFiles, plain["proposals"], "proposals")
-    speed = from_plain(SpeedSettings, plain["speed"], "speed")
+    values = dict(nodes(plain))
+    run = {key: plain[key] for key in _names(RunConfig) if key in plain}
+    model = {key: plain["model"][key] for key in _names(ModelConfig) if key in plain["model"]}
     detector = {}
     for part, prefix in PARTS.items():
         cls = type(_default_part(part))
-        values = {entry.name: _get(plain, prefix + entry.name) for entry in fields(cls)}
-        detector[part] = from_plain(cls, values, prefix.removesuffix("."))
+        own = {name: values.get(prefix + name) for name in _names(cls)}
+        detector[part] = from_plain(cls, own, prefix.removesuffix("."))
+    config = Config(
+        run=from_plain(RunConfig, run),
+        **vars(from_plain(ModelConfig, model, "model")),
+        **{group: from_plain(cls, plain[group], group) for group, cls in GROUPS.items()},
+        detector=detector,
+        plain=plain,
+    )
     for group in TARGETS:
         check_targets(plain[group], group)
     if plain.get("sweep") is not None:
         read_plan(plain["sweep"])
-    if needs_proposals(model.system) and files.folder is None:
+    if needs_proposals(config.system) and config.proposals.folder is None:
         raise SettingsError(
-            f"model={model.system} makes no proposals itself: give proposals.folder=<folder>, "
-            "which holds {train,val,test}.safetensors as `rcnn propose` makes "
-            "them."
+            f"model={config.system} makes no proposals itself: give proposals.folder=<folder>, "
+            "which holds {train,val,test}.safetensors as `rcnn propose` makes them."
         )
-    return Config(
-        run=run,
-        system=model.system,
-        delta_statistics=model.delta_statistics,
-        scheme=scheme,
-        detector=detector,
-        loader=loader,
-        proposals=files,
-        speed=speed,
-        plain=plain,
-    )
-
-
-def unknown_key(key: str, keys: Iterable[str]) -> str:
-    """Return a message that names the nearest of all valid keys, and those of the same group."""
-    keys = sorted(keys)
-    renamed = [old for old in RENAMED if key == old or key.startswith(f"{old}.")]
-    same_name = [other for other in keys if other.rpartition(".")[2] == key.rpartition(".")[2]]
-    hint = nearest(key, same_name) if same_name else nearest(key, keys)
-    if renamed:
-        hint = f", did you mean {RENAMED[renamed[0]] + key.removeprefix(renamed[0])!r}?"
-    group = key.rpartition(".")[0]
-    names = [other.rpartition(".")[2] for other in keys if other.rpartition(".")[0] == group]
-    siblings = f" Known keys{f' of {group}' if group else ''}: {', '.join(names)}." if names else ""
-    return f"Unknown key {key!r}{hint}{siblings}"
-
-
-def dotted_keys(tree: Mapping[str, Any], where: str = "") -> Iterator[str]:
-    """Return the dotted key of every node, groups before their keys."""
-    for key, value in tree.items():
-        yield f"{where}{key}"
-        if isinstance(value, Mapping):
-            yield from dotted_keys(value, f"{where}{key}.")
+    return config
 
 
 def _check_keys(plain: Mapping[str, Any]) -> None:
     tree = schema()
-    free = {*TARGETS, "sweep"}
-    known = {*dotted_keys(tree), *(entry.name for entry in fields(RunConfig)), *free}
-    for key in dotted_keys({key: node for key, node in plain.items() if key not in free}):
+    checked = {key: node for key, node in plain.items() if key not in (*TARGETS, "sweep")}
+    known = {*dict(nodes(tree)), *_names(RunConfig), *TARGETS, "sweep"}
+    for key, _ in nodes(checked):
         if key not in known:
             # What is written elsewhere in the config may be what was meant, too.
-            raise SettingsError(unknown_key(key, known | set(dotted_keys(plain)) - {key}))
+            raise SettingsError(unknown_key(key, known | set(dict(nodes(plain))) - {key}))
     missing = [key for key in (*tree, *TARGETS) if key not in plain]
     if missing:
         raise SettingsError(f"The config lacks {', '.join(missing)}.")
@@ -312,15 +261,8 @@ def _check_keys(plain: Mapping[str, Any]) -> None:
             require(isinstance(plain[key], dict), key, plain[key], "it should hold keys and values")
 
 
-def _own(cls: type, node: Mapping[str, Any]) -> dict[str, Any]:
-    return {entry.name: node[entry.name] for entry in fields(cls) if entry.name in node}
-
-
-def _get(plain: Mapping[str, Any], key: str) -> Any:
-    value: Any = plain
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
+def _names(cls: type) -> list[str]:
+    return [entry.name for entry in fields(cls)]
 
 
 def _put(plain: dict[str, Any], key: str, value: Any) -> None:
@@ -328,100 +270,6 @@ def _put(plain: dict[str, Any], key: str, value: Any) -> None:
     for group in groups:
         plain = plain.setdefault(group, {})
     plain[last] = value
-
-
-# --- classes by their dotted paths --------------------------------------------------------------
-
-_HYDRA_KEYS = {"_target_", "_partial_", "_args_", "_convert_", "_recursive_"}
-_PLAIN = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
-
-
-def check_targets(node: Any, where: str) -> None:
-    """Check every ``_target_`` at or below ``node`` against its signature, without calling it.
-
-    Raises:
-        SettingsError: a class cannot be imported, has no such argument (the nearest is named),
-            lacks one that it needs, or is given a value of the wrong simple type.
-    """
-    if isinstance(node, Mapping):
-        if "_target_" in node:
-            _check_call(node, where)
-        for key, value in node.items():
-            check_targets(value, f"{where}.{key}")
-    elif isinstance(node, Sequence) and not isinstance(node, str):
-        for index, value in enumerate(node):
-            check_targets(value, f"{where}[{index}]")
-
-
-def target_keys(node: Mapping[str, Any], where: str) -> list[str]:
-    """Return the dotted keys of the arguments that a node's class takes.
-
-    Raises:
-        SettingsError: the class cannot be imported or called.
-    """
-    return [f"{where}.{name}" for name in inspect.signature(_locate(node, where)).parameters]
-
-
-def _locate(node: Mapping[str, Any], where: str) -> Callable[..., Any]:
-    path = node["_target_"]
-    module_name, _, name = str(path).rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise SettingsError(
-            f"{where}._target_={path!r} cannot be imported ({error}). It must be the dotted path "
-            "of a class or function that Python finds from here."
-        ) from error
-    require(callable(found), f"{where}._target_", path, "it should name a class or a function")
-    return typing.cast(Callable[..., Any], found)
-
-
-def _check_call(node: Mapping[str, Any], where: str) -> None:
-    target = _locate(node, where)
-    parameters = inspect.signature(target).parameters
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    given = {key: value for key, value in node.items() if key not in _HYDRA_KEYS}
-    for key, value in given.items():
-        if value == "???":
-            raise SettingsError(f"{where}.{key} has to be given: {where}.{key}=...")
-        if key not in parameters:
-            if open_ended:
-                continue
-            raise SettingsError(unknown_key(f"{where}.{key}", target_keys(node, where)))
-        _check_value(_hint(target, key), value, f"{where}.{key}")
-    named = [p for p in parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    missing = [p.name for p in named if p.default is p.empty and p.name not in given]
-    if missing and not node.get("_partial_"):
-        raise SettingsError(
-            f"{where} lacks {', '.join(missing)}, which {node['_target_']} needs: "
-            f"give {where}.{missing[0]}=..."
-        )
-
-
-def _hint(target: Callable[..., Any], name: str) -> Any:
-    call = target.__init__ if isinstance(target, type) else target  # type: ignore[misc]
-    try:
-        return typing.get_type_hints(call).get(name, Any)
-    except (NameError, TypeError):
-        return Any  # an annotation that exists for type checkers only
-
-
-def _check_value(hint: Any, value: Any, where: str) -> None:
-    """Check numbers, texts and booleans; leave everything richer to the class itself."""
-    if not isinstance(value, str | int | float | bool):
-        return
-    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-    kinds = typing.get_args(hint) if union else (hint,)
-    if typing.get_origin(hint) is typing.Literal:
-        choices = ", ".join(repr(choice) for choice in typing.get_args(hint))
-        require(value in typing.get_args(hint), where, value, f"choose one of {choices}")
-        return
-    simple = [kind for kind in kinds if kind in _PLAIN]
-    if len(simple) != len([kind for kind in kinds if kind is not types.NoneType]):
-        return
-    accepted = tuple(simple) + ((int,) if float in simple else ())
-    fits = isinstance(value, accepted) and (not isinstance(value, bool) or bool in simple)
-    require(fits, where, value, f"it must be {' or '.join(_PLAIN[kind] for kind in simple)}")
 
 
 # --- the settings of a checkpoint under test ----------------------------------------------------
@@ -465,9 +313,10 @@ def apply_checkpoint_settings(
         _put(plain, key, to_plain(getattr(getattr(trained, part), name)))
 
     said = {CHOICES.get(k, k) if isinstance(v, str) else k for k, v in overrides.items()}
+    own_values, wanted_values = dict(nodes(plain)), dict(nodes(composed))
     notes, refused = [], []
     for key in ("model.system", *keys):
-        own, wanted = _get(plain, key), _get(composed, key)
+        own, wanted = own_values.get(key), wanted_values.get(key)
         asked = any(key == name or key.startswith(f"{name}.") for name in said)
         if not asked or own == wanted or key in SETTLED:
             continue
@@ -495,18 +344,8 @@ def read_overrides(words: Iterable[str]) -> dict[str, Any]:
     Args:
         words: overrides such as ``thresholds.proposal_score=0.1``, ``backbone=vgg16``, ``~logger``.
     """
-    found: dict[str, Any] = {}
-    for override in OverridesParser.create().parse_overrides(list(words)):
-        _collect(override.key_or_group, override.value(), found)
-    return found
-
-
-def _collect(key: str, value: Any, found: dict[str, Any]) -> None:
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            _collect(f"{key}.{name}", inner, found)
-    else:
-        found[key] = value
+    parsed = OverridesParser.create().parse_overrides(list(words))
+    return leaves({override.key_or_group: override.value() for override in parsed})
 
 
 def _spell(value: Any) -> str:

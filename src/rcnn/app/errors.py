@@ -18,7 +18,8 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.text import Text
 
-from rcnn.app.config import TARGETS, dotted_keys, target_keys, unknown_key
+from rcnn.app.config import TARGETS
+from rcnn.app.keys import nodes, target_keys, unknown_key
 from rcnn.app.processes import ProcessFailedError
 from rcnn.data import DataError
 from rcnn.inference.checkpoint import CheckpointError
@@ -90,7 +91,7 @@ def explain(error: Exception, conf: Path) -> str:
 
 def _explain_key(key: str, conf: Path) -> str:
     config = _composed_without(key, conf)
-    keys = set(dotted_keys(config))
+    keys = set(dict(nodes(config)))
     group = key.partition(".")[0]
     if group in TARGETS and "_target_" in config.get(group, {}):
         arguments = target_keys(config[group], group)

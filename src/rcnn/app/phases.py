@@ -13,7 +13,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -24,14 +24,16 @@ import pytorch_lightning as pl
 from hydra.utils import instantiate
 
 import rcnn
+from rcnn.app.build import Weights, build_data, build_trainer
 from rcnn.app.config import Config
-from rcnn.app.run import Results, Weights, build_data, build_trainer, metrics_of
+from rcnn.app.keys import leaves
+from rcnn.app.record import Results, metrics_of
 from rcnn.data import DetectionDataset
 from rcnn.data.proposals import SUFFIX, ProposalFiles, fingerprint
 from rcnn.data.splits import Split, TrainingSource
 from rcnn.model.backbones import LoadedWeights
 from rcnn.model.build import needs_proposals
-from rcnn.settings import SettingsError
+from rcnn.settings import SettingsError, require
 from rcnn.training import DetectionDataModule, DetectionModule
 from rcnn.training.phases import BEGUN, PhaseRunner, PhaseStore, Plan, connect_processes
 from rcnn.training.schemes import AlternatingTraining, train_stage_wise
@@ -93,27 +95,15 @@ def run_in_phases(config: Config, data: DetectionDataModule, weights: Weights) -
 
 
 def _check(config: Config, data: DetectionDataModule) -> None:
-    name = config.scheme.name
-    if name in ("alternating", "unshared") and config.system != "faster_rcnn":
-        raise SettingsError(
-            f"scheme={name} is not possible: it trains model=faster_rcnn, not "
-            f"model={config.system}."
-        )
-    if config.delta_statistics != "fixed":
-        raise SettingsError(
-            f"model.delta_statistics={config.delta_statistics} is not possible with "
-            f"scheme={name}: choose fixed."
-        )
-    if config.run.ckpt_path is not None:
-        raise SettingsError(
-            f"ckpt_path={config.run.ckpt_path!r} is not possible with scheme={name}: "
-            "a run in phases goes on by itself with what scheme.store holds."
-        )
-    if not isinstance(data, DetectionDataModule):
-        raise SettingsError(
-            f"data={type(data).__name__} is not possible with scheme={name}: phases "
-            "need a source of splits, see rcnn.data.splits."
-        )
+    name, statistics, resumed = config.scheme.name, config.delta_statistics, config.run.ckpt_path
+    fits = name == "stage_wise" or config.system == "faster_rcnn"
+    require(fits, "scheme", name, f"it trains model=faster_rcnn, not model={config.system}")
+    allowed = f"scheme={name} needs fixed statistics"
+    require(statistics == "fixed", "model.delta_statistics", statistics, allowed)
+    allowed = f"a run of scheme={name} goes on by itself with what scheme.store holds"
+    require(resumed is None, "ckpt_path", resumed, allowed)
+    allowed = f"scheme={name} needs a source of splits, see rcnn.data.splits"
+    require(isinstance(data, DetectionDataModule), "data", type(data).__name__, allowed)
 
 
 def _plan(config: Config, data: DetectionDataModule, trainer: pl.Trainer, weights: Weights) -> Plan:
@@ -268,21 +258,13 @@ def _influential(config: Config) -> dict[str, Any]:
     here = f"{config.run.run_dir}/"
     return {
         key: value.removeprefix(here) if isinstance(value, str) else value
-        for key, value in _leaves(groups)
+        for key, value in leaves(groups).items()
         if not any(fnmatchcase(key, pattern) for pattern in NO_INFLUENCE)
     }
 
 
 def _class_name(node: Mapping[str, Any]) -> str:
     return str(node["_target_"]).rpartition(".")[2]
-
-
-def _leaves(node: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{where}{key}.")
-        else:
-            yield f"{where}{key}", value
 
 
 def _objects(dataset: DetectionDataset) -> str:

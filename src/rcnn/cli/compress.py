@@ -23,8 +23,8 @@ from rcnn.inference.compress import BoxHeadSVD, Ranks, stage_seconds
 from rcnn.model.build import needs_proposals
 from rcnn.structures import ImageBatch, Proposals
 from rcnn.training import DetectionModule
-from rcnn.training.checkpoints import save
 from rcnn.training.evaluate import evaluate
+from rcnn.training.module import save
 from rcnn.view import plot_curves, to_pil
 from rcnn.view.scores import COLUMNS, figure
 
@@ -200,8 +200,8 @@ def write_curve(points: Sequence[Point], path: Path) -> list[Path]:
     """
     title, _ = COLUMNS["map"]
     marks = [(1000 * point["seconds_box_head"], point["map"]) for point in points]
-    x, y = zip(*sorted(marks), strict=True)
-    series = {"fc6/fc7": (x, y)}
+    line = sorted(marks)
+    series = {"fc6/fc7": ([x for x, _ in line], [y for _, y in line])}
     series |= {_name(point): ([x], [y]) for point, (x, y) in zip(points, marks, strict=True)}
     axis = "milliseconds of the box head (fc6, fc7 and outputs) per image"
     picture = plot_curves(series, "Truncated SVD of fc6 and fc7", axis, title)
