@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rcnn import data, inference, interop, metrics, model, ops, report, training, view
+    from rcnn.data.augment import AugmentSettings
     from rcnn.model.anchors import AnchorSettings
     from rcnn.model.backbones import BackboneSettings
     from rcnn.model.box_predictor import BoxPredictorSettings
@@ -36,6 +37,7 @@ __version__ = "0.2.0"
 _HOMES = {
     "AnchorSampling": "rcnn.model.targets",
     "AnchorSettings": "rcnn.model.anchors",
+    "AugmentSettings": "rcnn.data.augment",
     "BackboneSettings": "rcnn.model.backbones",
     "BoxPredictorSettings": "rcnn.model.box_predictor",
     "DeltaSettings": "rcnn.model.settings",
@@ -69,6 +71,7 @@ __all__ = [
     "RCNN",
     "AnchorSampling",
     "AnchorSettings",
+    "AugmentSettings",
     "BackboneSettings",
     "BoxPredictorSettings",
     "DeltaSettings",

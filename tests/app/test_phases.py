@@ -78,8 +78,8 @@ def test_what_changes_nothing_that_is_learned_does_not_count(
 @pytest.mark.parametrize(
     "word",
     [
-        *("loader.batch_size=1", "loader.eval_batch_size=1", "loader.flip=0", "loader.seed=3"),
-        *("loader.shorter_sides=[100]", "loader.group_by_aspect=false", "optimizer=sgd"),
+        *("loader.batch_size=1", "loader.eval_batch_size=1", "augment.flip=0", "loader.seed=3"),
+        *("augment=strong", "loader.group_by_aspect=false", "optimizer=sgd"),
         *("optimizer.lr=0.1", "trainer.precision=bf16-mixed", "trainer.gradient_clip_val=1.0"),
         *("trainer.accumulate_grad_batches=2", "callbacks=ema", "proposals.limit=100"),
         *("thresholds.proposal_nms_iou=0.9", "thresholds.proposal_after_nms_train=9"),

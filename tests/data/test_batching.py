@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from rcnn.data import (
     AspectGroupedBatchSampler,
+    AugmentSettings,
     DataError,
     DataWarning,
     DetectionBatch,
@@ -188,18 +189,28 @@ def test_a_batch_larger_than_the_data_repeats_images() -> None:
     assert images(list(AspectGroupedBatchSampler(ratios(1, 0), 4, seed=0))) == [[0, 0, 0, 0]]
 
 
-def test_impossible_settings_are_named() -> None:
-    with pytest.raises(SettingsError, match="rank=2"):
-        EvaluationBatchSampler(ratios(2, 2), 2, rank=2, world_size=2)
+def test_an_empty_batch_is_refused() -> None:
+    with pytest.raises(SettingsError, match="batch_size=0"):
+        EvaluationBatchSampler(ratios(2, 2), 0)
     with pytest.raises(SettingsError, match="batch_size=0"):
         AspectGroupedBatchSampler(ratios(2, 2), 0, seed=0)
-    with pytest.raises(SettingsError, match="repeated=-1"):
-        AspectGroupedBatchSampler(ratios(2, 2), 1, seed=0, repeated=-1)
+
+
+def test_augmentation_ends_after_its_minibatches_in_every_process_and_resumed_run() -> None:
+    for rank in range(2):
+        sampler = AspectGroupedBatchSampler(ratios(9, 0), 2, seed=0, rank=rank, world_size=2)
+        sampler.augmented_batches = 5  # of three in an epoch
+        flags = [[{index.augmented for index in batch} for batch in sampler] for _ in range(3)]
+        assert flags == [[{True}] * 3, [{True}, {True}, {False}], [{False}] * 3]
+    resumed = AspectGroupedBatchSampler(ratios(12, 0), 2, seed=0, batches_done=lambda: 8)
+    resumed.augmented_batches = 10  # two epochs of six are eight and four more
+    assert [batch[0].augmented for batch in resumed] == [True, True, False, False]
+    assert all(index.augmented for batch in epoch(0) for index in batch)
 
 
 # --- how a worker reads them ------------------------------------------------------------------
 
-TRANSFORM = TrainingTransform(0.5, (32, 48, 64), 100)
+TRANSFORM = TrainingTransform(AugmentSettings(shorter_sides=(32, 48, 64)), longer_side=100)
 
 
 def loader(workers: int) -> DataLoader[Sample]:

@@ -16,6 +16,7 @@ from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
 from rcnn.data import (
+    AugmentSettings,
     DataError,
     DetectionDataset,
     EvaluationTransform,
@@ -225,7 +226,8 @@ def test_proposals_are_flipped_and_resized_like_boxes(
     blank: DetectionDataset, stored_file: Path
 ) -> None:
     proposed = TransformedDataset(
-        ProposedDataset(blank, StoredProposals(stored_file)), TrainingTransform(1.0, (80,), 200)
+        ProposedDataset(blank, StoredProposals(stored_file)),
+        TrainingTransform(AugmentSettings(flip=1.0), 80, 200),
     )
     # b: 40 x 60 becomes 80 x 120, a: 30 x 30 becomes 80 x 80, c: 50 x 20 becomes 200 x 80.
     batch = collate([proposed[SampleIndex(index, 0)] for index in range(3)])

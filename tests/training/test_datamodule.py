@@ -15,7 +15,14 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from rcnn.data import DataError, DataSource, DetectionBatch, ShapesSource
+from rcnn.data import (
+    AspectGroupedBatchSampler,
+    AugmentSettings,
+    DataError,
+    DataSource,
+    DetectionBatch,
+    ShapesSource,
+)
 from rcnn.data.proposals import ProposalFiles
 from rcnn.model.settings import DetectorSettings
 from rcnn.model.transform import ImageSettings
@@ -27,13 +34,18 @@ Propose = Callable[[DataSource], Path]
 
 
 def data_of(
-    train: int = 5, val: int = 3, proposals: ProposalFiles | None = None, **loader: Any
+    train: int = 5,
+    val: int = 3,
+    proposals: ProposalFiles | None = None,
+    augment: AugmentSettings | None = None,
+    **loader: Any,
 ) -> DetectionDataModule:
     return DetectionDataModule(
         ShapesSource(train, val, test=3, size=64),
         LoaderSettings(**{"workers": 0, **loader}),
         ImageSettings(shorter_side=64, longer_side=64),
         proposals,
+        augment,
     )
 
 
@@ -66,13 +78,15 @@ def test_the_size_of_the_images_is_the_modules(
 
 
 def test_training_scales_are_drawn_from_the_list() -> None:
-    batches = batches_of(data_of(train=16, shorter_sides=(32, 64)).train_dataloader())
+    batches = batches_of(
+        data_of(16, augment=AugmentSettings(shorter_sides=(32, 64))).train_dataloader()
+    )
     assert {int(size) for batch in batches for size in batch.images.sizes[:, 0]} == {32, 64}
 
 
 def test_targets_follow_the_mirrored_image() -> None:
-    plain = batches_of(data_of(flip=0.0).train_dataloader())
-    mirrored = batches_of(data_of(flip=1.0).train_dataloader())
+    plain = batches_of(data_of(augment=AugmentSettings(flip=0.0)).train_dataloader())
+    mirrored = batches_of(data_of(augment=AugmentSettings(flip=1.0)).train_dataloader())
     for a, b in zip(plain, mirrored, strict=True):
         assert a.image_ids == b.image_ids
         assert a.images.pixels.flip(-1).equal(b.images.pixels)
@@ -83,8 +97,34 @@ def test_targets_follow_the_mirrored_image() -> None:
 
 
 @pytest.mark.parametrize(
+    ("limits", "augmented"),
+    [
+        ({"max_epochs": 4}, 6),
+        ({"max_epochs": -1, "max_steps": 10}, 4),
+        ({"max_epochs": 4, "max_steps": 4, "accumulate_grad_batches": 2}, 2),
+        ({"max_epochs": 4, "limit_train_batches": 2}, 4),
+    ],
+)
+def test_the_last_two_epochs_are_without_augmentation(
+    trainer: MakeTrainer, limits: dict[str, int], augmented: int
+) -> None:
+    data = data_of(augment=AugmentSettings(noise=9.0, off_for_last=2))  # 3 minibatches an epoch
+    data.trainer = trainer(**limits)
+    sampler = data.train_dataloader().batch_sampler
+    assert isinstance(sampler, AspectGroupedBatchSampler)
+    assert sampler.augmented_batches == augmented
+
+
+def test_last_epochs_that_are_not_known_are_an_error(trainer: MakeTrainer) -> None:
+    data = data_of(augment=AugmentSettings(off_for_last=2))
+    data.trainer = trainer(max_epochs=-1, max_steps=-1)
+    with pytest.raises(SettingsError, match=r"augment\.off_for_last=2.*trainer\.max_epochs"):
+        data.train_dataloader()
+
+
+@pytest.mark.parametrize(
     ("key", "value"),
-    [("batch_size", 0), ("workers", -1), ("flip", 1.5), ("shorter_sides", ()), ("seed", -1)],
+    [("batch_size", 0), ("workers", -1), ("eval_batch_size", 0), ("seed", -1)],
 )
 def test_impossible_loader_settings_are_named(key: str, value: Any) -> None:
     with pytest.raises(SettingsError, match=key):
@@ -173,7 +213,7 @@ SHAPES = ShapesSource(8, 3, 3, 64)
 @pytest.mark.parametrize("flip", [0.0, 1.0])
 def test_proposals_follow_the_mirrored_and_resized_image(propose: Propose, flip: float) -> None:
     files = ProposalFiles(str(propose(SHAPES)))
-    data = data_of(8, 3, files, flip=flip, shorter_sides=(32, 64))
+    data = data_of(8, 3, files, AugmentSettings(flip, (32, 64)))
     batches = batches_of(data.train_dataloader())
     assert {int(side) for batch in batches for side in batch.images.sizes.flatten()} == {32, 64}
     for batch in batches:

@@ -30,7 +30,7 @@ def build_data(config: Config) -> DetectionDataModule:
     if isinstance(built, pl.LightningDataModule):
         return cast(DetectionDataModule, built)
     files = config.proposals if needs_proposals(config.system) else None
-    return DetectionDataModule(built, config.loader, proposals=files)
+    return DetectionDataModule(built, config.loader, proposals=files, augment=config.augment)
 
 
 def build_module(
@@ -56,7 +56,7 @@ def build_module(
                 "model.delta_statistics='empirical' is not possible: the training split of "
                 f"{type(data).__name__} is no rcnn.data.proposals.ProposedDataset. Choose fixed."
             )
-        deltas = measure_deltas(dataset, settings, config.loader.flip)
+        deltas = measure_deltas(dataset, settings, config.augment.flip)
         settings = replace(settings, deltas=deltas)
     module = DetectionModule(
         settings,

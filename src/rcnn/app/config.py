@@ -17,6 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from pydantic import PositiveFloat, StringConstraints
 
 from rcnn.app.keys import check_targets, leaves, nodes, unknown_key
+from rcnn.data.augment import AugmentSettings
 from rcnn.data.proposals import ProposalFiles
 from rcnn.inference.checkpoint import CHECKPOINT_KEY, read_checkpoint
 from rcnn.model.backbones import BackboneSettings
@@ -143,6 +144,7 @@ class Config:
         scheme: in what order the parts of the detector learn.
         detector: settings of the detector by part, without the class names, which the data gives.
         loader: how minibatches are made.
+        augment: random changes of the training images.
         proposals: where the stored proposals are, for a system that makes none.
         speed: how the detector is run.
         plain: the whole composed config, resolved, for instantiation and the record.
@@ -154,6 +156,7 @@ class Config:
     scheme: SchemeConfig
     detector: dict[str, Any]
     loader: LoaderSettings
+    augment: AugmentSettings
     proposals: ProposalFiles
     speed: SpeedSettings
     plain: dict[str, Any]
@@ -170,6 +173,7 @@ class Config:
 GROUPS = {
     "scheme": SchemeConfig,
     "loader": LoaderSettings,
+    "augment": AugmentSettings,
     "proposals": ProposalFiles,
     "speed": SpeedSettings,
 }

@@ -13,6 +13,8 @@ from rcnn.settings import SettingsError, nearest, require
 
 RENAMED = {
     "backbone.tail": "backbone.box_head",
+    "loader.flip": "augment.flip",
+    "loader.shorter_sides": "augment.shorter_sides",
     "model.head": "model.box_predictor",
     "thresholds.detection_refine": "thresholds.detection_ablate_regression",
     "thresholds.proposal_rank_test": "thresholds.proposal_ablate_ranking",

@@ -156,7 +156,8 @@ def _phase_data(config: Config, folder: Path | None) -> DetectionDataModule:
     files = config.proposals if needs_proposals(config.system) else None
     if folder is not None:
         files = ProposalFiles(str(folder), config.proposals.limit)
-    return DetectionDataModule(TrainingSource(data.source), config.loader, proposals=files)
+    source = TrainingSource(data.source)
+    return DetectionDataModule(source, config.loader, proposals=files, augment=config.augment)
 
 
 def _phase_trainer(config: Config, name: str, folder: Path, steps: int) -> pl.Trainer:

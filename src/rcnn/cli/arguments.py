@@ -180,6 +180,26 @@ def check_data_arguments(parser: argparse.ArgumentParser) -> None:
     list(layouts(parser, checks_data=True))
 
 
+def show_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``rcnn show-data``."""
+    for layout in layouts(parser):
+        text = "the file to write (default: grid.png)"
+        layout.add_argument("--out", default="grid.png", metavar="FILE", help=text)
+        text = "none, paper, light, strong, large_scale_jitter or copy_paste (default: paper)"
+        names = ("PRESET", "KEY=VALUE")
+        layout.add_argument("--augment", nargs="+", default=["paper"], metavar=names, help=text)
+        for name, default, text in (
+            ("count", 12, "pictures"),
+            ("columns", 4, "pictures in a row"),
+            ("shorter-side", 600, "shorter side of a picture, as images.shorter_side"),
+            ("longer-side", 1000, "largest longer side, as images.longer_side"),
+        ):
+            text = f"{text} (default: {default})"
+            layout.add_argument(f"--{name}", type=positive, default=default, help=text)
+        text = "seed of order and augmentation, as loader.seed (default: 0)"
+        layout.add_argument("--seed", type=int, default=0, help=text)
+
+
 def propose_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``rcnn propose``."""
     methods = parser.add_subparsers(dest="method", required=True, metavar="method")

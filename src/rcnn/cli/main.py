@@ -59,6 +59,11 @@ COMMANDS = {
         "rcnn.cli.data:run",
         "read a whole data set, and report its faults and its statistics",
     ),
+    "show-data": Command(
+        declared.show_data_arguments,
+        "rcnn.cli.show_data:run",
+        "draw pictures and objects as a training sees them, augmented",
+    ),
     "propose": Command(
         declared.propose_arguments,
         "rcnn.cli.propose:run",

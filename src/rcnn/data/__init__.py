@@ -1,6 +1,7 @@
 """Data sets of annotated images: reading, checking, transforming, batching."""
 
 from rcnn.data.augment import (
+    AugmentSettings,
     EvaluationTransform,
     TrainingTransform,
     Transform,
@@ -37,6 +38,7 @@ __all__ = [
     "PASCAL_CLASSES",
     "AnnotationIndex",
     "AspectGroupedBatchSampler",
+    "AugmentSettings",
     "COCODataset",
     "COCOSource",
     "DataError",

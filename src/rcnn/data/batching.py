@@ -33,10 +33,13 @@ class SampleIndex(NamedTuple):
     Attributes:
         image: index in the data set.
         seed: seed of everything that is random about the image this time.
+        augmented: whether the picture is augmented this time; what is random about every training
+            picture (mirroring, size) is not meant.
     """
 
     image: int
     seed: int
+    augmented: bool = True
 
 
 class AspectGroupedBatchSampler(Sampler[list[SampleIndex]]):
@@ -46,11 +49,8 @@ class AspectGroupedBatchSampler(Sampler[list[SampleIndex]]):
     one is mostly padding. The whole set is shuffled in each epoch before it is grouped, so that an
     image meets other images each time. What is left over of both groups at the end shares the last
     minibatches, and these are filled up with images drawn a second time: no image is missed, all
-    minibatches have one size, and each process gets equally many.
-
-    An epoch depends on (seed, epoch) only. Its number, and the first minibatch of a pass in it,
-    are asked for once, when the pass begins: a loader with workers draws minibatches ahead of the
-    training.
+    minibatches have one size, and each process gets equally many. An epoch depends on (seed, epoch)
+    only.
 
     Args:
         aspect_ratios: width over height of each image.
@@ -60,11 +60,17 @@ class AspectGroupedBatchSampler(Sampler[list[SampleIndex]]):
         world_size: number of processes.
         group: whether wide and high images are kept apart; without it the shuffled order is cut as
             it comes.
-        batches_done: returns how many minibatches this process has behind it; by default those of
-            all passes before.
+        batches_done: returns how many minibatches this process has behind it, asked for when a
+            pass begins (a loader with workers draws ahead); by default those of all passes before.
         repeated: number (or, as a float, fraction) of the first epoch's minibatches that every
             pass repeats, with the same seeds; 0 for passes that are epochs of their own.
+
+    Attributes:
+        augmented_batches: number of minibatches of a whole training after which pictures are no
+            longer augmented; null: they always are.
     """
+
+    augmented_batches: int | None = None
 
     def __init__(
         self,
@@ -78,9 +84,7 @@ class AspectGroupedBatchSampler(Sampler[list[SampleIndex]]):
         batches_done: Callable[[], int] | None = None,
         repeated: int | float = 0,
     ) -> None:
-        _require_sharding(batch_size, rank, world_size)
-        require(seed >= 0, "seed", seed, "zero or a positive whole number")
-        require(repeated >= 0, "repeated", repeated, "zero or a positive number")
+        require(batch_size > 0, "batch_size", batch_size, "at least one image")
         self._wide = (aspect_ratios >= 1) | (not group)
         self._batch_size = batch_size
         self._seed = seed
@@ -112,8 +116,10 @@ class AspectGroupedBatchSampler(Sampler[list[SampleIndex]]):
         for_order, for_images = np.random.SeedSequence([self._seed, epoch]).spawn(2)
         seeds = for_images.generate_state(len(self._wide), np.uint64)
         batches = self._batches(np.random.default_rng(for_order))
-        for batch in batches[self._rank :: self._world_size][first : self._repeated]:
-            yield [SampleIndex(int(image), int(seeds[image])) for image in batch]
+        own = batches[self._rank :: self._world_size][first : self._repeated]
+        for number, batch in enumerate(own, start=epoch * len(self) + first):
+            augmented = self.augmented_batches is None or number < self.augmented_batches
+            yield [SampleIndex(int(image), int(seeds[image]), augmented) for image in batch]
 
     def _batches(self, random: np.random.Generator) -> Int[np.ndarray, "batches size"]:
         """Return the minibatches of all processes, ordered by when their last image is drawn."""
@@ -151,7 +157,7 @@ class EvaluationBatchSampler(Sampler[list[SampleIndex]]):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        _require_sharding(batch_size, rank, world_size)
+        require(batch_size > 0, "batch_size", batch_size, "at least one image")
         self._indices = np.argsort(aspect_ratios < 1, kind="stable")[rank::world_size]
         self._batch_size = batch_size
 
@@ -164,11 +170,6 @@ class EvaluationBatchSampler(Sampler[list[SampleIndex]]):
             yield [SampleIndex(int(image), seed=0) for image in batch]
 
 
-def _require_sharding(batch_size: int, rank: int, world_size: int) -> None:
-    require(batch_size > 0, "batch_size", batch_size, "at least one image")
-    require(0 <= rank < world_size, "rank", rank, f"0 up to world_size - 1 = {world_size - 1}")
-
-
 # --- how a worker reads them ------------------------------------------------------------------
 
 
@@ -178,6 +179,7 @@ class TransformedDataset(Dataset[Sample]):
     Args:
         dataset: the images.
         transform: function of the sample and a generator with the seed that was drawn.
+        plain_transform: the one of samples that are not augmented; by default the same.
         substitute: for training under ``on_error=skip``: an image that cannot be decoded is
             replaced by the next one that can, with a ``DataWarning``, so that the minibatch
             keeps its size. In evaluation this must stay off: an image scored twice, or left out,
@@ -185,10 +187,16 @@ class TransformedDataset(Dataset[Sample]):
     """
 
     def __init__(
-        self, dataset: DetectionDataset, transform: Transform, substitute: bool = False
+        self,
+        dataset: DetectionDataset,
+        transform: Transform,
+        plain_transform: Transform | None = None,
+        *,
+        substitute: bool = False,
     ) -> None:
         self.dataset = dataset
         self.transform = transform
+        self.plain_transform = plain_transform or transform
         self.substitute = substitute
 
     def __len__(self) -> int:
@@ -200,8 +208,8 @@ class TransformedDataset(Dataset[Sample]):
         Raises:
             DataError: if the image cannot be decoded and is not to be substituted, or none can.
         """
-        generator = torch.Generator().manual_seed(index.seed)
-        return self.transform(self._decoded(index.image), generator)
+        transform = self.transform if index.augmented else self.plain_transform
+        return transform(self._decoded(index.image), torch.Generator().manual_seed(index.seed))
 
     def _decoded(self, image: int) -> Sample:
         if not self.substitute:
@@ -239,18 +247,14 @@ class DetectionBatch(TensorFields):
         return len(self.image_ids)
 
     def __reduce__(self) -> tuple[type[DetectionBatch], tuple[Any, ...]]:
-        """Pickle small tensors as bytes.
-
-        A worker puts each tensor that it sends into shared memory, which takes a file descriptor
-        for as long as the tensor lives. That is right for pixels, which nobody copies then; of the
-        many small tensors of a batch, which a metric keeps for a whole split, a process would run
-        out of descriptors.
-        """
+        # A worker puts each tensor that it sends into shared memory, which takes a file descriptor
+        # for as long as the tensor lives. That is right for pixels; of the many small tensors of a
+        # batch, which a metric keeps for a whole split, a process would run out of descriptors.
         fields = dataclasses.fields(self)
         return type(self), tuple(_compact(getattr(self, field.name)) for field in fields)
 
 
-COMPACT_BYTES = 1 << 16  # tensors up to this size are sent as bytes
+COMPACT_BYTES = 1 << 16  # tensors up to this size are pickled as bytes
 
 
 class _Call:
@@ -294,28 +298,23 @@ def collate(samples: Sequence[Sample], multiple: int = 1) -> DetectionBatch:
     originals = [sample.original for sample in samples if sample.original is not None]
     if len(originals) == len(samples):
         batch = dataclasses.replace(batch, originals=images.pad(originals, 1)[0])
+    proposals = [sample.proposals for sample in samples if sample.proposals is not None]
+    if 0 < len(proposals) < len(samples):
+        without = [sample.image_id for sample in samples if sample.proposals is None]
+        raise ValueError(
+            f"Images {', '.join(without)} have no proposals while others of the batch have. Every "
+            "image needs them, if it is an empty list."
+        )
+    if proposals:
+        batch = dataclasses.replace(batch, proposals=Proposals.pad(proposals, batch.scales))
     ground_truths = tuple(sample.ground_truth for sample in samples)
     scaled = [
         dataclasses.replace(ground_truth, boxes=boxes.scale(ground_truth.boxes, factors))
         for ground_truth, factors in zip(ground_truths, batch.scales, strict=True)
     ]
     return DetectionBatch(
-        images=dataclasses.replace(batch, proposals=_proposals(samples, batch.scales)),
+        images=batch,
         targets=Targets.pad(scaled),
         ground_truths=ground_truths,
         image_ids=tuple(sample.image_id for sample in samples),
     )
-
-
-def _proposals(samples: Sequence[Sample], scales: Float[Tensor, "B 2"]) -> Proposals | None:
-    """Stack proposals, if there are any."""
-    given = [sample.proposals for sample in samples if sample.proposals is not None]
-    if not given:
-        return None
-    if len(given) < len(samples):
-        without = [sample.image_id for sample in samples if sample.proposals is None]
-        raise ValueError(
-            f"Images {', '.join(without)} have no proposals while others of the batch have. Every "
-            "image needs them, if it is an empty list."
-        )
-    return Proposals.pad(given, scales)

@@ -34,7 +34,7 @@ class Sample:
         image: pixels, RGB.
         ground_truth: the objects.
         image_id: name, unique in its data set.
-        original_size: size of the picture in its file.
+        original_size: size of the picture in its file, or of what an augmentation made of it.
         proposals: regions for a detector that makes none itself, best first.
         original: pixels before the picture was resized, for a detector with several test scales.
     """

@@ -6,15 +6,16 @@ import multiprocessing
 import os
 import threading
 from functools import partial
-from typing import Annotated, Any
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 from torch.utils.data import DataLoader
 
 from rcnn.data import (
     AspectGroupedBatchSampler,
+    AugmentSettings,
     DataSource,
     DetectionDataset,
     EvaluationBatchSampler,
@@ -27,7 +28,7 @@ from rcnn.data import (
 )
 from rcnn.data.proposals import ProposalFiles
 from rcnn.model.transform import ImageSettings
-from rcnn.settings import Fraction, SettingsError, settings
+from rcnn.settings import SettingsError, settings
 from rcnn.training.progress import batches_done
 
 
@@ -39,9 +40,6 @@ class LoaderSettings:
         batch_size: images of a training minibatch, per device (2 in Fast R-CNN, section 2.3).
         eval_batch_size: images of a minibatch of validation, test and prediction, per device.
         workers: processes that decode and resize, per device; 0 does it in the main process.
-        flip: probability of mirroring a training image.
-        shorter_sides: lengths of the shorter side in pixels, one of which is drawn for each
-            training image; null for the detector's own.
         group_by_aspect: whether images wider than high and images higher than wide fill separate
             minibatches, which saves padding.
         seed: seed of the order and of the augmentation.
@@ -50,8 +48,6 @@ class LoaderSettings:
     batch_size: PositiveInt = 2
     eval_batch_size: PositiveInt = 2
     workers: NonNegativeInt = 2
-    flip: Fraction = 0.5
-    shorter_sides: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] | None = None
     group_by_aspect: bool = True
     seed: NonNegativeInt = 0
 
@@ -67,6 +63,7 @@ class DetectionDataModule(pl.LightningDataModule):
         loader: how minibatches are made.
         images: sizes and padding; by default those of the module that the trainer runs.
         proposals: the stored proposals of each split, for a detector that makes none itself.
+        augment: random changes of the training images.
     """
 
     def __init__(
@@ -75,12 +72,14 @@ class DetectionDataModule(pl.LightningDataModule):
         loader: LoaderSettings | None = None,
         images: ImageSettings | None = None,
         proposals: ProposalFiles | None = None,
+        augment: AugmentSettings | None = None,
     ) -> None:
         super().__init__()
         self.source = source
         self.loader = loader or LoaderSettings()
         self.images = images
         self.proposals = proposals
+        self.augment = augment or AugmentSettings()
         self._datasets: dict[Split, DetectionDataset] = {}
 
     @property
@@ -140,14 +139,39 @@ class DetectionDataModule(pl.LightningDataModule):
             # Set by the trainer, but declared nowhere.
             repeated=getattr(trainer, "overfit_batches", 0),
         )
-        transform = TrainingTransform(
-            flip_probability=loader.flip,
-            shorter_sides=loader.shorter_sides or (images.shorter_side,),
-            longer_side=images.longer_side,
-            antialias=images.antialias,
+        sampler.augmented_batches = self._augmented_batches(len(sampler))
+        augmented, plain = (
+            TrainingTransform(
+                augment, images.shorter_side, images.longer_side, images.antialias, dataset
+            )
+            for augment in (self.augment, self.augment.plain())
         )
         skip = dataset.problems.on_error == "skip"
-        return self._loader(TransformedDataset(dataset, transform, skip), sampler, images)
+        transformed = TransformedDataset(dataset, augmented, plain, substitute=skip)
+        return self._loader(transformed, sampler, images)
+
+    def _augmented_batches(self, epoch: int) -> int | None:
+        """Return how many minibatches of a training come before its last, plain epochs.
+
+        Args:
+            epoch: number of minibatches of an epoch of this process.
+        """
+        if self.augment.off_for_last == 0 or self.trainer is None:
+            return None
+        # Set by the trainer, but declared nowhere.
+        limit: int | float = getattr(self.trainer, "limit_train_batches", 1.0)
+        epoch = min(epoch, limit) if isinstance(limit, int) else int(epoch * limit)
+        ends = []
+        if self.trainer.max_epochs not in (None, -1):
+            ends.append(self.trainer.max_epochs * epoch)
+        if self.trainer.max_steps != -1:
+            ends.append(self.trainer.max_steps * self.trainer.accumulate_grad_batches)
+        if not ends:
+            raise SettingsError(
+                f"augment.off_for_last={self.augment.off_for_last} is not possible without "
+                "trainer.max_epochs or trainer.max_steps: the last epochs are not known."
+            )
+        return min(ends) - self.augment.off_for_last * epoch
 
     def val_dataloader(self) -> DataLoader[Sample] | list[DataLoader[Sample]]:
         """Return the validation split, every image once over all processes; [] without one."""
