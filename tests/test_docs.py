@@ -20,7 +20,7 @@ import rcnn
 from rcnn.app.config import parse, register_schema
 from rcnn.cli import main as command_line
 from rcnn.data import ShapesDataset
-from rcnn.training.module import save
+from rcnn.training.checkpoints import save
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = [

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from rcnn.model.targets import AnchorSampling, RoISampling
     from rcnn.model.transform import ImageSettings
     from rcnn.settings import SettingsError
+    from rcnn.training.checkpoints import load
     from rcnn.training.datamodule import DetectionDataModule, LoaderSettings
-    from rcnn.training.module import DetectionModule, load
+    from rcnn.training.module import DetectionModule
 
 __version__ = "0.2.0"
 
@@ -60,7 +61,7 @@ _HOMES = {
     "SettingsError": "rcnn.settings",
     "SpeedSettings": "rcnn.model.speed",
     "WarpSettings": "rcnn.model.roi_pooling",
-    "load": "rcnn.training.module",
+    "load": "rcnn.training.checkpoints",
 }
 _PACKAGES = (
     *("data", "inference", "interop", "metrics", "model"),

@@ -24,7 +24,7 @@ from rcnn.model.build import SYSTEMS, build_detector, needs_proposals
 from rcnn.model.settings import DetectorSettings
 from rcnn.settings import SettingsError, to_plain
 from rcnn.training import DetectionModule
-from rcnn.training.module import save
+from rcnn.training.checkpoints import save
 
 Compose = Callable[..., dict[str, Any]]
 CONF = Path(__file__).parents[2] / "conf"

@@ -15,7 +15,7 @@ from rcnn.model.postprocess import DetectionSettings
 from rcnn.model.settings import DetectorSettings
 from rcnn.model.transform import ImageSettings
 from rcnn.training import DetectionModule
-from rcnn.training.module import save
+from rcnn.training.checkpoints import save
 
 SHAPES = ("circle", "square", "triangle")
 

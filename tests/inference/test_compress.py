@@ -31,7 +31,7 @@ from rcnn.model.transform import ImageSettings
 from rcnn.settings import SettingsError
 from rcnn.structures import Proposals
 from rcnn.training import DetectionModule
-from rcnn.training.module import save
+from rcnn.training.checkpoints import save
 
 # Rows along (3, 4) / 5 and (-4, 3) / 5, so that the singular values are those of the diagonal.
 TURN = torch.tensor([[0.6, -0.8], [0.8, 0.6]])

@@ -15,6 +15,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -35,8 +36,8 @@ from rcnn.model.backbones import LoadedWeights
 from rcnn.model.build import needs_proposals
 from rcnn.settings import SettingsError, require
 from rcnn.training import DetectionDataModule, DetectionModule
-from rcnn.training.phases import BEGUN, PhaseRunner, PhaseStore, Plan, connect_processes
-from rcnn.training.schemes import AlternatingTraining, train_stage_wise
+from rcnn.training.phases import BEGUN, PhaseRunner, PhaseStore, connect_processes
+from rcnn.training.schemes import train_alternating, train_stage_wise, train_unshared
 
 STAND_IN = ("images", "backbone", "anchors", "thresholds", "pooling", "model", "data", "scheme")
 """Groups that the fingerprint replaces by something better: the detector's settings without those
@@ -73,20 +74,13 @@ def run_in_phases(config: Config, data: DetectionDataModule, weights: Weights) -
     _check(config, data)
     trainer = build_trainer(config)
     connect_processes(trainer)
-    runner = PhaseRunner(
-        _plan(config, data, trainer, weights),
-        PhaseStore(cast(str, config.scheme.store)),
-        lambda folder: _phase_data(config, folder),
-        lambda name, folder, steps: _phase_trainer(config, name, folder, steps),
-    )
+    runner = _runner(config, data, trainer, weights)
     match config.scheme.name:
         case "alternating":
-            module = AlternatingTraining(runner).run()
+            module = train_alternating(runner)
         case "unshared":
             splits = tuple(split for split in ("val", "test") if data.source.has(split))
-            module, folder = AlternatingTraining(runner).run_unshared(
-                cast(tuple[Split, ...], splits)
-            )
+            module, folder = train_unshared(runner, cast(tuple[Split, ...], splits))
             files = ProposalFiles(str(folder))
             data = DetectionDataModule(data.source, config.loader, proposals=files)
         case _:
@@ -106,10 +100,12 @@ def _check(config: Config, data: DetectionDataModule) -> None:
     require(isinstance(data, DetectionDataModule), "data", type(data).__name__, allowed)
 
 
-def _plan(config: Config, data: DetectionDataModule, trainer: pl.Trainer, weights: Weights) -> Plan:
+def _runner(
+    config: Config, data: DetectionDataModule, trainer: pl.Trainer, weights: Weights
+) -> PhaseRunner:
     backbone, loaded = weights
     train = data.dataset("train")
-    return Plan(
+    return PhaseRunner(
         settings=config.settings(train.class_names, backbone),
         recipe=instantiate(config.plain["optimizer"], _convert_="all"),
         weights=loaded,
@@ -119,6 +115,9 @@ def _plan(config: Config, data: DetectionDataModule, trainer: pl.Trainer, weight
         plus_one=config.run.plus_one,
         device=trainer.strategy.root_device,
         speed=config.speed,
+        store=PhaseStore(cast(str, config.scheme.store)),
+        make_data=partial(_phase_data, config),
+        make_trainer=partial(_phase_trainer, config),
     )
 
 
@@ -215,7 +214,7 @@ def _finish(
         weights=module.weights,
         best_checkpoint=str(checkpoint),
         monitored=None if monitor is None else metrics.get(monitor),
-        steps=sum(runner.plan.steps),
+        steps=sum(runner.steps),
         seconds=runner.seconds,
         notes=runner.log,
     )

@@ -23,8 +23,8 @@ from rcnn.inference.compress import BoxHeadSVD, Ranks, stage_seconds
 from rcnn.model.build import needs_proposals
 from rcnn.structures import ImageBatch, Proposals
 from rcnn.training import DetectionModule
+from rcnn.training.checkpoints import save
 from rcnn.training.evaluate import evaluate
-from rcnn.training.module import save
 from rcnn.view import plot_curves, to_pil
 from rcnn.view.scores import COLUMNS, figure
 

@@ -1,7 +1,6 @@
 """What happens around the training loop: averaged weights, a guard against NaN, pictures.
 
-``Progress`` and ``Throughput`` are callbacks, too; they are defined in
-``rcnn.training.progress`` and importable from here.
+``Progress`` and ``Throughput`` of ``rcnn.training.progress`` are importable from here, too.
 """
 
 # ruff: noqa: ARG002 (the arguments of the hooks are Lightning's)
@@ -12,7 +11,7 @@ import dataclasses
 import itertools
 import math
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +54,8 @@ class EMA(WeightAveraging):
     overridden here: it gives the raw weights back before pictures are drawn and weights are saved
     after a validation; ``test(ckpt_path="best")`` after ``fit`` reads the raw weights; a checkpoint
     that is saved after the end of training has lost them; the average lies on the CPU while a GPU
-    trains, or each update waits for the GPU.
+    trains, or each update waits for the GPU. Of its private attributes ``_average_model`` and
+    ``_latest_update_step`` are used here; see ``rcnn.training.progress`` for the others.
 
     Args:
         decay: share of the average that is kept at each step, between 0 and 1.
@@ -63,17 +63,14 @@ class EMA(WeightAveraging):
 
     def __init__(self, decay: float = 0.999) -> None:
         require(0 < decay < 1, "callbacks.average.decay", decay, "it lies between 0 and 1")
-        super().__init__()
+        # The number of updates stays on the CPU: reading it from a GPU would wait for it.
+        super().__init__(device="cpu")
         self.decay = decay
-        self._updates = 0
         self._raw: dict[str, Tensor] = {}  # empty while the module holds the raw weights itself
-        # Of the average and of the module, in the same order; looked up once for a training.
-        self._moving: tuple[list[Tensor], list[Tensor]] = ([], [])
-        self._counters: tuple[list[Tensor], list[Tensor]] = ([], [])
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Start an average at the module's weights for a training; forget it otherwise."""
-        self._forget()
+        self._average_model, self._raw = None, {}
         super().setup(trainer, pl_module, stage)
         if self._average_model is not None:
             for tensor in _tensors(self._average_model.module):
@@ -94,16 +91,8 @@ class EMA(WeightAveraging):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put the average on the device, and note how far a resumed run has come."""
-        average = self._average_model
-        assert average is not None
-        average.module.to(pl_module.device)
-        # Counted here, too: reading the number of updates from a GPU would wait for it.
-        self._updates = int(average.n_averaged)
-        pairs = [*zip(_tensors(average.module), _tensors(pl_module), strict=True)]
-        moving = [pair for pair in pairs if pair[0].is_floating_point()]
-        counters = [pair for pair in pairs if not pair[0].is_floating_point()]
-        self._moving = ([a for a, _ in moving], [weight for _, weight in moving])
-        self._counters = ([a for a, _ in counters], [count for _, count in counters])
+        assert self._average_model is not None
+        self._average_model.module.to(pl_module.device)
         self._latest_update_step = trainer.global_step
 
     def on_train_batch_start(
@@ -128,14 +117,17 @@ class EMA(WeightAveraging):
         if average is None or trainer.global_step == self._latest_update_step:
             return
         self._latest_update_step = trainer.global_step
-        decay = min(self.decay, (1 + self._updates) / (10 + self._updates))
-        self._updates += 1
+        updates = int(average.n_averaged)
         average.n_averaged += 1
-        averages, weights = self._moving
-        weights = [weight.to(a.dtype) for weight, a in zip(weights, averages, strict=True)]
+        averages, weights = [], []
+        for mean, value in zip(_tensors(average.module), _tensors(pl_module), strict=True):
+            if mean.is_floating_point():
+                averages.append(mean)
+                weights.append(value.to(mean.dtype))
+            else:
+                mean.copy_(value)
+        decay = min(self.decay, (1 + updates) / (10 + updates))
         torch._foreach_lerp_(averages, weights, 1.0 - decay)
-        if self._counters[0]:
-            torch._foreach_copy_(*self._counters)
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put the average into the module."""
@@ -147,7 +139,6 @@ class EMA(WeightAveraging):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leave the average in the module."""
         self._show_average(pl_module)
-        self._moving = self._counters = ([], [])
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -164,9 +155,6 @@ class EMA(WeightAveraging):
             self._average_model.cpu()
         self._raw = {name: tensor.cpu() for name, tensor in self._raw.items()}
 
-    def _forget(self) -> None:
-        self._average_model, self._raw = None, {}
-
     def _show_average(self, module: pl.LightningModule) -> None:
         if self._average_model is not None and not self._raw:
             self._raw = {name: tensor.clone() for name, tensor in module.state_dict().items()}
@@ -176,10 +164,6 @@ class EMA(WeightAveraging):
 def _tensors(module: torch.nn.Module) -> Iterator[Tensor]:
     """Return parameters and buffers, in an order that a copy of the module shares."""
     return itertools.chain(module.parameters(), module.buffers())
-
-
-HISTORY = 5
-"""How many totals before the failure a message shows."""
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -215,21 +199,20 @@ class FiniteLoss(pl.Callback):
     def __init__(self, window: int = 50) -> None:
         self.window = window
         self._steps: list[_Step] = []
-        self._before: deque[float] = deque(maxlen=HISTORY)
-        self._lr = 0.0
-        self._number = 0
+        self._totals: deque[float] = deque(maxlen=5)  # before the window, for the message
+        self._number, self._lr = 0, 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forget an earlier run."""
         self._steps.clear()
-        self._before.clear()
+        self._totals.clear()
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, batch_idx: int
     ) -> None:
         """Note the learning rate, which has changed when the minibatch is over."""
-        self._lr = trainer.optimizers[0].param_groups[0]["lr"]
         self._number = trainer.global_step + 1
+        self._lr = trainer.optimizers[0].param_groups[0]["lr"]
 
     def on_train_batch_end(
         self,
@@ -242,8 +225,8 @@ class FiniteLoss(pl.Callback):
         """Keep the losses; read them at the end of a window."""
         if not outputs:
             return  # the step was skipped
-        terms: Mapping[str, Tensor] = {**outputs.get("losses", {}), "loss": outputs["loss"]}
-        # Stacking copies them: a compiled step may write the next losses to the same place.
+        terms: dict[str, Tensor] = {**outputs.get("losses", {}), "loss": outputs["loss"]}
+        # Stacking copies them: a compiled step may write the next losses to the same memory.
         losses = torch.stack([term.detach().float() for term in terms.values()])
         ids = tuple(batch.image_ids)
         self._steps.append(_Step(self._number, self._lr, ids, tuple(terms), losses))
@@ -263,43 +246,42 @@ class FiniteLoss(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Refuse to write weights that are no numbers; nothing is on the disk yet."""
-        message = self._message()
-        if message is not None:
-            raise NonFiniteLossError(message[1])
+        fault = self._fault()
+        if fault is not None:
+            raise NonFiniteLossError(fault[1])
 
     def _check_all_processes(self, trainer: pl.Trainer) -> None:
         if not self._steps:
             return
-        message = self._message()
+        fault = self._fault()
         if trainer.world_size > 1:
             # The weights of all processes are spoiled together, but one of them saw the images.
-            found: list[tuple[int, str] | None] = [None] * trainer.world_size
-            if trainer.strategy.reduce_boolean_decision(message is not None, all=False):
-                torch.distributed.all_gather_object(found, message)
-            message = min((one for one in found if one is not None), default=None)
-        if message is not None:
-            raise NonFiniteLossError(message[1])
+            faults: list[tuple[int, str] | None] = [None] * trainer.world_size
+            if trainer.strategy.reduce_boolean_decision(fault is not None, all=False):
+                torch.distributed.all_gather_object(faults, fault)
+            fault = min((one for one in faults if one is not None), default=None)
+        if fault is not None:
+            raise NonFiniteLossError(fault[1])
 
-    def _message(self) -> tuple[int, str] | None:
+    def _fault(self) -> tuple[int, str] | None:
         """Read the window; return the first step with a loss that is no number, and what to say.
 
-        A window without one is emptied.
+        The steps before that one are forgotten.
         """
         if not self._steps:
             return None
-        totals: list[float] = []
         losses = torch.stack([step.losses for step in self._steps]).tolist()
-        for step, values in zip(self._steps, losses, strict=True):
+        for index, (step, values) in enumerate(zip(self._steps, losses, strict=True)):
             named = dict(zip(step.names, values, strict=True))
             if not all(map(math.isfinite, values)):
-                return step.number, _describe(step, named, [*self._before, *totals][-HISTORY:])
-            totals.append(named["loss"])
-        self._before.extend(totals)
+                del self._steps[:index]
+                return step.number, _describe(step, named, self._totals)
+            self._totals.append(named["loss"])
         self._steps.clear()
         return None
 
 
-def _describe(step: _Step, losses: Mapping[str, float], before: list[float]) -> str:
+def _describe(step: _Step, losses: Mapping[str, float], before: Iterable[float]) -> str:
     bad = ", ".join(f"{name} is {loss}" for name, loss in losses.items() if not math.isfinite(loss))
     history = ", ".join(f"{loss:.4g}" for loss in before) or "none, it is the first"
     return (
@@ -319,10 +301,10 @@ class Pictures(pl.Callback):
     into ``folder``.
 
     Args:
-        folder: of the picture files; null writes none.
-        images: how many images are drawn, always the first ones.
-        minimum_score: detections below it are not drawn.
-        seed: of the sampled RoIs.
+        folder: folder of the picture files; null writes none.
+        images: number of images that are drawn, always the first ones.
+        minimum_score: score below which a detection is not drawn.
+        seed: seed of the sampled RoIs.
     """
 
     def __init__(
@@ -371,17 +353,11 @@ class Pictures(pl.Callback):
     def _comparison(
         self, module: DetectionModule, sample: Sample, batch: DetectionBatch
     ) -> UInt8[Tensor, "3 h w"]:
-        detections, ground_truth = (
-            module.detector.detect_batch(batch.images)[0][0].to("cpu"),
-            sample.ground_truth,
-        )
+        detections = module.detector.detect_batch(batch.images)[0][0].to("cpu")
+        truth = sample.ground_truth
         if detections.class_names != module.class_names:  # those of an RPN have no class
-            ground_truth = dataclasses.replace(
-                ground_truth, labels=torch.ones_like(ground_truth.labels)
-            )
-        return draw_comparison(
-            sample.image, detections, ground_truth, minimum_score=self.minimum_score
-        )
+            truth = dataclasses.replace(truth, labels=torch.ones_like(truth.labels))
+        return draw_comparison(sample.image, detections, truth, minimum_score=self.minimum_score)
 
     def _show(self, trainer: pl.Trainer, tag: str, picture: UInt8[Tensor, "3 h w"]) -> None:
         for logger in trainer.loggers:

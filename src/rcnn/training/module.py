@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -15,11 +14,9 @@ from torch import Tensor
 
 from rcnn.data import DetectionBatch
 from rcnn.data.images import Picture
-from rcnn.files import whole_file
 from rcnn.inference.checkpoint import CHECKPOINT_FORMAT, CHECKPOINT_KEY, read_checkpoint
 from rcnn.inference.compress import BoxHeadSVD, Ranks, compressed_state
 from rcnn.inference.predict import predict
-from rcnn.interop import load_torchvision
 from rcnn.metrics.suite import Scores
 from rcnn.model.build import Detector, build_detector
 from rcnn.model.faster_rcnn import FasterRCNN
@@ -103,9 +100,13 @@ class DetectionModule(pl.LightningModule):
     def training_step(self, batch: DetectionBatch, batch_idx: int) -> dict[str, Any]:  # noqa: ARG002
         """Return the total loss, and its terms for callbacks."""
         generator = self._generator(batches_done(self.trainer))
-        losses = self._losses(batch, generator)
-        self._log_losses("train", losses, len(batch), on_step=True)
-        return {"loss": losses.total, "losses": {k: v.detach() for k, v in losses.named.items()}}
+        if self.scheme == "exact" and isinstance(self.detector, FasterRCNN):
+            losses = self.detector.losses(batch.images, batch.targets, generator, exact=True)
+        else:
+            losses = self.detector.losses(batch.images, batch.targets, generator)
+        self._log_losses("train", losses, batch)
+        terms = {name: term.detach() for name, term in losses.named.items()}
+        return {"loss": losses.total, "losses": terms}
 
     def on_train_start(self) -> None:
         """Open the loader of a resumed training at its next minibatch."""
@@ -114,12 +115,11 @@ class DetectionModule(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """Return what the recipe makes for a run of the trainer's length."""
         trainer = self.trainer
+        per_device = getattr(getattr(trainer, "datamodule", None), "batch_size", 1)
         optimizer, schedule = self.recipe(
             self.detector,
             total_steps=trainer.estimated_stepping_batches,
-            images_per_step=trainer.accumulate_grad_batches
-            * trainer.world_size
-            * self._batch_size(),
+            images_per_step=trainer.accumulate_grad_batches * trainer.world_size * per_device,
             # Lightning refuses to clip under mixed precision for optimisers that unscale inside.
             fused="mixed" not in trainer.precision or trainer.gradient_clip_val is None,
         )
@@ -139,7 +139,7 @@ class DetectionModule(pl.LightningModule):
         self.val_scores.update(
             result.detections, batch.ground_truths, result.proposals, batch.images
         )
-        self._log_losses("val", result.losses, len(batch), on_step=False)
+        self._log_losses("val", result.losses, batch)
         return {"detections": result.detections}
 
     def test_step(self, batch: DetectionBatch, batch_idx: int) -> dict[str, Any]:  # noqa: ARG002
@@ -158,6 +158,21 @@ class DetectionModule(pl.LightningModule):
         """Log the metrics of the test split."""
         self._log_scores("test", self.test_scores)
 
+    def _log_losses(self, split: str, losses: Losses, batch: DetectionBatch) -> None:
+        """Log the losses and sample counts of a training step, or the mean losses of a split."""
+        step = split == "train"
+        values = {"loss": losses.total}
+        values |= {f"loss_{name}": term for name, term in losses.named.items()}
+        values |= {name: n.float() for name, n in losses.counts.named.items() if step}
+        # Not for Lightning's bar: it would read, and so wait for, each of them at every step.
+        self.log_dict(
+            {f"{split}/{name}": value for name, value in values.items()},
+            on_step=step,
+            on_epoch=not step,
+            sync_dist=not step,
+            batch_size=len(batch.image_ids),
+        )
+
     def _log_scores(self, split: str, scores: Scores) -> None:
         headline, self.per_class[split] = scores.compute()
         scores.reset()
@@ -165,6 +180,11 @@ class DetectionModule(pl.LightningModule):
         self.log_dict(
             {f"{split}/{name}": value for name, value in headline.items()}, sync_dist=True
         )
+
+    def _generator(self, number: int) -> torch.Generator:
+        """Return the randomness of the minibatch of this number in one process."""
+        seed = hash((self.seed, number, self.global_rank)) & 0x7FFF_FFFF_FFFF_FFFF
+        return torch.Generator(self.device).manual_seed(seed)
 
     # --- prediction -------------------------------------------------------------------------
 
@@ -253,15 +273,8 @@ class DetectionModule(pl.LightningModule):
         """
         checkpoint = read_checkpoint(checkpoint_path)
         record = checkpoint[CHECKPOINT_KEY]
-        module = cls(
-            record["settings"],
-            system=record["system"],
-            recipe=recipe,
-            scheme=record["scheme"],
-            seed=record["seed"],
-            weights=record["weights"],
-            speed=speed,
-        )
+        own = {key: record[key] for key in ("system", "scheme", "seed", "weights")}
+        module = cls(record["settings"], recipe=recipe, speed=speed, **own)
         module.load_state_dict(checkpoint["state_dict"])
         return module.to(map_location)
 
@@ -319,18 +332,9 @@ class DetectionModule(pl.LightningModule):
         """Return a copy of this module in which only what is given differs.
 
         The copy keeps the system, the training or evaluation mode, the device and the precision.
-        An argument that is None keeps the module's own value; for their meaning see the class.
-
-        Args:
-            settings: settings of the detector.
-            state: state dict of the copy, where ``settings`` change names or shapes of tensors;
-                what it lacks starts at random. By default the module's own, which has to fit.
-            recipe: factory of the optimiser.
-            scheme: how the stages learn together.
-            seed: seed of the samplers.
-            plus_one: whether VOC's metric counts pixels inclusively.
-            weights: origin of the backbone's weights.
-            speed: how the detector is run.
+        An argument that is None keeps the module's own value; see the class for their meaning.
+        ``state`` is the state dict of the copy, where ``settings`` change names or shapes of
+        tensors: what it lacks starts at random. The module's own has to fit.
 
         Raises:
             SettingsError: the settings do not fit the system or the scheme.
@@ -347,52 +351,14 @@ class DetectionModule(pl.LightningModule):
             speed=speed or self.speed,
         )
         copy.to(self.device, self.dtype).train(self.training)
-        if state is None:
-            copy.load_state_dict(self.state_dict())
-        else:
-            # A tensor may lack, but none may be left over.
-            surplus = not state.keys() <= copy.state_dict().keys()
-            copy.load_state_dict(state, strict=surplus)
+        # A given state may lack tensors, but none may be left over.
+        partial = state is not None and state.keys() <= copy.state_dict().keys()
+        copy.load_state_dict(self.state_dict() if state is None else state, strict=not partial)
         return copy
-
-    # --- helpers of the loop ----------------------------------------------------------------
-
-    def _losses(self, batch: DetectionBatch, generator: torch.Generator) -> Losses:
-        """Return the losses of a training step under the scheme."""
-        if self.scheme == "exact" and isinstance(self.detector, FasterRCNN):
-            return self.detector.losses(batch.images, batch.targets, generator, exact=True)
-        return self.detector.losses(batch.images, batch.targets, generator)
-
-    def _generator(self, number: int) -> torch.Generator:
-        """Return the randomness of the minibatch of this number in one process."""
-        seed = hash((self.seed, number, self.global_rank)) & 0x7FFF_FFFF_FFFF_FFFF
-        return torch.Generator(self.device).manual_seed(seed)
-
-    def _batch_size(self) -> int:
-        data = getattr(self.trainer, "datamodule", None)
-        return int(getattr(data, "batch_size", 1))
-
-    def _log_losses(self, split: str, losses: Losses, images: int, *, on_step: bool) -> None:
-        counts = losses.counts.named if on_step else {}
-        how: dict[str, Any] = {
-            "on_step": on_step,
-            "on_epoch": not on_step,
-            "sync_dist": not on_step,
-            "batch_size": images,
-        }
-        # Not for Lightning's bar: it would read, and so wait for, each of them at every step.
-        self.log(f"{split}/loss", losses.total, **how)
-        terms = {f"{split}/loss_{name}": term for name, term in losses.named.items()}
-        self.log_dict(terms, **how)
-        self.log_dict({f"{split}/{name}": n.float() for name, n in counts.items()}, **how)
 
 
 def _check_scheme(scheme: Scheme, detector: Detector) -> None:
-    """Refuse a scheme that the detector cannot carry out.
-
-    Raises:
-        SettingsError: naming the setting to change.
-    """
+    """Refuse a scheme that the detector cannot carry out, and name the setting to change."""
     if scheme != "exact":
         return
     if not isinstance(detector, FasterRCNN):
@@ -401,59 +367,10 @@ def _check_scheme(scheme: Scheme, detector: Detector) -> None:
             "regions together. It needs model=faster_rcnn; other systems take scheme=joint."
         )
     pooling = detector.settings.pooling
-    allowed = "scheme=exact needs pooling=crop or pooling=roi_align, which move with the RoIs"
-    moves = pooling.kind in ("crop", "roi_align")
-    require(moves, "pooling.kind", pooling.kind, allowed)
+    needs = "scheme=exact needs pooling=crop or pooling=roi_align, which move with the RoIs"
+    require(pooling.kind in ("crop", "roi_align"), "pooling.kind", pooling.kind, needs)
     if pooling.kind == "roi_align":
-        allowed = "scheme=exact needs a fixed number of samples, 1 or more"
-        ratio = pooling.sampling_ratio
-        require(ratio > 0, "pooling.sampling_ratio", ratio, allowed)
-        allowed = "scheme=exact on a feature pyramid needs pooling=crop"
-        require(detector.backbone.roi_levels == 1, "pooling.kind", pooling.kind, allowed)
-
-
-def load(
-    path: str | Path,
-    device: torch.device | str = "cpu",
-    torchvision_builder: str | None = None,
-    class_names: Sequence[str] | None = None,
-    norm_eps: float | None = None,
-) -> DetectionModule:
-    """Return a module in evaluation mode, ready to predict and to be trained on.
-
-    Args:
-        path: checkpoint of this package, or state dict of a torchvision Faster R-CNN.
-        device: device of the module.
-        torchvision_builder: name of the torchvision function that builds the detector of the state
-            dict, such as ``fasterrcnn_resnet50_fpn``; None for a checkpoint of this package.
-        class_names: names of the classes of a torchvision state dict, without background; by
-            default COCO's.
-        norm_eps: epsilon of its batch norms, see ``rcnn.interop.load_torchvision``.
-
-    Raises:
-        CheckpointError: the file is missing, damaged or of another kind.
-    """
-    if torchvision_builder is None:
-        module = DetectionModule.load_from_checkpoint(path)
-    else:
-        detector = load_torchvision(path, torchvision_builder, class_names, norm_eps)
-        module = DetectionModule(detector.settings, weights=str(path))
-        module.detector.load_state_dict(detector.state_dict())
-    return module.to(device).eval()
-
-
-def save(module: DetectionModule, path: str | Path) -> None:
-    """Write a checkpoint of a module without a trainer, for use and to start from.
-
-    It has no state of an optimiser, so that no interrupted training can go on from it. The file is
-    written whole or not at all.
-    """
-    checkpoint: dict[str, Any] = {
-        "pytorch-lightning_version": version("pytorch-lightning"),
-        "epoch": 0,
-        "global_step": 0,
-        "state_dict": module.state_dict(),
-    }
-    module.on_save_checkpoint(checkpoint)
-    with whole_file(path) as partial:
-        torch.save(checkpoint, partial)
+        needs = "scheme=exact needs a fixed number of samples, 1 or more"
+        require(pooling.sampling_ratio > 0, "pooling.sampling_ratio", pooling.sampling_ratio, needs)
+        needs = "scheme=exact on a feature pyramid needs pooling=crop"
+        require(detector.backbone.roi_levels == 1, "pooling.kind", pooling.kind, needs)

@@ -9,13 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated, NamedTuple, Protocol, runtime_checkable
+from itertools import chain
+from typing import Annotated, Any, NamedTuple, Protocol, runtime_checkable
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import ConstantLR, LambdaLR, LRScheduler, ReduceLROnPlateau
 
+from rcnn.model.backbones import Backbone
 from rcnn.settings import Fraction, FractionBelowOne, SettingsError, settings
 from rcnn.training.progress import rank_zero_info
 
@@ -100,8 +102,11 @@ def grouped_optimizer(
     *,
     bias_lr_factor: float = 1.0,
     decay_norms: bool = False,
+    backbone_lr_scale: float = 1.0,
 ) -> Optimizer:
     """Return an optimiser with a group each for weights, biases and norms.
+
+    With another rate for the backbone its parameters are in groups ``backbone_*`` of their own.
 
     Args:
         module: model to train.
@@ -109,63 +114,31 @@ def grouped_optimizer(
             decay is that of the weights. Biases do not decay.
         bias_lr_factor: learning rate of the biases over that of the weights.
         decay_norms: whether scales and shifts of normalisation layers decay.
+        backbone_lr_scale: learning rates of the backbone, without its pyramid, over the others.
     """
     decaying = ("weights", "norms") if decay_norms else ("weights",)
+    backbones = [part for part in module.modules() if isinstance(part, Backbone)]
+    slower = {p for backbone in backbones for p in backbone.pretrained_parameters()}
+    if backbone_lr_scale == 1.0:
+        slower.clear()
     made = optimizer(
         [
-            {
-                "name": name,
-                "params": parameters,
-                **({} if name in decaying else {"weight_decay": 0.0}),
-            }
+            {"name": prefix + name, "params": chosen}
+            | ({} if name in decaying else {"weight_decay": 0.0})
             for name, parameters in parameter_groups(module).items()
+            for prefix, is_slower in (("", False), ("backbone_", True))
+            if (chosen := [one for one in parameters if (one in slower) == is_slower])
         ]
     )
     for group in made.param_groups:
-        if group["name"] == "biases":
+        if group["name"].endswith("biases"):
             group["lr"] *= bias_lr_factor
+        if group["name"].startswith("backbone_"):
+            group["lr"] *= backbone_lr_scale
     return made
 
 
-def can_fuse(module: nn.Module) -> bool:
-    """Return whether PyTorch's fused kernels can update what ``module`` learns.
-
-    They update all parameters in one pass over the memory, on a GPU and on a CPU.
-    """
-    learned = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    return all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in learned)
-
-
 # --- schedules --------------------------------------------------------------------------------
-# Functions of the step alone: unlike torch's schedulers, which multiply the last rate, they are
-# exact at every step, and a resumed run that was made longer is spread over its new length.
-
-
-def constant(_: int) -> float:
-    """Return 1 at every step."""
-    return 1.0
-
-
-def warm_up(step: int, steps: int, factor: float) -> float:
-    """Return the factor of a linear rise from ``factor`` at step 0 to 1 at step ``steps``."""
-    return 1.0 if step >= steps else factor + (1.0 - factor) * step / steps
-
-
-def step_decay(
-    step: int, *, drops: tuple[int, ...], decay: float, warmup_steps: int, warmup_factor: float
-) -> float:
-    """Return the factor of a warm-up, multiplied by ``decay`` from each step of ``drops`` on."""
-    reached = sum(step >= drop for drop in drops)
-    return warm_up(step, warmup_steps, warmup_factor) * math.pow(decay, reached)
-
-
-def cosine_decay(
-    step: int, *, total_steps: int, final: float, warmup_steps: int, warmup_factor: float
-) -> float:
-    """Return the factor of a warm-up, then half a cosine from 1 down to ``final`` at the end."""
-    progress = (step - warmup_steps) / (total_steps - warmup_steps)
-    half_cosine = 0.5 * (1.0 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
-    return warm_up(step, warmup_steps, warmup_factor) * (final + (1.0 - final) * half_cosine)
 
 
 def run_length(total_steps: int | float, key: str) -> int:
@@ -187,48 +160,70 @@ def run_length(total_steps: int | float, key: str) -> int:
     return max(int(total_steps), 1)
 
 
-def shortened_warm_up(steps: int, total_steps: int | float) -> int:
-    """Return the steps of warm-up: at most half of the run, so that the full rate is reached."""
-    if total_steps < 0 or 2 * steps <= total_steps:
-        return steps
-    half = int(total_steps) // 2
-    rank_zero_info(f"Warm-up of {steps} steps cut to {half}, half of the run")
-    return half
-
-
-def batch_lr(lr: float, base_batch: int, batch: int, scale: bool) -> float:
-    """Return ``lr``, or its value for ``batch`` images per step if it was chosen for another batch.
-
-    The linear scaling rule (Goyal et al. 2017, section 2.1).
-
-    Args:
-        lr: learning rate for ``base_batch`` images per step.
-        base_batch: images per step that ``lr`` was chosen for.
-        batch: images per step of the run.
-        scale: whether the rule is applied, and the result logged.
-    """
-    if not scale:
-        return lr
-    scaled = lr * batch / base_batch
-    rank_zero_info(f"Learning rate {lr:g} x {batch}/{base_batch} images = {scaled:g}")
-    return scaled
-
-
 # --- recipes ----------------------------------------------------------------------------------
 
 
 @settings
-class AdamWCosine:
-    """AdamW (Loshchilov and Hutter 2019) with a short warm-up and half a cosine.
+class WarmUpRecipe:
+    """What ``AdamWCosine`` and ``PaperSGD`` have in common: a rate that rises linearly at first.
+
+    Their schedules are functions of the step alone: unlike torch's schedulers, which multiply the
+    last rate, they are exact at every step, and a resumed run that was made longer is spread over
+    its new length.
 
     Attributes:
-        lr: highest learning rate.
-        weight_decay: decay of the weights; biases and normalisation layers do not decay.
-        warmup_steps: steps of linear warm-up; at most half of the run is used.
+        lr: highest learning rate of the weights.
+        weight_decay: decay of the weights; biases do not decay.
+        warmup_steps: steps of warm-up; at most half of the run is used.
         warmup_factor: rate of the first step over ``lr``.
-        final_lr_fraction: rate at the end of the run over ``lr``.
-        scale_lr_to_batch: whether ``lr`` is multiplied by images per step over ``base_batch``.
+        scale_lr_to_batch: whether ``lr`` is multiplied by images per step over ``base_batch``, the
+            linear scaling rule (Goyal et al. 2017, section 2.1).
         base_batch: images per step that ``lr`` was chosen for.
+        backbone_lr_scale: rates of the backbone, without its pyramid, over those of the layers that
+            no pretrained weights cover; ``backbone.frozen_stages`` stops its first stages.
+    """
+
+    lr: PositiveFloat
+    weight_decay: NonNegativeFloat
+    warmup_steps: NonNegativeInt
+    warmup_factor: Fraction
+    scale_lr_to_batch: bool = False
+    base_batch: PositiveInt = 2
+    backbone_lr_scale: PositiveFloat = 1.0
+
+    def _arguments(self, module: nn.Module, images_per_step: int, fused: bool) -> dict[str, Any]:
+        """Return the arguments that both optimisers take."""
+        lr = self.lr
+        if self.scale_lr_to_batch:
+            lr = lr * images_per_step / self.base_batch
+            scaled = f"{self.lr:g} x {images_per_step}/{self.base_batch} images = {lr:g}"
+            rank_zero_info(f"Learning rate {scaled}")
+        devices = {parameter.device.type for parameter in module.parameters()}
+        fused = fused and devices <= {"cpu", "cuda"}  # the devices with fused kernels
+        return {"lr": lr, "weight_decay": self.weight_decay, "fused": fused}
+
+    def _warmup_within(self, total_steps: int | float) -> int:
+        """Return the steps of warm-up, so few that a run reaches its full rate."""
+        if total_steps < 0 or 2 * self.warmup_steps <= total_steps:
+            return self.warmup_steps
+        half = int(total_steps) // 2
+        rank_zero_info(f"Warm-up of {self.warmup_steps} steps cut to {half}, half of the run")
+        return half
+
+    def _rise(self, step: int, steps: int) -> float:
+        """Return the factor of the warm-up, 1 from step ``steps`` on."""
+        first = self.warmup_factor
+        return 1.0 if step >= steps else first + (1.0 - first) * step / steps
+
+
+@settings
+class AdamWCosine(WarmUpRecipe):
+    """AdamW (Loshchilov and Hutter 2019) with a short warm-up and half a cosine.
+
+    See ``WarmUpRecipe`` for the other settings.
+
+    Attributes:
+        final_lr_fraction: rate at the end of the run over ``lr``.
     """
 
     lr: PositiveFloat = 4.5e-4
@@ -236,81 +231,72 @@ class AdamWCosine:
     warmup_steps: NonNegativeInt = 50
     warmup_factor: Fraction = 0.01
     final_lr_fraction: Fraction = 0.0
-    scale_lr_to_batch: bool = False
-    base_batch: PositiveInt = 2
 
     def __call__(
         self, module: nn.Module, total_steps: int | float, images_per_step: int, fused: bool = True
     ) -> OptimizerAndSchedule:
         """See ``Recipe``."""
-        lr = batch_lr(self.lr, self.base_batch, images_per_step, self.scale_lr_to_batch)
-        fused = fused and can_fuse(module)
-        adamw = partial(AdamW, lr=lr, weight_decay=self.weight_decay, fused=fused)
-        optimizer = grouped_optimizer(module, adamw)
+        adamw = partial(AdamW, **self._arguments(module, images_per_step, fused))
+        optimizer = grouped_optimizer(module, adamw, backbone_lr_scale=self.backbone_lr_scale)
         steps = run_length(total_steps, "AdamWCosine")
-        factor = partial(
-            cosine_decay,
-            total_steps=steps,
-            final=self.final_lr_fraction,
-            warmup_steps=shortened_warm_up(self.warmup_steps, steps),
-            warmup_factor=self.warmup_factor,
-        )
+        warmup, final = self._warmup_within(steps), self.final_lr_fraction
+
+        def factor(step: int) -> float:
+            progress = (step - warmup) / (steps - warmup)
+            half_cosine = 0.5 * (1.0 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
+            return self._rise(step, warmup) * (final + (1.0 - final) * half_cosine)
+
         return OptimizerAndSchedule(optimizer, LambdaLR(optimizer, factor))
 
 
 @settings
-class PaperSGD:
+class PaperSGD(WarmUpRecipe):
     """SGD with momentum and a rate that drops late in the run.
 
     Fast R-CNN, section 2.3: rate 0.001, momentum 0.9, weight decay 0.0005, twice the rate for
     biases, which do not decay here. Faster R-CNN, section 3.1.3: the rate falls to a tenth after
     60k of 80k minibatches. Caffe keeps the rate inside the velocity and PyTorch outside of it, so
-    the two differ for some steps after a drop.
+    the two differ for some steps after a drop. See ``WarmUpRecipe`` for the other settings.
 
     Attributes:
-        lr: learning rate of the weights.
         momentum: share of the velocity that is kept.
-        weight_decay: decay of the weights.
         bias_lr_factor: rate of the biases over ``lr``.
         decay_norms: whether scales and shifts of normalisation layers decay, too.
         milestones: times at which the rate drops, as fractions of the run.
         decay: factor of each drop.
-        warmup_steps: steps of linear warm-up; at most half of the run is used.
-        warmup_factor: rate of the first step over ``lr``.
-        scale_lr_to_batch: whether ``lr`` is multiplied by images per step over ``base_batch``.
-        base_batch: images per step that ``lr`` was chosen for.
     """
 
     lr: PositiveFloat = 0.001
-    momentum: FractionBelowOne = 0.9
     weight_decay: NonNegativeFloat = 0.0005
+    warmup_steps: NonNegativeInt = 0
+    warmup_factor: Fraction = 0.001
+    momentum: FractionBelowOne = 0.9
     bias_lr_factor: PositiveFloat = 2.0
     decay_norms: bool = False
     milestones: tuple[BetweenZeroAndOne, ...] = (0.75,)
     decay: Fraction = 0.1
-    warmup_steps: NonNegativeInt = 0
-    warmup_factor: Fraction = 0.001
-    scale_lr_to_batch: bool = False
-    base_batch: PositiveInt = 2
 
     def __call__(
         self, module: nn.Module, total_steps: int | float, images_per_step: int, fused: bool = True
     ) -> OptimizerAndSchedule:
         """See ``Recipe``."""
-        lr = batch_lr(self.lr, self.base_batch, images_per_step, self.scale_lr_to_batch)
-        fused, decay = fused and can_fuse(module), self.weight_decay
-        sgd = partial(SGD, lr=lr, momentum=self.momentum, weight_decay=decay, fused=fused)
+        arguments = self._arguments(module, images_per_step, fused)
+        sgd = partial(SGD, momentum=self.momentum, **arguments)
         optimizer = grouped_optimizer(
-            module, sgd, bias_lr_factor=self.bias_lr_factor, decay_norms=self.decay_norms
+            module,
+            sgd,
+            bias_lr_factor=self.bias_lr_factor,
+            decay_norms=self.decay_norms,
+            backbone_lr_scale=self.backbone_lr_scale,
         )
         steps = run_length(total_steps, "optimizer.milestones") if self.milestones else 0
-        factor = partial(
-            step_decay,
-            drops=tuple(round(fraction * steps) for fraction in self.milestones),
-            decay=self.decay,
-            warmup_steps=shortened_warm_up(self.warmup_steps, total_steps),
-            warmup_factor=self.warmup_factor,
-        )
+        drops = [round(fraction * steps) for fraction in self.milestones]
+        warmup = self._warmup_within(total_steps)
+
+        def factor(step: int) -> float:
+            reached = sum(step >= drop for drop in drops)
+            return self._rise(step, warmup) * math.pow(self.decay, reached)
+
         return OptimizerAndSchedule(optimizer, LambdaLR(optimizer, factor))
 
 
@@ -350,15 +336,13 @@ class OptimizerFactory:
         if self.paper_groups:
             optimizer = grouped_optimizer(module, self.optimizer, bias_lr_factor=2.0)
         else:
-            groups = parameter_groups(module).values()
-            optimizer = self.optimizer([parameter for group in groups for parameter in group])
-        scheduler = self.scheduler
-        if scheduler is None:
-            return OptimizerAndSchedule(optimizer, LambdaLR(optimizer, constant))
+            optimizer = self.optimizer([*chain.from_iterable(parameter_groups(module).values())])
+        if self.scheduler is None:
+            return OptimizerAndSchedule(optimizer, ConstantLR(optimizer, factor=1.0))
+        length = {}
         if self.length_argument is not None:
-            steps = run_length(total_steps, "optimizer.length_argument")
-            scheduler = partial(scheduler, **{self.length_argument: steps})
-        schedule = scheduler(optimizer)
+            length = {self.length_argument: run_length(total_steps, "optimizer.length_argument")}
+        schedule = self.scheduler(optimizer, **length)
         if isinstance(schedule, ReduceLROnPlateau):
             raise SettingsError(
                 "optimizer.scheduler=ReduceLROnPlateau is not possible: it needs a metric, and a "

@@ -12,7 +12,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -72,11 +72,7 @@ class Phase:
 
 
 class PhaseStore:
-    """The folder that holds the products of phases, finished or begun.
-
-    Args:
-        folder: made when needed.
-    """
+    """The folder that holds the products of phases, finished or begun; it is made when needed."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -85,7 +81,7 @@ class PhaseStore:
         """Return the folder of a finished phase, or None.
 
         Raises:
-            PhaseError: if something else stands in it.
+            PhaseError: the folder holds something else.
         """
         folder = self.folder / phase.key
         if not folder.exists():
@@ -93,7 +89,7 @@ class PhaseStore:
         record = folder / INPUTS
         if not record.is_file() or record.read_text() != phase.record:
             raise PhaseError(
-                f"{folder} is not the product of this phase: {INPUTS} is missing or tells of other "
+                f"{folder} is not the product of this phase: {INPUTS} is missing or holds other "
                 "settings. Delete the folder, or name another with scheme.store=..."
             )
         return folder
@@ -109,8 +105,8 @@ class PhaseStore:
         """Give the folder its final name: from now on the phase is found.
 
         Args:
-            phase: whose product is complete.
-            seconds: that it took, for ``seconds``.
+            phase: phase with a complete product.
+            seconds: time that it took, for ``seconds``.
         """
         folder = self.folder / phase.key
         partial = self.folder / f"{phase.key}.partial"
@@ -138,14 +134,12 @@ class FirstProcess:
         limit: longest time that the others wait for one piece of work.
     """
 
-    def __init__(self, limit: timedelta) -> None:
+    def __init__(self, limit: timedelta = timedelta(days=2)) -> None:
         self.limit = limit
-        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        self.rank = torch.distributed.get_rank() if distributed else 0
-        # Under NCCL a waiting process would keep its GPU busy, and gloo keeps to the limit.
-        self._group: Any = (
-            torch.distributed.new_group(backend="gloo", timeout=limit) if distributed else None
-        )
+        self._group: Any = None
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            # Under NCCL a waiting process would keep its GPU busy, and gloo keeps to the limit.
+            self._group = torch.distributed.new_group(backend="gloo", timeout=limit)
 
     def does(self, what: str, work: Callable[[], T]) -> T:
         """Return the result of ``work``, which the first process alone executes.
@@ -160,55 +154,52 @@ class FirstProcess:
         """
         if self._group is None:
             return work()
-        outcome: list[tuple[T | None, str | None]] = [(None, None)]
-        if self.rank == 0:
+        rank = torch.distributed.get_rank()
+        outcome: list[Any] = [None, None]  # the result, and what failed
+        if rank == 0:
             try:
-                outcome[0] = (work(), None)
+                outcome[0] = work()
             except Exception as error:
-                self._share([(None, f"{type(error).__name__}: {error}")])
+                failed = [None, f"{type(error).__name__}: {error}"]
+                torch.distributed.broadcast_object_list(failed, src=0, group=self._group)
                 raise
         try:
-            self._share(outcome)
+            torch.distributed.broadcast_object_list(outcome, src=0, group=self._group)
         except RuntimeError as error:
             raise PhaseError(
-                f"Rank {self.rank} waited for rank 0, which did not finish {what}: it has ended, "
+                f"Rank {rank} waited for rank 0, which did not finish {what}: it has ended, "
                 f"or took longer than {self.limit}. Its own output says more. ({error})"
             ) from error
-        result, failure = outcome[0]
+        result, failure = outcome
         if failure is not None:
-            raise PhaseError(f"Rank 0 failed at {what}; rank {self.rank} ends, too. {failure}")
-        return result  # type: ignore[return-value]  # None only where the work returns it
-
-    def _share(self, outcome: list[Any]) -> None:
-        torch.distributed.broadcast_object_list(outcome, src=0, group=self._group)
+            raise PhaseError(f"Rank 0 failed at {what}; rank {rank} ends, too. {failure}")
+        return result  # type: ignore[no-any-return]
 
 
-MakeTrainer = Callable[[str, Path, int], pl.Trainer]
-"""Returns a trainer for a phase's name, the folder for ``last.ckpt`` and a number of steps."""
-
-MakeData = Callable[[Path | None], DetectionDataModule]
-"""Returns the data of a phase for a folder of stored proposals; None: the detector's own."""
-
-Kept = Callable[[str], bool]
-"""Returns whether the weight or statistic of a name has to stay as it is."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything that a training in phases depends on.
+@dataclass
+class PhaseRunner:
+    """Trains phases and makes proposals, unless the store has them.
 
     Attributes:
         settings: settings of the detector that is the result.
         recipe: factory of the optimiser of every phase.
         weights: pretrained or random weights of the phases that start from no other phase.
-        steps: optimiser steps of each step.
+        steps: optimiser steps of each training.
         seed: seed of each phase, so that a phase does not depend on whether the one before it was
             run or found.
         inputs: everything else that changes a product, as plain values: data, optimiser, trainer.
         plus_one: whether VOC's metric counts pixels inclusively.
         device: device of this process.
         speed: how the detectors of all phases are run.
-        limit: longest time that the other processes wait for the first one.
+        store: folder of the products.
+        make_data: factory of a phase's data, from the folder of its stored proposals; None for
+            the detector's own.
+        make_trainer: factory of a phase's trainer, from the phase's name, the folder for
+            ``last.ckpt`` and a number of steps.
+        seconds: time of all phases and of the proposals that they learn from: what is found in the
+            store counts as much as it took when it was made. What is lost by an interruption does
+            not count, nor do proposals for a test.
+        log: sentences on what was trained and what was found.
     """
 
     settings: DetectorSettings
@@ -220,33 +211,12 @@ class Plan:
     plus_one: bool
     device: torch.device
     speed: SpeedSettings
-    limit: timedelta = timedelta(days=2)
-
-
-class PhaseRunner:
-    """Trains phases and makes proposals, unless the store has them.
-
-    Args:
-        plan: everything that the training depends on.
-        store: folder of the products.
-        make_data: factory of a phase's data, see ``MakeData``.
-        make_trainer: factory of a phase's trainer, see ``MakeTrainer``.
-    """
-
-    def __init__(
-        self, plan: Plan, store: PhaseStore, make_data: MakeData, make_trainer: MakeTrainer
-    ) -> None:
-        self.plan = plan
-        self.store = store
-        self.make_data = make_data
-        self.make_trainer = make_trainer
-        self.first = FirstProcess(plan.limit)
-        self.seconds = 0.0
-        """Time of all phases and of the proposals that they learn from: what is found in the store
-        counts as much as it took when it was made. What is lost by an interruption does not count,
-        nor do proposals for a test."""
-        self.log: list[str] = []
-        """Sentences on what was trained and what was found."""
+    store: PhaseStore
+    make_data: Callable[[Path | None], DetectionDataModule]
+    make_trainer: Callable[[str, Path, int], pl.Trainer]
+    seconds: float = field(default=0.0, init=False)
+    log: list[str] = field(default_factory=list, init=False)
+    _first: FirstProcess = field(default_factory=FirstProcess, init=False, repr=False)
 
     def training(
         self, name: str, number: int, *parents: Phase, own: Mapping[str, Any] | None = None
@@ -255,59 +225,62 @@ class PhaseRunner:
 
         Args:
             name: name for people.
-            number: index of the step in the plan's numbers of optimiser steps.
+            number: index in the numbers of optimiser steps.
             parents: phases with the products it starts from.
             own: inputs of this phase alone.
         """
-        inputs = {"steps": self.plan.steps[number], **(own or {})}
-        return self._stage(name, parents, inputs)
+        return self._phase(name, parents, {"steps": self.steps[number], **(own or {})})
 
     def proposals(self, name: str, parent: Phase, splits: Sequence[Split]) -> Phase:
         """Return the phase of the proposals of a trained network for some splits."""
-        limits = self.plan.settings.proposals
+        limits = self.settings.proposals
         read = ONLY_DETECTION["proposals"] if set(splits) - {"train"} else ()
         own = {key: getattr(limits, key) for key in read}
-        return self._stage(name, (parent,), {"splits": list(splits), **own})
+        return self._phase(name, (parent,), {"splits": list(splits), **own})
 
-    def _stage(self, name: str, parents: Sequence[Phase], own: Mapping[str, Any]) -> Phase:
-        inputs = {"settings": training_settings(self.plan.settings), "seed": self.plan.seed, **own}
-        return Phase(name, {**self.plan.inputs, **inputs}, parents)
+    def _phase(self, name: str, parents: Sequence[Phase], own: Mapping[str, Any]) -> Phase:
+        inputs = {"settings": training_settings(self.settings), "seed": self.seed, **own}
+        return Phase(name, {**self.inputs, **inputs}, parents)
 
     def pretrained(self, system: str, settings: DetectorSettings | None = None) -> DetectionModule:
-        """Return a module that starts from the plan's weights."""
+        """Return a module that starts from ``weights``."""
         module = self.module(system, settings)
-        self.plan.weights.load_into(module.detector.network)
+        self.weights.load_into(module.detector.network)
         return module
 
     def module(self, system: str, settings: DetectorSettings | None = None) -> DetectionModule:
-        """Return a module that starts at random, by default with the settings of the plan."""
+        """Return a module that starts at random, by default with the settings of the result."""
         # The same weights whatever was drawn before: a phase must not depend on what was found.
-        pl.seed_everything(self.plan.seed, workers=True, verbose=False)
-        plan = self.plan
+        pl.seed_everything(self.seed, workers=True, verbose=False)
         return DetectionModule(
-            settings or plan.settings,
+            settings or self.settings,
             system=system,
-            recipe=plan.recipe,
-            seed=plan.seed,
-            plus_one=plan.plus_one,
-            weights=plan.weights.source,
-            speed=plan.speed,
+            recipe=self.recipe,
+            seed=self.seed,
+            plus_one=self.plus_one,
+            weights=self.weights.source,
+            speed=self.speed,
         )
+
+    def tensors(self, phase: Phase, part: str = "") -> dict[str, Tensor]:
+        """Return the weights that a phase has trained and whose names begin with ``part``."""
+        state = read_checkpoint(self.store.folder / phase.key / PRODUCT)["state_dict"]
+        return {name: tensor for name, tensor in state.items() if name.startswith(part)}
 
     def train(
         self,
         phase: Phase,
         start: Callable[[], DetectionModule],
-        proposals: Path | None = None,
-        kept: Kept = lambda _: False,
-    ) -> Path:
-        """Return the checkpoint of a phase, trained now if it is not in the store.
+        proposals: Phase | None = None,
+        kept: Callable[[str], bool] = lambda _: False,
+    ) -> None:
+        """Train a phase that is not in the store.
 
         Args:
             phase: phase that trains.
             start: factory of the module that is trained.
-            proposals: folder of the proposals that it learns from, if they are a phase's.
-            kept: which tensors the phase has to leave as they are, which is then proved.
+            proposals: phase of the proposals that it learns from, if they are a phase's.
+            kept: whether the phase has to leave the tensor of a name as it is, which is proved.
 
         Raises:
             PhaseError: the phase ended early, has moved what it had to keep, or rank 0 failed.
@@ -315,11 +288,12 @@ class PhaseRunner:
         found = self._found(phase)
         if found is not None:
             self.seconds += found
-            return self.store.folder / phase.key / PRODUCT
+            return
         folder = self.store.begin(phase)
         steps = phase.inputs["steps"]
         trainer = self.make_trainer(phase.name, folder, steps)
-        module, data = start(), self.make_data(proposals)
+        module = start()
+        data = self.make_data(None if proposals is None else self.store.folder / proposals.key)
         before = {name: value.clone() for name, value in module.state_dict().items() if kept(name)}
         begun, timer = folder / BEGUN, timer_of(trainer)
         trainer.fit(module, data, ckpt_path=begun if begun.is_file() else None)
@@ -337,34 +311,34 @@ class PhaseRunner:
             begun.unlink(missing_ok=True)
             return self.store.finish(phase, seconds)
 
-        finished = self.first.does(f"storing phase {phase.name}", finish)
+        _await(self._first.does(f"storing phase {phase.name}", finish) / PRODUCT)
         self.seconds += seconds
         self._tell(f"{phase.name}: {steps} steps in {seconds:.0f} s, stored as {phase.key}")
-        return _visible(finished / PRODUCT)
 
-    def propose(self, phase: Phase, checkpoint: Path) -> Path:
-        """Return the folder of a network's proposals, made now if it is not in the store.
+    def propose(self, phase: Phase) -> Path:
+        """Return the folder of a phase's proposals, made now if they are not in the store.
+
+        Args:
+            phase: phase of proposals; the network is that of its parent.
 
         Raises:
             PhaseError: rank 0 failed, or the folder is not this phase's.
         """
         seconds = self._found(phase)
         if seconds is None:
-            seconds = self.first.does(
-                f"the proposals of {phase.name}", lambda: self._propose(phase, checkpoint)
-            )
+            what = f"the proposals of {phase.name}"
+            seconds = self._first.does(what, lambda: self._propose(phase))
             self._tell(f"{phase.name}: {seconds:.0f} s, stored as {phase.key}")
         if "train" in phase.inputs["splits"]:
             self.seconds += seconds
-        return _visible(self.store.folder / phase.key)
+        return _await(self.store.folder / phase.key)
 
-    def _propose(self, phase: Phase, checkpoint: Path) -> float:
+    def _propose(self, phase: Phase) -> float:
         """Make and store the proposals, and return the seconds that it took."""
         folder = self.store.begin(phase)
-        module = DetectionModule.load_from_checkpoint(
-            checkpoint, self.plan.device, speed=self.plan.speed
-        )
-        data, limits = self.make_data(None), self.plan.settings.proposals
+        checkpoint = self.store.folder / phase.parents[0].key / PRODUCT
+        module = DetectionModule.load_from_checkpoint(checkpoint, self.device, speed=self.speed)
+        data, limits = self.make_data(None), self.settings.proposals
         began = time.monotonic()
         for split in phase.inputs["splits"]:
             train = split == "train"
@@ -387,7 +361,7 @@ class PhaseRunner:
         def look() -> float | None:
             return None if self.store.find(phase) is None else self.store.seconds(phase)
 
-        seconds = self.first.does(f"looking for {phase.name}", look)
+        seconds = self._first.does(f"looking for {phase.name}", look)
         if seconds is not None:
             self._tell(f"{phase.name}: found as {phase.key}, {seconds:.0f} s")
         return seconds
@@ -397,18 +371,8 @@ class PhaseRunner:
         rank_zero_info(message)
 
 
-def tensors(checkpoint: Path, part: str = "") -> dict[str, Tensor]:
-    """Return the weights of a product whose names begin with ``part``."""
-    state = read_checkpoint(checkpoint)["state_dict"]
-    return {name: tensor for name, tensor in state.items() if name.startswith(part)}
-
-
-def _visible(path: Path, seconds: float = 60.0) -> Path:
-    """Return a path once this process sees it: network file systems show new files late.
-
-    Raises:
-        PhaseError: it does not see it within some seconds.
-    """
+def _await(path: Path, seconds: float = 60.0) -> Path:
+    """Return a path once this process sees it: network file systems show new files late."""
     end = time.monotonic() + seconds
     while not path.exists():
         if time.monotonic() > end:
@@ -421,11 +385,7 @@ def _visible(path: Path, seconds: float = 60.0) -> Path:
 
 
 def _require_unmoved(phase: Phase, before: dict[str, Tensor], after: dict[str, Tensor]) -> None:
-    """Prove that what had to stay is what it was, bit by bit.
-
-    Raises:
-        PhaseError: naming the tensors that moved.
-    """
+    """Prove that what had to stay is what it was, bit by bit."""
     moved = [name for name, old in before.items() if not torch.equal(old, after[name].cpu())]
     if moved:
         raise PhaseError(

@@ -1,22 +1,21 @@
 """How far a training has come: its clock, its speed, and what a terminal or a log file shows of it.
 
-The two attributes of Lightning that are not public, and that this package reads, are read in this
-file alone: ``Trainer.fit_loop.epoch_loop.batch_progress`` by ``batches_done`` and
-``Trainer.fit_loop._data_fetcher`` by ``reopen_loader``. Beside them ``Progress`` overrides
-``RichProgressBar._get_train_description``. A test names the version that breaks one of them.
+Attributes of Lightning that are not public are used in this file and by ``EMA`` alone:
+``Trainer.fit_loop.epoch_loop.batch_progress`` by ``batches_done``,
+``Trainer.fit_loop._data_fetcher`` by ``reopen_loader``, ``RichProgressBar._get_train_description``
+by ``Progress``. A test names the version that breaks one of them.
 """
 
-# ruff: noqa: ARG002 (the arguments of the hooks are Lightning's)
+# ruff: noqa: ARG002, T201 (the arguments of the hooks are Lightning's; lines are printed)
 
 from __future__ import annotations
 
 import logging
 import math
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, cast
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -24,16 +23,13 @@ from pytorch_lightning.callbacks import RichProgressBar, Timer
 from pytorch_lightning.callbacks.progress.rich_progress import (
     BatchesProcessedColumn,
     ProcessingSpeedColumn,
+    RichProgressBarTheme,
 )
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
-from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
+from rich.progress import BarColumn, ProgressColumn, TextColumn, TimeRemainingColumn
 from torch import Tensor
-
-TERMS = ("rpn_objectness", "rpn_boxes", "roi_classes", "roi_boxes")
-"""Names of the losses in the order of the data flow."""
 
 HEADLINE = ("map", "map_50", "voc07_map", "recall_300")
 """Metrics of a validation that its line shows."""
@@ -79,12 +75,43 @@ def timer_of(trainer: pl.Trainer) -> Timer:
     that in the end ``time_elapsed()`` is the time of the steps that led to the result, with their
     validations. Steps that were lost and taken again count once.
     """
-    callbacks = cast(list[pl.Callback], trainer.callbacks)  # type: ignore[attr-defined]
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     found = next((one for one in callbacks if isinstance(one, Timer)), None)
     if found is None:
         found = Timer()
         callbacks.append(found)
     return found
+
+
+class _Stopwatch:
+    """Counts images and the seconds that they took, and can be stopped in between.
+
+    Args:
+        clock: function that returns seconds from any start.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.images = 0
+        self._clock = clock
+        self._seconds = 0.0
+        self._since: float | None = None
+
+    def start(self) -> None:
+        """Start the clock, unless it runs."""
+        if self._since is None:
+            self._since = self._clock()
+
+    def stop(self) -> None:
+        if self._since is not None:
+            self._seconds += self._clock() - self._since
+            self._since = None
+
+    def reset(self) -> float:
+        """Stop at 0 and return the images a second until now."""
+        self.stop()
+        rate = self.images / max(self._seconds, 1e-9)
+        self.images, self._seconds = 0, 0.0
+        return rate
 
 
 class Throughput(pl.Callback):
@@ -109,23 +136,19 @@ class Throughput(pl.Callback):
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._running_since: float | None = None
-        self._seconds = 0.0
-        self._images = 0
+        self._watch = _Stopwatch(clock)
         self._step = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forget an earlier run."""
-        self._running_since, self._seconds, self._images = None, 0.0, 0
+        self._watch.reset()
         self._step = trainer.global_step
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, batch_idx: int
     ) -> None:
         """Start the clock, or start it again after a validation."""
-        if self._running_since is None:
-            self._running_since = self._clock()
+        self._watch.start()
 
     def on_train_batch_end(
         self,
@@ -136,24 +159,17 @@ class Throughput(pl.Callback):
         batch_idx: int,
     ) -> None:
         """Count the images; log at the end of a window."""
-        self._images += len(batch.image_ids)
+        self._watch.images += len(batch.image_ids)
         stepped, self._step = trainer.global_step != self._step, trainer.global_step
         window = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if not stepped or window == 0 or self._step % window != 0:
-            return
-        self._stop()
-        rate = self._images * trainer.world_size / max(self._seconds, 1e-9)
-        pl_module.log("train/images_per_second", rate, on_step=True, on_epoch=False)
-        self._seconds, self._images = 0.0, 0
-        self._running_since = self._clock()
+        if stepped and window > 0 and self._step % window == 0:
+            rate = self._watch.reset() * trainer.world_size
+            pl_module.log("train/images_per_second", rate, on_step=True, on_epoch=False)
+            self._watch.start()
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop the clock."""
-        self._stop()
-
-    def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Forget an earlier run."""
-        self._running_since, self._seconds, self._images = None, 0.0, 0
+        self._watch.stop()
 
     def on_test_batch_start(
         self,
@@ -163,8 +179,10 @@ class Throughput(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Start the clock."""
-        self._running_since = self._clock()
+        """Start the clock, from 0 until the first minibatch is over."""
+        if batch_idx <= 1:
+            self._watch.reset()
+        self._watch.start()
 
     def on_test_batch_end(
         self,
@@ -176,43 +194,29 @@ class Throughput(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Stop the clock: the detections have been read, so the device is done."""
-        if batch_idx == 1:
-            self._seconds, self._images = 0.0, 0
-        self._stop()
-        self._images += len(batch.image_ids)
+        self._watch.stop()
+        self._watch.images += len(batch.image_ids)
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the mean."""
-        if self._images:
-            mean = self._seconds / self._images
-            pl_module.log("test/seconds_per_image", mean, sync_dist=True)
-
-    def _stop(self) -> None:
-        if self._running_since is not None:
-            self._seconds += self._clock() - self._running_since
-            self._running_since = None
+        if self._watch.images:
+            pl_module.log("test/seconds_per_image", 1 / self._watch.reset(), sync_dist=True)
 
 
 class Progress(RichProgressBar):
-    """Lightning's bar with the losses by name; without a terminal, lines for a log file.
+    """Lightning's bar with the losses by name; without a terminal, ``ProgressLines`` instead.
 
-    The bar shows the losses of the last step. They are read from what the module logs, all at once
+    The losses are those of the last step that the module has logged. They are read all at once,
     and only when the bar is drawn: Lightning would read those that are logged with
     ``prog_bar=True`` at every step.
-
-    Where the output is no terminal, one line is printed for each epoch, and before a validation
-    within an epoch, with the mean losses since the last line, images per second over all devices
-    without validation, and the time left; and one for each validation, with its headline metrics.
 
     Args:
         refresh_rate: steps between two updates of the bar; each waits for the device.
     """
 
     def __init__(self, refresh_rate: int = 5) -> None:
-        super().__init__(refresh_rate=refresh_rate, leave=False)
-        self.losses = ""
-        """The losses of the last step as the bar shows them."""
-        self._lines: _Lines | None = None
+        theme = RichProgressBarTheme(metrics_format=".2f")
+        super().__init__(refresh_rate=refresh_rate, leave=False, theme=theme)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Choose between the bar and lines; only the first process shows anything."""
@@ -220,7 +224,7 @@ class Progress(RichProgressBar):
         console = Console()
         if self.is_enabled and not (console.is_interactive or console.is_jupyter):
             self.disable()
-            self._lines = _Lines()
+            trainer.callbacks.append(ProgressLines())  # type: ignore[attr-defined]
 
     def configure_columns(self, trainer: pl.Trainer) -> list[ProgressColumn]:
         """Return narrow columns, so that a terminal of 80 characters has room for the losses."""
@@ -230,24 +234,10 @@ class Progress(RichProgressBar):
             BatchesProcessedColumn(self.theme.batch_progress),
             TimeRemainingColumn(compact=True, elapsed_when_finished=True),
             ProcessingSpeedColumn(self.theme.processing_speed),
-            _LossColumn(self),
         ]
 
     def _get_train_description(self, current_epoch: int) -> str:
         return _epoch_of(self.trainer)
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the bar or the clock of the lines."""
-        super().on_train_start(trainer, pl_module)
-        if self._lines is not None:
-            self._lines.start(trainer)
-
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, batch_idx: int
-    ) -> None:
-        """Start the clock of a line."""
-        if self._lines is not None:
-            self._lines.start_batch()
 
     def on_train_batch_end(
         self,
@@ -258,138 +248,101 @@ class Progress(RichProgressBar):
         batch_idx: int,
     ) -> None:
         """Draw the bar when it is due; Lightning's would read the losses at every step."""
-        if self._lines is not None:
-            self._lines.add(outputs, len(batch.image_ids))
-        done = batch_idx + 1
         last = trainer.is_last_batch or trainer.global_step == trainer.max_steps
-        if done % self.refresh_rate == 0 or last:
+        if last or (batch_idx + 1) % self.refresh_rate == 0:
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Print the line of the epoch, unless its validation has done so."""
-        super().on_train_epoch_end(trainer, pl_module)
-        if self._lines is not None:
-            self._lines.print_training(trainer)
-
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Print the line of the steps before the validation."""
-        super().on_validation_start(trainer, pl_module)
-        if self._lines is not None:
-            self._lines.print_training(trainer)
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Print the line of the validation."""
-        super().on_validation_end(trainer, pl_module)
-        if self._lines is not None and not trainer.sanity_checking:
-            self._lines.print_validation(trainer)
 
     def get_metrics(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        """Read the losses for their own column, and return the other figures of the bar."""
-        metrics = dict(super().get_metrics(trainer, pl_module))
-        losses = _logged_losses(trainer)
-        self.losses = _named(losses)
-        for name in ("v_num", *losses):
-            metrics.pop(name, None)
-        return metrics
+        """Return the losses beside what is logged for the bar."""
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        logged = trainer.callback_metrics
+        tags = [tag for tag in logged if tag.startswith("train/loss")]
+        values = torch.stack([logged[tag].float() for tag in tags]).tolist() if tags else []
+        names = [tag.removeprefix("train/").removeprefix("loss_") for tag in tags]
+        return metrics | dict(zip(names, values, strict=True))
 
 
-class _LossColumn(ProgressColumn):
-    """The losses beside the bar of the training."""
+class ProgressLines(pl.Callback):
+    """Prints lines for a log file, which is read while the run goes on.
 
-    def __init__(self, bar: Progress) -> None:
-        super().__init__()
-        self.bar = bar
-
-    def render(self, task: Task) -> Text:
-        return Text(self.bar.losses if task.id == self.bar.train_progress_bar_id else "")
-
-
-class _Lines:
-    """Prints the lines of a training, and keeps what goes into the next one."""
+    One line is printed for each epoch, and before a validation within an epoch, with the mean
+    losses since the last line, images per second over all devices without validation, and the time
+    left; and one for each validation, with its headline metrics.
+    """
 
     def __init__(self) -> None:
-        self._began = self._since = 0.0
-        self._first_step = self._images = self._minibatches = 0
+        self._watch = _Stopwatch(time.monotonic)
+        self._began, self._first_step = 0.0, 0
+        self._minibatches = 0
         self._sums: dict[str, Tensor] = {}
 
-    def start(self, trainer: pl.Trainer) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock of the whole training."""
         self._began, self._first_step = time.monotonic(), trainer.global_step
 
-    def start_batch(self) -> None:
-        """Start the clock of the next line at its first minibatch."""
-        if not self._images:
-            self._since = time.monotonic()
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, batch_idx: int
+    ) -> None:
+        """Start the clock of a line."""
+        self._watch.start()
 
-    def add(self, outputs: Any, images: int) -> None:
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
         """Add a minibatch; its losses stay on the device until a line is printed."""
-        self._images += images
+        self._watch.images += len(batch.image_ids)
         if not outputs:  # the step was skipped
             return
         self._minibatches += 1
         for name, loss in {"loss": outputs["loss"], **outputs.get("losses", {})}.items():
             self._sums[name] = self._sums.get(name, 0) + loss.detach().float()
 
-    def print_training(self, trainer: pl.Trainer) -> None:
-        """Print the line of the minibatches since the last one, if there are any."""
-        if not self._images:
-            return
-        now = time.monotonic()
-        values = torch.stack([*self._sums.values()]).tolist() if self._sums else []
-        means = {name: s / self._minibatches for name, s in zip(self._sums, values, strict=True)}
-        rate = self._images * trainer.world_size / max(now - self._since, 1e-9)
-        step = f"step {trainer.global_step}"
-        words = [_epoch_of(trainer), step, _named(means), f"{rate:.1f} images/s"]
-        left = self._seconds_left(trainer, now)
-        if left is not None:
-            words.append(f"{timedelta(seconds=round(left))} left")
-        _print_line(words)
-        self._sums = {}
-        self._images = self._minibatches = 0
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Print the line of the epoch, unless its validation has done so."""
+        self._print_training(trainer)
 
-    def print_validation(self, trainer: pl.Trainer) -> None:
-        """Print the headline metrics of a validation."""
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Print the line of the steps before the validation."""
+        self._print_training(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Print the line of the validation."""
+        if trainer.sanity_checking:
+            return
         logged = trainer.callback_metrics
         names = [name for name in ("loss", *HEADLINE) if f"val/{name}" in logged]
         figures = " ".join(f"{name} {float(logged[f'val/{name}']):.3f}" for name in names)
         of_training = trainer.state.fn == TrainerFn.FITTING
         when = [_epoch_of(trainer), f"step {trainer.global_step}"] if of_training else []
-        _print_line(["Validation", *when, figures])
+        print("Validation", *when, figures, sep="  ", flush=True)
 
-    def _seconds_left(self, trainer: pl.Trainer, now: float) -> float | None:
-        """Return the time that the remaining steps take at the mean speed, validations included."""
+    def _print_training(self, trainer: pl.Trainer) -> None:
+        """Print the line of the minibatches since the last one, if there are any."""
+        if not self._watch.images:
+            return
+        rate = self._watch.reset() * trainer.world_size
+        sums = torch.stack([*self._sums.values()]).tolist() if self._sums else []
+        means = zip(self._sums, (one / self._minibatches for one in sums), strict=True)
+        losses = " ".join(f"{name} {mean:.2f}" for name, mean in means)
+        words = [_epoch_of(trainer), f"step {trainer.global_step}", losses, f"{rate:.1f} images/s"]
         done, total = trainer.global_step - self._first_step, trainer.estimated_stepping_batches
-        if done == 0 or total < 0 or math.isinf(total):
-            return None
-        return (now - self._began) / done * (total - trainer.global_step)
-
-
-def _print_line(words: Sequence[str]) -> None:
-    """Print a line at once: a log file is read while the run goes on."""
-    sys.stdout.write("  ".join(words) + "\n")
-    sys.stdout.flush()
+        if done > 0 and 0 <= total < math.inf:
+            # At the mean speed until now, validations included.
+            left = (time.monotonic() - self._began) / done * (total - trainer.global_step)
+            words.append(f"{timedelta(seconds=round(left))} left")
+        print(*words, sep="  ", flush=True)
+        self._sums, self._minibatches = {}, 0
 
 
 def _epoch_of(trainer: pl.Trainer) -> str:
     """Return the epoch from 1, and the number of epochs unless the length is given in steps."""
     epochs = trainer.max_epochs
     return f"Epoch {trainer.current_epoch + 1}" + (f"/{epochs}" if epochs and epochs > 0 else "")
-
-
-def _named(losses: Mapping[str, float]) -> str:
-    """Return losses as ``loss 0.19 rpn_objectness 0.02 ...``."""
-    short = {name.removeprefix("train/").removeprefix("loss_"): v for name, v in losses.items()}
-    return " ".join(f"{name} {value:.2f}" for name, value in short.items())
-
-
-def _logged_losses(trainer: pl.Trainer) -> dict[str, float]:
-    """Read the losses that were logged last, under their tags."""
-    logged = trainer.callback_metrics
-    tags = ["train/loss", *(f"train/loss_{term}" for term in TERMS)]
-    found = [tag for tag in tags if tag in logged]
-    if not found:
-        return {}
-    values = torch.stack([logged[tag].float() for tag in found]).tolist()
-    return dict(zip(found, values, strict=True))
