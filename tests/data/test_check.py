@@ -25,7 +25,7 @@ def test_counts_and_sizes_are_those_of_the_annotations(
     assert report.box_shapes == pytest.approx((0.25, 0.25, 1, 16, 16))
     assert list(report.objects_per_image) == [0, 0, 1, 2, 2]
     assert report.is_sound
-    for words in ("3 images, 1 without objects", "cat         2", "0 left out, 0 images unread"):
+    for words in ("3 images, 1 without objects", "cat         2", "0 images unreadable"):
         assert words in str(report)
 
 
@@ -54,15 +54,18 @@ def test_image_that_breaks_only_when_decoded_is_named(write_voc: Write, write_im
     assert "b.png" in str(report)
 
 
-def test_what_the_reader_left_out_is_reported(
+def test_what_the_reader_repaired_or_left_out_is_reported(
     write_voc: Write, voc_object: Callable[..., str]
 ) -> None:
-    root = write_voc("a", voc_object("dog", (9, 9, 9, 9)))
+    root = write_voc("a", voc_object("dog", (9, 9, 5, 9)) + voc_object("dog", (1, 1, 70, 9)))
     with pytest.warns(DataWarning):
         dataset = VOCDataset(root, "train", on_error="skip")
     report = check(dataset)
     assert not report.is_sound
-    assert "a.xml, object 1 (dog): box without area" in report.left_out[0]
+    lines = str(report).splitlines()
+    for outcome, number in (("inverted box (left out)", 1), ("box over the border (repaired)", 2)):
+        line = lines.index(f"  1 x {outcome}")
+        assert f"a.xml, object {number} (dog): xmin=" in lines[line + 1]
 
 
 def test_real_data_have_the_documented_numbers(shared_data: Path) -> None:

@@ -75,13 +75,12 @@ def test_joined_images_follow_each_other_with_unique_ids(names: tuple[str, ...])
         joined[5]
 
 
-def test_what_the_parts_left_out_is_summed_up() -> None:
+def test_what_was_found_in_the_parts_is_summed_up() -> None:
     parts = {name: ShapesDataset(1, size=32) for name in "ab"}
     for part in parts.values():
-        part.problems.counts["bad box"] += 1
-        part.problems.messages.append("a bad box")
-    problems = JoinedDataset(parts).problems
-    assert (problems.counts, problems.messages) == ({"bad box": 2}, ["a bad box"] * 2)
+        part.problems.settle("bad box", where="a.xml", found="xmin=9", made="clipped")
+    (row,) = JoinedDataset(parts).problems.summary()
+    assert (row["kind"], row["count"], len(row["cases"])) == ("bad box", 2, 2)
 
 
 def test_different_classes_are_refused_by_name_and_nothing_cannot_be_joined() -> None:

@@ -123,6 +123,20 @@ def test_cut_off_file_is_an_error_that_names_it(
         read_image(file)
 
 
+@pytest.mark.parametrize("error", [RecursionError, OverflowError, LookupError, zlib.error])
+def test_whatever_a_parser_of_pillow_lets_through_is_an_error_that_names_the_file(
+    write_image: Write, tmp_path: Path, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error("details")
+
+    file = write_image(tmp_path / "a.png")
+    monkeypatch.setattr(Image.Image, "convert", fail)
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fail)
+    with pytest.raises(DataError, match=rf"a\.png: unreadable image: .*{error.__name__}: details"):
+        read_image(file)
+
+
 @pytest.mark.parametrize("content", [None, b"", b"<html>not found</html>", b"\xff\xd8\xff"])
 def test_file_that_is_no_image_is_an_error_that_names_it(
     tmp_path: Path, content: bytes | None
@@ -134,6 +148,20 @@ def test_file_that_is_no_image_is_an_error_that_names_it(
     for read in (read_header, read_image):
         with pytest.raises(DataError, match=rf"a\.jpg: {reason} image"):
             read(file)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+def test_largest_number_of_pixels_is_a_choice_and_not_that_of_pillow(
+    write_image: Write, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_image(tmp_path / name, (4, 6))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3)  # an error from twice as many on
+    assert read_image(file).shape == (3, 4, 6)
+    assert read_header(file, 24).size == (4, 6)
+    assert Image.MAX_IMAGE_PIXELS == 3
+    for read in (lambda: read_header(file, 23), lambda: read_image(file, max_pixels=23)):
+        with pytest.raises(DataError, match=rf"{name}: too large .*6 x 4.*data\.max_pixels=23"):
+            read()
 
 
 def test_header_states_both_sizes_and_the_end(write_image: Write, tmp_path: Path) -> None:

@@ -69,8 +69,9 @@ def layouts(
         if checks_data:
             files.set_defaults(on_error="skip")
             continue
-        text = "stop at a bad image or object, or skip it (default: raise)"
-        files.add_argument("--on-error", choices=("raise", "skip"), default="raise", help=text)
+        text = "what is done about a bad image or object (default: repair)"
+        choices = ("repair", "raise", "skip")
+        files.add_argument("--on-error", choices=choices, default="repair", help=text)
     shapes = kinds.add_parser("shapes", help="synthetic pictures, the data set of data=shapes")
     splits = ("train", "val", "test")
     shapes.add_argument("--split", required=True, choices=splits, help="the split")

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
-from rcnn.data import COCODataset, DetectionDataset, ShapesSource, VOCDataset, check, pascal_voc
+from rcnn.data import (
+    COCODataset,
+    DataWarning,
+    DetectionDataset,
+    ShapesSource,
+    VOCDataset,
+    check,
+    pascal_voc,
+)
+from rcnn.data.builder import Others
 from rcnn.data.proposals import ProposedDataset, StoredProposals
 from rcnn.model.build import needs_proposals
 from rcnn.training import DetectionModule
@@ -14,36 +25,53 @@ from rcnn.training import DetectionModule
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the report on a data set; the exit status is 1 if the data has faults."""
-    report = check(open_dataset(arguments))
+    with warnings.catch_warnings(action="ignore", category=DataWarning):  # the report has it all
+        report = check(open_dataset(arguments))
     sys.stdout.write(f"{report}\n")
     return 0 if report.is_sound else 1
 
 
-def open_dataset(arguments: argparse.Namespace) -> DetectionDataset:
+def open_dataset(
+    arguments: argparse.Namespace, trained: Sequence[str] | None = None
+) -> DetectionDataset:
     """Open a data set by the arguments of ``rcnn.cli.arguments.layouts``.
+
+    Args:
+        arguments: the arguments.
+        trained: classes of a detector, by which the labels count unless the arguments name classes.
 
     Raises:
         DataError: the data set is unsound.
     """
+    if arguments.layout == "shapes":
+        return ShapesSource().dataset(arguments.split)
+    chosen = getattr(arguments, "class_names", None)
+    others: Others = "drop" if chosen else "ignore"
+    names = chosen or trained
     match arguments.layout:
         case "voc":
-            return VOCDataset(
-                arguments.root, arguments.split, arguments.class_names, arguments.on_error
-            )
+            root, split = arguments.root, arguments.split
+            return VOCDataset(root, split, names, arguments.on_error, others=others)
         case "pascal":
             return pascal_voc(
-                arguments.name, arguments.root, arguments.split, on_error=arguments.on_error
+                arguments.name,
+                arguments.root,
+                arguments.split,
+                on_error=arguments.on_error,
+                class_names=names,
+                others=others,
             )
-        case "coco":
-            return COCODataset(arguments.annotations, arguments.images, arguments.on_error)
         case _:
-            return ShapesSource().dataset(arguments.split)
+            file, images = arguments.annotations, arguments.images
+            policy = arguments.on_error
+            return COCODataset(file, images, policy, class_names=names, others=others)
 
 
 def open_for(module: DetectionModule, arguments: argparse.Namespace) -> DetectionDataset:
     """Open a data set for a detector, with proposals if the detector makes none itself.
 
-    The labels of a folder in VOC layout are the detector's, unless the arguments name the classes.
+    The labels are the detector's, by the names of the classes, unless the arguments name the
+    classes.
 
     Args:
         module: the detector.
@@ -53,10 +81,7 @@ def open_for(module: DetectionModule, arguments: argparse.Namespace) -> Detectio
         ValueError: the detector needs proposals and no file is named.
         DataError: the data set or the proposals are unsound, or do not fit each other.
     """
-    given = vars(arguments)
-    if given.get("class_names", ()) is None:
-        arguments = argparse.Namespace(**{**given, "class_names": list(module.class_names)})
-    dataset = open_dataset(arguments)
+    dataset = open_dataset(arguments, module.class_names)
     if not needs_proposals(module.system):
         return dataset
     if arguments.proposals is None:

@@ -16,16 +16,18 @@ from rcnn.data.batching import (
     TransformedDataset,
     collate,
 )
+from rcnn.data.builder import IndexBuilder, checked_class_names
 from rcnn.data.check import DataReport, check
 from rcnn.data.coco import COCODataset
 from rcnn.data.dataset import DetectionDataset, IndexedDataset, JoinedDataset, Sample
-from rcnn.data.errors import DataError, DataWarning, OnError, Problems
+from rcnn.data.errors import Case, DataError, DataWarning, Kind, OnError, Problems
 from rcnn.data.images import Picture, as_images, read_image
-from rcnn.data.index import AnnotationIndex, IndexBuilder
+from rcnn.data.index import AnnotationIndex
 from rcnn.data.shapes import ShapesDataset
 from rcnn.data.splits import (
     COCOSource,
     DataSource,
+    FileSource,
     PascalSource,
     ShapesSource,
     Split,
@@ -41,6 +43,7 @@ __all__ = [
     "AugmentSettings",
     "COCODataset",
     "COCOSource",
+    "Case",
     "DataError",
     "DataReport",
     "DataSource",
@@ -49,9 +52,11 @@ __all__ = [
     "DetectionDataset",
     "EvaluationBatchSampler",
     "EvaluationTransform",
+    "FileSource",
     "IndexBuilder",
     "IndexedDataset",
     "JoinedDataset",
+    "Kind",
     "OnError",
     "PascalSource",
     "Picture",
@@ -69,6 +74,7 @@ __all__ = [
     "VOCSource",
     "as_images",
     "check",
+    "checked_class_names",
     "collate",
     "flip",
     "pascal_voc",

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rcnn.data.dataset import DetectionDataset
-from rcnn.data.errors import DataError
+from rcnn.data.errors import DataError, Kind
 from rcnn.ops import boxes
 
 QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
@@ -30,7 +30,7 @@ class DataReport:
         box_sizes: square roots of box areas in pixels, at ``QUANTILES``.
         box_shapes: heights over widths, at ``QUANTILES``.
         objects_per_image: numbers of objects, at ``QUANTILES``.
-        left_out: faults that the reader left out, in words.
+        problems: what the reader repaired, left out or noted, by kind.
         unreadable: faults of images that turned out broken when they were decoded, in words.
     """
 
@@ -42,13 +42,13 @@ class DataReport:
     box_sizes: tuple[float, ...]
     box_shapes: tuple[float, ...]
     objects_per_image: tuple[float, ...]
-    left_out: tuple[str, ...]
+    problems: tuple[Kind, ...]
     unreadable: tuple[str, ...]
 
     @property
     def is_sound(self) -> bool:
-        """Whether nothing was wrong."""
-        return not self.left_out and not self.unreadable
+        """Whether nothing was wrong, not even what the reader could repair."""
+        return not self.unreadable and all(kind.outcome == "noted" for kind in self.problems)
 
     def __str__(self) -> str:
         total = sum(self.objects.values())
@@ -62,8 +62,9 @@ class DataReport:
                 f"  box size, sqrt(width x height) in pixels: {_row(self.box_sizes)}",
                 f"  box shape, height / width: {_row(self.box_shapes)}",
                 f"  objects per image: {_row(self.objects_per_image)}",
-                f"{len(self.left_out)} left out, {len(self.unreadable)} images unreadable",
-                *(f"  {message}" for message in (*self.left_out, *self.unreadable)),
+                *(line for kind in self.problems for line in kind.table()),
+                f"{len(self.unreadable)} images unreadable",
+                *(f"  {message}" for message in self.unreadable),
             ]
         )
 
@@ -76,8 +77,7 @@ def check(dataset: DetectionDataset, threads: int = 4) -> DataReport:
     """Decode every image and count what there is.
 
     Args:
-        dataset: a data set; opened with ``on_error=skip``, all its faults are reported and not
-            only the first.
+        dataset: a data set; opened with ``on_error="skip"``, all its faults are reported.
         threads: number of threads that decode.
     """
     every = [dataset.ground_truth(index) for index in range(len(dataset))]
@@ -97,7 +97,7 @@ def check(dataset: DetectionDataset, threads: int = 4) -> DataReport:
         box_sizes=_quantiles(boxes.area(corners).sqrt()),
         box_shapes=_quantiles(sides[:, 1] / sides[:, 0]),
         objects_per_image=_quantiles(counts),
-        left_out=tuple(dataset.problems.messages),
+        problems=tuple(dataset.problems.kinds.values()),
         unreadable=unreadable,
     )
 

@@ -9,16 +9,16 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Float32, Int32, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from rcnn.data.builder import IndexBuilder
 from rcnn.data.errors import DataError, Problems
 from rcnn.data.images import read_image
-from rcnn.data.index import AnnotationIndex, PackedStrings
+from rcnn.data.index import PackedStrings
 from rcnn.structures import GroundTruth
 
 
@@ -54,7 +54,7 @@ class DetectionDataset(Dataset[Sample], ABC):
         class_names: names of the labels 1..K, in that order.
         image_ids: unique names of the images.
         aspect_ratios: width over height of each image.
-        problems: what was left out when the data set was opened, and why.
+        problems: what was found when the data set was opened, and what was made of it.
     """
 
     class_names: tuple[str, ...]
@@ -84,38 +84,29 @@ class DetectionDataset(Dataset[Sample], ABC):
 
 
 class IndexedDataset(DetectionDataset):
-    """Image files in a folder, with an ``AnnotationIndex``.
+    """Image files in a folder, with an ``AnnotationIndex``; the base of all readers of files.
 
     Args:
-        class_names: names of the labels 1..K.
-        index: images and objects.
-        image_folder: folder that ``index.files`` are relative to.
-        problems: what was left out of ``index``.
+        builder: all images and objects.
         where: name of the data set in messages.
 
     Raises:
-        DataError: if there is no image at all.
+        DataError: if there is no image at all, or a box is unsound, as the policy says.
     """
 
-    def __init__(
-        self,
-        *,
-        class_names: Sequence[str],
-        index: AnnotationIndex,
-        image_folder: Path,
-        problems: Problems,
-        where: str,
-    ) -> None:
-        if len(index) == 0:
-            causes = f": {problems.messages[0]}" if problems.messages else "."
-            raise DataError(f"{where} has no usable image{causes}", "empty data set")
-        problems.warn(where)
-        self.class_names = tuple(class_names)
-        self.image_ids = index.image_ids
-        self.aspect_ratios = index.aspect_ratios
-        self.problems = problems
-        self.index = index
-        self.image_folder = image_folder
+    def __init__(self, builder: IndexBuilder, where: str) -> None:
+        self.index = builder.build()
+        self.problems = builder.problems
+        if len(self.index) == 0:
+            kinds = self.problems.kinds.values()
+            causes = [f"{row.cases[0].where}: {row.kind}: {row.cases[0].found}." for row in kinds]
+            raise DataError(" ".join([f"{where} has no usable image.", *causes]), "empty data set")
+        self.problems.warn(where)
+        self.class_names = builder.class_names
+        self.image_ids = self.index.image_ids
+        self.aspect_ratios = self.index.aspect_ratios
+        self.image_folder = builder.image_folder
+        self._max_pixels = builder.max_pixels
 
     @property
     def sizes(self) -> Int32[np.ndarray, "I 2"]:
@@ -134,7 +125,8 @@ class IndexedDataset(DetectionDataset):
         """
         index = range(len(self))[index]
         size = self.index.size(index)
-        image = read_image(self.image_folder / self.index.files[index], size)
+        file = self.image_folder / self.index.files[index]
+        image = read_image(file, size, self._max_pixels)
         return Sample(image, self.ground_truth(index), self.image_ids[index], size)
 
 
@@ -144,6 +136,9 @@ class JoinedDataset(DetectionDataset):
     Args:
         parts: data sets by name; the name is put before their image ids (``VOC2007/000005``), so
             that these stay unique.
+
+    Attributes:
+        parts: the data sets.
 
     Raises:
         DataError: if there is no part, or the parts have different classes.
@@ -161,16 +156,16 @@ class JoinedDataset(DetectionDataset):
                     found=f"{list(parts[first].class_names)} and {list(parts[name].class_names)}",
                     allowed="Joined data sets need the same class names in the same order",
                 )
-        self._parts = tuple(parts.values())
-        self._ends = np.cumsum([len(part) for part in self._parts])
-        self.class_names = self._parts[0].class_names
-        self.aspect_ratios = np.concatenate([part.aspect_ratios for part in self._parts])
-        self._sizes = np.concatenate([part.sizes for part in self._parts])
+        self.parts = tuple(parts.values())
+        self._ends = np.cumsum([len(part) for part in self.parts])
+        self.class_names = self.parts[0].class_names
+        self.aspect_ratios = np.concatenate([part.aspect_ratios for part in self.parts])
+        self._sizes = np.concatenate([part.sizes for part in self.parts])
         self.image_ids = PackedStrings(
             f"{name}/{image_id}" for name, part in parts.items() for image_id in part.image_ids
         )
-        self.problems = Problems(self._parts[0].problems.on_error)
-        for part in self._parts:
+        self.problems = Problems(self.parts[0].problems.on_error)
+        for part in self.parts:
             self.problems.include(part.problems)
 
     @property
@@ -191,5 +186,5 @@ class JoinedDataset(DetectionDataset):
     def _find(self, index: int) -> tuple[DetectionDataset, int]:
         index = range(len(self))[index]
         number = int(np.searchsorted(self._ends, index, side="right"))
-        part = self._parts[number]
+        part = self.parts[number]
         return part, index - int(self._ends[number]) + len(part)

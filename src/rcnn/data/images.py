@@ -14,9 +14,12 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -26,29 +29,58 @@ from torch import Tensor
 
 from rcnn.data.errors import DataError
 
-# What Pillow's parsers let through when a file is broken.
-BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, struct.error)
+MAX_PIXELS = 1_000_000_000
+"""Pixels of the largest picture that is read, for which 3 GB of memory are needed."""
+
+OPENING = threading.Lock()
 
 
-def read_image(file: Path, size: tuple[int, int] | None = None) -> UInt8[Tensor, "3 H W"]:
+@contextmanager
+def _opened(source: Path | BinaryIO, where: str, max_pixels: int) -> Iterator[Image.Image]:
+    """Open a picture; whatever goes wrong with it becomes a ``DataError``.
+
+    Pillow refuses more than 179 million pixels, as an attack on a server. Its limit is a variable
+    of the module, so that only one thread at a time may be without it.
+    """
+    try:
+        with OPENING:
+            limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            try:
+                image = Image.open(source)
+            finally:
+                Image.MAX_IMAGE_PIXELS = limit
+        with image:
+            if image.width * image.height > max_pixels:
+                raise DataError.about(
+                    "too large an image",
+                    where=where,
+                    found=f"it has {image.width} x {image.height} pixels",
+                    allowed=f"At most data.max_pixels={max_pixels} are read",
+                )
+            yield image
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:  # Pillow's parsers let anything through when a file is broken
+        raise _unreadable(where, error) from error
+
+
+def read_image(
+    file: Path, size: tuple[int, int] | None = None, max_pixels: int = MAX_PIXELS
+) -> UInt8[Tensor, "3 H W"]:
     """Return the pixels of an image file.
 
     Args:
         file: path of an image in any format that Pillow reads.
         size: (height, width) that the annotation states. A picture of this stored size is not
             turned, even if its EXIF orientation says so: its boxes were drawn without the turn.
+        max_pixels: limit of height x width.
 
     Raises:
-        DataError: if the file is missing, broken or cut off, if its brightness has no agreed
-            range, or if neither its stored nor its turned size is ``size``.
+        DataError: if the file is missing, broken, cut off or too large, if its brightness has no
+            agreed range, or if neither its stored nor its turned size is ``size``.
     """
-    try:
-        with Image.open(file) as image:
-            pixels = _decode(image, str(file), size)
-    except DataError:
-        raise
-    except BROKEN as error:
-        raise _unreadable(str(file), error) from error
+    with _opened(file, str(file), max_pixels) as image:
+        pixels = _decode(image, str(file), size)
     if size not in (None, pixels.shape[:2]):
         raise wrong_size(str(file), size, (pixels.shape[:2],))
     return torch.from_numpy(pixels).permute(2, 0, 1)
@@ -68,7 +100,7 @@ def wrong_size(
 
 
 def _unreadable(where: str, error: Exception) -> DataError:
-    missing = isinstance(error, FileNotFoundError)
+    missing = isinstance(error, FileNotFoundError | NotADirectoryError)
     return DataError.about(
         "missing image" if missing else "unreadable image",
         where=where,
@@ -104,7 +136,7 @@ def _decode(
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(ORIENTATION, 1))
-    except (*BROKEN, TypeError):
+    except Exception:
         return 1  # broken EXIF data: viewers show the picture as it is stored
 
 
@@ -149,26 +181,28 @@ class ImageHeader:
     has_end: bool
 
 
-def read_header(file: Path) -> ImageHeader:
+def read_header(file: Path, max_pixels: int = MAX_PIXELS) -> ImageHeader:
     """Return size and completeness of an image file from its two ends, without decoding it.
 
     Raises:
-        DataError: if there is no such file, or it is no image.
+        DataError: if there is no such file, it is no image, or it has more than ``max_pixels``.
     """
     try:
-        with file.open("rb") as stream:
-            if (size := _plain_jpeg_size(stream.peek(HEAD))) is not None:
-                stream.seek(-2, os.SEEK_END)
-                return ImageHeader(size, size, stream.read() == END_MARKERS["JPEG"])
-            image = Image.open(stream)
+        stream = file.open("rb")
+    except (OSError, ValueError) as error:
+        raise _unreadable(str(file), error) from error
+    with stream:
+        size = _plain_jpeg_size(stream.peek(HEAD))
+        if size is not None and size[0] * size[1] <= max_pixels:
+            stream.seek(-2, os.SEEK_END)
+            return ImageHeader(size, size, stream.read() == END_MARKERS["JPEG"])
+        with _opened(stream, str(file), max_pixels) as image:
             width, height = image.size
             turned = (width, height) if _orientation(image) >= 5 else (height, width)
             marker = END_MARKERS.get(image.format or "", b"")
             stream.seek(0, os.SEEK_END)
             stream.seek(max(stream.tell() - len(marker), 0))
             return ImageHeader((height, width), turned, stream.read() == marker or not marker)
-    except BROKEN as error:
-        raise _unreadable(str(file), error) from error
 
 
 def _plain_jpeg_size(head: bytes) -> tuple[int, int] | None:
@@ -212,9 +246,9 @@ def _as_image(picture: Picture, where: str) -> UInt8[Tensor, "3 h w"]:
     if isinstance(picture, Image.Image):
         try:
             pixels = _decode(picture, where)
-        except DataError:
+        except (DataError, MemoryError):
             raise
-        except BROKEN as error:
+        except Exception as error:
             raise _unreadable(where, error) from error
     else:
         pixels = _from_memory(picture, where)

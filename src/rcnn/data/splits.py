@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
+from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, get_args, runtime_checkable
 
-from rcnn.data.coco import COCODataset
-from rcnn.data.dataset import DetectionDataset
-from rcnn.data.errors import DataError, OnError
+import numpy as np
+
+from rcnn.data.builder import Others
+from rcnn.data.coco import COCODataset, read_class_names
+from rcnn.data.dataset import DetectionDataset, IndexedDataset, JoinedDataset
+from rcnn.data.errors import DataError, DataWarning, OnError
+from rcnn.data.images import MAX_PIXELS
 from rcnn.data.shapes import SHAPES, ShapesDataset
 from rcnn.data.voc import VOCDataset, pascal_voc
 
@@ -70,53 +76,105 @@ class ShapesSource(DataSource):
 
 
 @dataclass(frozen=True)
-class VOCSource(DataSource):
-    """A folder in VOC layout with its own split files.
+class FileSource(DataSource):
+    """Splits that are read from files; the base of the sources of all layouts.
+
+    The training split rules the classes: the other splits are matched with it by the names of
+    their classes. Objects of a class that it does not have are ignored regions in them.
 
     Attributes:
-        root: folder of ``Annotations``, ``JPEGImages`` and ``ImageSets/Main``.
-        train: split file to train on.
-        val: split file that chooses the best checkpoint; null for none.
-        test: split file to test on.
-        class_names: names of the classes 1..K; null for those of the data.
-        on_error: ``raise`` or ``skip`` bad images and objects.
+        root: folder of the data set.
+        class_names: names of the classes 1..K, which selects and orders them; null for those of
+            the data.
+        on_error: ``repair``, ``raise`` or ``skip`` what is wrong, see ``rcnn.data.errors``.
+        max_pixels: height x width of the largest picture that is read.
     """
 
     root: str | Path
-    train: str = "train"
-    val: str | None = "val"
-    test: str = "test"
-    class_names: Sequence[str] | None = None
-    on_error: OnError = "raise"
+    class_names: Sequence[str] | None = field(default=None, kw_only=True)
+    on_error: OnError = field(default="repair", kw_only=True)
+    max_pixels: int = field(default=MAX_PIXELS, kw_only=True)
+    # Of the training split, once it was opened: all classes, and those of which it has objects.
+    _trained: dict[str, tuple[str, ...]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def dataset(self, split: Split) -> DetectionDataset:
+        """Open a split; classes of which only this one has objects are named in a warning."""
+        others: Others = "drop"
+        names = self.class_names
+        if names is None and split != "train":
+            names, others = self.training_class_names(), "ignore"
+        dataset = self.open(split, names, others)
+        found = _classes_with_objects(dataset)
+        if split == "train":
+            self._trained.update(all=dataset.class_names, found=found)
+        elif untrained := set(found).difference(self._trained.get("found", found)):
+            warnings.warn(
+                f"The {split} split has objects of {', '.join(sorted(untrained))}, of which the "
+                "training split has none.",
+                DataWarning,
+                stacklevel=2,
+            )
+        return dataset
+
+    @abstractmethod
+    def open(
+        self, split: Split, class_names: Sequence[str] | None, others: Others
+    ) -> DetectionDataset:
+        """Open a split.
+
+        Args:
+            split: which one.
+            class_names: names of the labels 1..K; None for those of the data.
+            others: what becomes of objects of other classes.
+        """
+
+    def training_class_names(self) -> tuple[str, ...] | None:
+        """Return the classes of the training split, read from it; None if all splits have them."""
+        return None
+
+
+@dataclass(frozen=True)
+class VOCSource(FileSource):
+    """A folder in VOC layout with its own splits.
+
+    Attributes:
+        train: split to train on, a list or a folder; ``all`` takes every annotation.
+        val: split that chooses the best checkpoint; null for none.
+        test: split to test on.
+    """
+
+    train: str = "train"
+    val: str | None = "val"
+    test: str | None = "test"
+
+    def open(
+        self, split: Split, class_names: Sequence[str] | None, others: Others
+    ) -> DetectionDataset:
         """Open a split."""
         return VOCDataset(
-            self.root, _given(getattr(self, split), split), self.class_names, self.on_error
+            self.root,
+            _given(getattr(self, split), split),
+            class_names,
+            self.on_error,
+            others=others,
+            max_pixels=self.max_pixels,
         )
 
 
 @dataclass(frozen=True)
-class PascalSource(DataSource):
+class PascalSource(VOCSource):
     """PASCAL VOC by its names: ``VOC2007``, ``VOC2012``, or ``VOC0712`` for the union of both.
 
     Attributes:
         root: folder that holds ``VOCdevkit``.
         name: name of the challenge; the test set of ``VOC0712`` is that of 2007.
-        train: its split to train on.
-        val: its split that chooses the best checkpoint; null for none.
-        test: its split to test on.
         download: whether to fetch what is missing.
-        on_error: ``raise`` or ``skip`` bad images and objects.
     """
 
-    root: str | Path
-    name: str = "VOC2007"
-    train: str = "train"
-    val: str | None = "val"
-    test: str = "test"
-    download: bool = False
-    on_error: OnError = "raise"
+    name: str = field(default="VOC2007", kw_only=True)
+    download: bool = field(default=False, kw_only=True)
 
     def prepare(self) -> None:
         """Download what is missing, if that is wanted."""
@@ -124,14 +182,23 @@ class PascalSource(DataSource):
             for part in filter(None, (self.train, self.val, self.test)):
                 pascal_voc(self.name, self.root, part, download=True, on_error=self.on_error)
 
-    def dataset(self, split: Split) -> DetectionDataset:
+    def open(
+        self, split: Split, class_names: Sequence[str] | None, others: Others
+    ) -> DetectionDataset:
         """Open a split."""
-        part = _given(getattr(self, split), split)
-        return pascal_voc(self.name, self.root, part, on_error=self.on_error)
+        return pascal_voc(
+            self.name,
+            self.root,
+            _given(getattr(self, split), split),
+            on_error=self.on_error,
+            class_names=class_names,
+            others=others,
+            max_pixels=self.max_pixels,
+        )
 
 
 @dataclass(frozen=True)
-class COCOSource(DataSource):
+class COCOSource(FileSource):
     """COCO annotation files, one for each split.
 
     Attributes:
@@ -143,26 +210,49 @@ class COCOSource(DataSource):
         test: annotation file to test on; null for the validation split (COCO's own test split has
             no public annotations).
         test_images: folder of its images.
-        on_error: ``raise`` or ``skip`` bad images and objects.
     """
 
-    root: str | Path
     train: str = "annotations/instances_train2017.json"
     train_images: str = "train2017"
     val: str | None = "annotations/instances_val2017.json"
     val_images: str | None = "val2017"
     test: str | None = None
     test_images: str | None = None
-    on_error: OnError = "raise"
 
     def has(self, split: Split) -> bool:
         """Return whether there is such a split."""
         return self._paths(split)[0] is not None
 
-    def dataset(self, split: Split) -> DetectionDataset:
-        """Open a split."""
+    def open(
+        self, split: Split, class_names: Sequence[str] | None, others: Others
+    ) -> DetectionDataset:
+        """Open a split.
+
+        Raises:
+            DataError: as ``COCODataset``; a split to learn from or to choose by has no annotations.
+        """
         annotations, images = (_given(path, split) for path in self._paths(split))
-        return COCODataset(Path(self.root, annotations), Path(self.root, images), self.on_error)
+        dataset = COCODataset(
+            Path(self.root, annotations),
+            Path(self.root, images),
+            self.on_error,
+            class_names=class_names,
+            others=others,
+            max_pixels=self.max_pixels,
+        )
+        if split != "test" and not dataset.is_annotated:
+            raise DataError(
+                f"{Path(self.root, annotations)} has no annotations: it is for prediction alone. "
+                f"Set data.{split} to a file with the list annotations.",
+                "file without annotations",
+            )
+        return dataset
+
+    def training_class_names(self) -> tuple[str, ...] | None:
+        """Return the categories of the training file; None if it is not there."""
+        file = Path(self.root, self.train)
+        names = self._trained.get("all")
+        return read_class_names(file) if names is None and file.is_file() else names
 
     def _paths(self, split: Split) -> tuple[str | None, str | None]:
         if split == "train":
@@ -189,6 +279,13 @@ class TrainingSource(DataSource):
     def dataset(self, split: Split) -> DetectionDataset:
         """Open the split."""
         return self.source.dataset(split)
+
+
+def _classes_with_objects(dataset: DetectionDataset) -> tuple[str, ...]:
+    parts = dataset.parts if isinstance(dataset, JoinedDataset) else (dataset,)
+    labels = [part.index.labels for part in parts if isinstance(part, IndexedDataset)]
+    found = np.unique(np.concatenate(labels)) if labels else ()
+    return tuple(dataset.class_names[label - 1] for label in found if label > 0)
 
 
 def _given(name: str | None, split: Split) -> str:

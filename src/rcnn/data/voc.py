@@ -3,44 +3,62 @@
 A folder holds ``Annotations/*.xml``, ``JPEGImages/*`` and ``ImageSets/Main/<split>.txt``. An
 annotation has one element ``object`` per box, with 1-based inclusive corners:
 http://host.robots.ox.ac.uk/pascal/VOC/voc2012/htmldoc/devkit_doc.html, section 11.
+
+Labelling tools keep the XML and change the folders, so that annotations and pictures are looked for
+in the whole folder where they are not in those two: beside each other, in ``images`` and
+``annotations``, or in a folder for each split.
 """
 
 from __future__ import annotations
 
+import posixpath
+import re
 import xml.etree.ElementTree as ET
+from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from PIL import Image
 
+from rcnn.data.builder import IndexBuilder, Others, checked_class_names
 from rcnn.data.dataset import DetectionDataset, IndexedDataset, JoinedDataset
 from rcnn.data.errors import DataError, OnError, Problems
-from rcnn.data.index import Corners, IndexBuilder, checked_size
+from rcnn.data.images import MAX_PIXELS
+from rcnn.data.outlines import Corners, polygon_corners, turned_corners
+from rcnn.data.reading import decode, flag, list_files, read_lines
 from rcnn.settings import nearest
 
 EVERYTHING = "all"  # the split of every annotation in the folder
+SPLIT_NAMES = {"train": ("training",), "val": ("valid", "validation"), "test": ("testing",)}
 TO_CONTINUOUS: Corners = (-1.0, -1.0, 0.0, 0.0)  # shift of 1-based inclusive corners
 CORNER_NAMES = ("xmin", "ymin", "xmax", "ymax")
-FLAGS = {"": False, "0": False, "1": True}
+IMAGE_FOLDER = re.compile("image|img|jpeg", re.IGNORECASE)
+UNREADABLE = "\ufffd"  # instead of a byte that no encoding explains
 
 
 class VOCDataset(IndexedDataset):
-    """The images of one split of a folder in VOC layout.
+    """The images of one split of a folder with annotations in VOC's XML.
+
+    A split is a list of image ids, ``<split>.txt`` in ``ImageSets/Main`` or elsewhere in the
+    folder, or a folder of that name with annotations. A line of a list is an id, quoted or not, or
+    a file with or without its folders. What follows an id is not read: the lists of VOC's classes
+    (``aeroplane_train.txt``) say 1, 0 or -1 for an image with the class, with difficult objects of
+    it alone, and without it, and all of these images belong to the split.
 
     Args:
-        root: folder of ``Annotations``, ``JPEGImages`` and ``ImageSets/Main``; the last one may be
-            missing.
-        split: name of a file in ``ImageSets/Main``; ``all`` takes every annotation.
+        root: folder of the data set.
+        split: name of a list or a folder; ``all`` takes every annotation.
         class_names: names of the labels 1..K. Without it the lines of ``classes.txt`` in ``root``;
             without that file, the sorted names over all annotations of the folder, whatever the
             split.
-        on_error: what to do about a bad image or object: ``raise`` a ``DataError``, or
-            ``skip`` it and say so in one ``DataWarning``.
+        on_error: what to do about a bad image or object, see ``rcnn.data.errors``.
+        others: what becomes of objects of classes that ``class_names`` does not have.
+        max_pixels: height x width of the largest picture that is read.
 
     Raises:
-        DataError: for a wrong layout, an unknown or empty split; for bad images and objects, if
-            ``on_error`` is ``raise``.
+        DataError: for a folder without annotations or pictures, an unknown or empty split; for bad
+            images and objects, as ``on_error`` says.
     """
 
     def __init__(
@@ -48,195 +66,242 @@ class VOCDataset(IndexedDataset):
         root: Path | str,
         split: str = "trainval",
         class_names: Sequence[str] | None = None,
-        on_error: OnError = "raise",
+        on_error: OnError = "repair",
+        *,
+        others: Others = "drop",
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         problems = Problems(on_error)
         folder = _Folder(Path(root))
-        ids = folder.ids(split)
-        names = tuple(class_names or folder.listed_class_names() or folder.found_class_names())
-        reader = _Reader(folder, names, problems)
-        for image_id in ids:
-            try:
-                reader.read(image_id)
-            except DataError as error:
-                problems.add(error)
-        super().__init__(
-            class_names=names,
-            index=reader.builder.build(),
+        ids = folder.ids(split, problems)
+        listed = folder.listed_class_names(problems) if class_names is None else ()
+        builder = IndexBuilder(
+            class_names or listed or folder.found_class_names(),
+            problems,
             image_folder=folder.images,
-            problems=problems,
-            where=f"{root}, split {split!r}",
+            others="error" if class_names is None else others,
+            show=show_corners,
+            shift=TO_CONTINUOUS,
+            max_pixels=max_pixels,
         )
+        for image_id in ids:
+            source = folder.sources.get(image_id, folder.annotations / f"{image_id}.xml")
+            with builder.reading(str(source)):
+                _read_annotation(builder, folder, image_id, source)
+        super().__init__(builder, f"{root}, split {split!r}")
 
 
 class _Folder:
-    """The files of a folder in VOC layout.
+    """The files of a data set; the folders of annotations and pictures are found by content.
+
+    Attributes:
+        images: folder that the pictures' names are relative to.
+        sources: file of each image id, which is its path without the folder that all files share.
 
     Raises:
-        DataError: if ``root`` has not this layout.
+        DataError: if there are no annotations, or no pictures.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.annotations, self.images = root / "Annotations", root / "JPEGImages"
-        self.splits = root / "ImageSets" / "Main"
-        for folder in (self.annotations, self.images):
-            if not folder.is_dir():
-                raise DataError(
-                    f"{root} has not the layout of a VOC data set: there is no folder "
-                    f"{folder.name}. It needs Annotations/*.xml, JPEGImages/* and, for splits, "
-                    "ImageSets/Main/<split>.txt; check data.root.",
-                    "wrong layout",
-                )
+        self.images = root / "JPEGImages" if (root / "JPEGImages").is_dir() else root
+        annotations = root / "Annotations" if (root / "Annotations").is_dir() else root
+        suffixes = Image.registered_extensions()
+        pictures = [name for name in list_files(self.images) if _suffix(name).lower() in suffixes]
+        files = [name for name in list_files(annotations) if _suffix(name).lower() == ".xml"]
+        if not files or not pictures:
+            raise _nothing_found(root, len(files), len(pictures))
+        shared = posixpath.commonpath([posixpath.dirname(name) for name in files])
+        self.annotations = annotations / shared
+        start = len(shared) + bool(shared)
+        self.sources = {name[start:-4]: annotations / name for name in sorted(files)}
+        self._ids: defaultdict[str, list[str]] = defaultdict(list)  # by their last part
+        for image_id in self.sources:
+            self._ids[_base(image_id)].append(image_id)
+        self._pictures: defaultdict[str, list[str]] = defaultdict(list)
+        for name in pictures:
+            for key in (_base(name), _base(_stem(name))):
+                self._pictures[key].append(name)
+        self._annotated: dict[str, str] = {}
 
-    def ids(self, split: str) -> list[str]:
-        """Return the image ids of a split in the order of its file; sorted for ``all``.
+    def ids(self, split: str, problems: Problems) -> list[str]:
+        """Return the image ids of a split in the order of its list; sorted without one.
 
         Raises:
-            DataError: if there is no such split, it is empty, or it lists an image twice.
+            DataError: if there is no such split, or it is empty.
         """
-        listing = self.annotations if split == EVERYTHING else self.splits / f"{split}.txt"
-        ids = self._annotated() if split == EVERYTHING else self._lines(listing)
-        if ids is None:
-            splits = sorted(path.stem for path in self.splits.glob("*.txt"))
+        if split == EVERYTHING:
+            return list(self.sources)
+        names = (split, *SPLIT_NAMES.get(split, ()))
+        listing = self._listing(names)
+        if listing is None:
+            below = [
+                image_id
+                for image_id, file in self.sources.items()
+                if not {*names}.isdisjoint(file.relative_to(self.root).parts[:-1])
+            ]
+            if below:
+                return below
+            splits = sorted(path.stem for path in (self.root / "ImageSets/Main").glob("*.txt"))
             known = f"There are {', '.join(splits)}" if splits else "There are no other splits"
             raise DataError(
-                f"{self.root} has no split {split!r}: {listing} does not exist. {known}; "
+                f"{self.root} has no split {split!r}: in {self.root.absolute()} there is neither "
+                f"ImageSets/Main/{split}.txt nor another list or a folder of this name. {known}; "
                 f"{EVERYTHING!r} takes every annotation.",
                 "unknown split",
             )
         lines: dict[str, int] = {}
-        for line, image_id in enumerate(ids, start=1):
+        for number, line in enumerate(read_lines(listing), start=1):
+            image_id = self._id_of(line)
             if image_id in lines:
-                raise DataError(
-                    f"{listing}, line {line}: image {image_id!r} is listed in line "
-                    f"{lines[image_id]} already. Delete one of the lines.",
+                problems.settle(
                     "image listed twice",
+                    where=f"{listing}, line {number}",
+                    found=f"{image_id!r} is in line {lines[image_id]} already",
+                    made="it counts once",
                 )
-            if image_id:
-                lines[image_id] = line
+            elif image_id:
+                lines[image_id] = number
         if not lines:
-            raise DataError(f"{listing} lists no image.", "empty data set")
+            raise DataError(f"{listing.absolute()} lists no image.", "empty data set")
         return list(lines)
 
-    def image_files(self) -> dict[str, str]:
-        """Return the file name of each image id's picture; .jpg goes before other formats."""
-        suffixes = Image.registered_extensions()
-        names = (path.name for path in self.images.iterdir())
-        pictures = [name for name in names if Path(name).suffix.lower() in suffixes]
-        pictures.sort(key=lambda name: (Path(name).suffix.lower() == ".jpg", name))
-        return {Path(name).stem: name for name in pictures}
+    def _listing(self, names: Sequence[str]) -> Path | None:
+        """Return the list of a split, None without one.
 
-    def listed_class_names(self) -> tuple[str, ...]:
+        Raises:
+            DataError: if there are several in the folder.
+        """
+        usual = self.root / "ImageSets" / "Main"
+        wanted = [f"{name}.txt" for name in names]
+        if usual.is_dir():
+            return next((usual / name for name in wanted if (usual / name).is_file()), None)
+        found = [name for name in list_files(self.root) if _base(name) in wanted]
+        if len(found) > 1:
+            raise DataError.about(
+                "two data sets in one folder",
+                where=str(self.root.absolute()),
+                found=f"lists of the split: {', '.join(found)}",
+                allowed="Set data.root to the folder of one of them",
+            )
+        return self.root / found[0] if found else None
+
+    def _id_of(self, line: str) -> str:
+        """Return the image id that a line of a list names."""
+        words = [line, re.sub(r"\s+-?\d+$", "", line), *line.split()[:1]]
+        names = [word.strip("\"'").replace("\\", "/").removeprefix("./") for word in words]
+        for key in (key for name in names for key in (name, _stem(name))):
+            found = [
+                image_id
+                for image_id in self._ids.get(_base(key), [])
+                if f"/{key}".endswith(f"/{image_id}") or image_id.endswith(f"/{key}")
+            ]
+            if key in found or len(found) == 1:
+                return key if key in found else found[0]
+        return names[1]
+
+    def picture(self, image_id: str, root: ET.Element) -> str:
+        """Return the picture of an annotation: of its name, else of its element ``filename``.
+
+        Of several, the one beside it goes before the one in a folder of the same name, a folder of
+        images before others, and .jpg before other formats.
+
+        Raises:
+            DataError: if pictures of different folders are equally good, or another annotation
+                has the same one.
+        """
+        written = _base(_text(root, "filename").replace("\\", "/"))
+        keys = (_base(image_id), written, _stem(written))
+        found = next((self._pictures[key] for key in keys if key in self._pictures), [])
+        if len(found) > 1:
+            beside = posixpath.relpath(self.annotations / image_id, self.images)
+            for fitting in (
+                [name for name in found if _stem(name) == beside],
+                [name for name in found if f"/{_stem(name)}".endswith(f"/{image_id}")],
+                [name for name in found if IMAGE_FOLDER.search(posixpath.dirname(name))],
+            ):
+                found = [name for name in fitting if name in found] or found
+        if len({posixpath.dirname(name) for name in found}) > 1:
+            raise DataError.about(
+                "two pictures of one name",
+                where=str(self.sources[image_id]),
+                found=" and ".join(found[:2]),
+                allowed="Keep one, or move the pictures of the data set to JPEGImages",
+            )
+        if not found:
+            return f"{image_id}.jpg"
+        file = max(found, key=lambda name: (name.lower().endswith(".jpg"), name))
+        if self._annotated.setdefault(file, image_id) != image_id:
+            raise DataError.about(
+                "two annotations of one picture",
+                where=str(self.sources[image_id]),
+                found=f"{file} is that of {self.sources[self._annotated[file]]}, too",
+                allowed="Set data.root to a folder with one data set",
+            )
+        return file
+
+    def listed_class_names(self, problems: Problems) -> tuple[str, ...]:
         """Return the lines of ``classes.txt``; none if there is no such file."""
-        return tuple(filter(None, self._lines(self.root / "classes.txt") or []))
+        file = self.root / "classes.txt"
+        return checked_class_names(read_lines(file), problems, str(file)) if file.is_file() else ()
 
     def found_class_names(self) -> tuple[str, ...]:
         """Return the sorted class names over **all** annotations, so that all splits agree.
 
-        A file that is no XML is passed over: the split that it belongs to reports it.
+        A file that cannot be read is passed over: the split that it belongs to reports it.
         """
         names: set[str] = set()
-        for image_id in self._annotated():
-            with suppress(DataError):
-                root = _parse(self.annotations / f"{image_id}.xml")
-                names.update(_text(item, "name") for item in root.findall("object"))
-        return tuple(sorted(names - {""}))
-
-    def _annotated(self) -> list[str]:
-        return sorted(path.stem for path in self.annotations.glob("*.xml"))
-
-    @staticmethod
-    def _lines(file: Path) -> list[str] | None:
-        if not file.is_file():
-            return None
-        return [line.strip() for line in file.read_text("utf-8-sig").splitlines()]
+        for file in self.sources.values():
+            with suppress(Exception):
+                root, _ = parse(file)
+                names.update(_text(item, "name") for item in root.iter("object"))
+        return tuple(sorted(name for name in names if name and UNREADABLE not in name))
 
 
-class _Reader:
-    """Brings the images of a folder into an ``IndexBuilder``, one by one."""
+def _suffix(name: str) -> str:
+    return posixpath.splitext(name)[1]
 
-    def __init__(self, folder: _Folder, class_names: tuple[str, ...], problems: Problems) -> None:
-        self.builder = IndexBuilder(
-            class_names, problems, noun="object", show=show_corners, shift=TO_CONTINUOUS
+
+def _stem(name: str) -> str:
+    return posixpath.splitext(name)[0]
+
+
+def _base(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def _nothing_found(root: Path, annotations: int, pictures: int) -> DataError:
+    """Return the error for a folder in which annotations or pictures are missing."""
+    if not root.is_dir():
+        found, remedy = "there is no such folder", "Set data.root to the folder of the data set"
+    elif not annotations:
+        found = f"no annotation (*.xml), and {pictures} pictures"
+        remedy = (
+            "A VOC data set has an XML file for each picture, in Annotations or beside it; choose "
+            "another layout with data=coco, or label the pictures"
         )
-        self._folder = folder
-        self._files = folder.image_files()
-        self._labels = {name: label for label, name in enumerate(class_names, start=1)}
-        self._problems = problems
-
-    def read(self, image_id: str) -> None:
-        """Add one image with its objects; faults of single objects go to the log.
-
-        Raises:
-            DataError: for a fault of the image as a whole.
-        """
-        source = self._folder.annotations / f"{image_id}.xml"
-        root = _parse(source)
-        file = self._files.get(image_id, f"{image_id}.jpg")
-        annotated = _annotated_size(root, source)
-        size = checked_size(self._folder.images / file, annotated, str(source))
-        image = self.builder.add_image(image_id, file, size, str(source))
-        for number, item in enumerate(root.findall("object"), start=1):
-            try:
-                self._read_object(image, item, number, source)
-            except DataError as error:
-                self._problems.add(error)
-
-    def _read_object(self, image: int, item: ET.Element, number: int, source: Path) -> None:
-        name = _text(item, "name")
-        where = f"{source}, object {number}"
-        if not name:
-            raise DataError.about(
-                "object without class",
-                where=where,
-                found=f"<name> is {name!r}",
-                allowed="Every object needs the name of its class",
-            )
-        if name not in self._labels:
-            raise DataError.about(
-                "unknown class",
-                where=where,
-                found=f"{name!r}{nearest(name, self._labels)}",
-                allowed=f"The classes are {', '.join(self._labels)}",
-            )
-        where += f" ({name})"
-        written = [_text(item, f"bndbox/{corner}") for corner in CORNER_NAMES]
-        try:
-            x1, y1, x2, y2 = (float(value) for value in written)
-        except ValueError:
-            raise DataError.about(
-                "unreadable coordinate",
-                where=where,
-                found=" ".join(f"{a}={b!r}" for a, b in zip(CORNER_NAMES, written, strict=True)),
-                allowed="<bndbox> needs the four numbers xmin, ymin, xmax, ymax",
-            ) from None
-        difficult = _text(item, "difficult")
-        if difficult not in FLAGS:
-            raise DataError.about(
-                "unreadable flag",
-                where=where,
-                found=f"<difficult> is {difficult!r}",
-                allowed="It may be 0, 1 or absent",
-            )
-        self.builder.add_object(
-            image, number, (x1, y1, x2, y2), self._labels[name], difficult=FLAGS[difficult]
-        )
+    else:
+        found = f"{annotations} annotations (*.xml), but no picture"
+        remedy = "Put the pictures into JPEGImages, or beside the annotations"
+    return DataError.about(
+        "no data set", where=f"{root.absolute()}, all folders below", found=found, allowed=remedy
+    )
 
 
-def show_corners(corners: Corners) -> str:
-    """Return corners as they are written in the file."""
-    return " ".join(f"{name}={value:g}" for name, value in zip(CORNER_NAMES, corners, strict=True))
+# --- annotations -------------------------------------------------------------------------------
+
+KNOWN = {"annotation", "object", "size", "filename"}  # elements, of which a file has at least one
 
 
-def _parse(file: Path) -> ET.Element:
-    """Return the root element of an annotation file.
+def parse(file: Path) -> tuple[ET.Element, bool]:
+    """Return the root element of an annotation file, and whether its encoding was as declared.
 
     Raises:
-        DataError: if the file is missing or no XML.
+        DataError: if the file is missing, no XML, has no element of an annotation, or declares
+            entities, by which a small file grows to gigabytes.
     """
     try:
-        return ET.parse(file).getroot()
+        content = file.read_bytes()
     except FileNotFoundError as error:
         raise DataError.about(
             "missing annotation",
@@ -244,33 +309,125 @@ def _parse(file: Path) -> ET.Element:
             found="there is no such file",
             allowed="Every image needs one; an image without objects has one without <object>",
         ) from error
-    except (ET.ParseError, UnicodeDecodeError, OSError) as error:
+    declared = re.match(rb"\s*<\?xml[^>]*?encoding\s*=\s*[\"']([\w.:-]+)", content[:200])
+    text, sound = decode(content, declared[1].decode() if declared else "utf-8")
+    try:
+        if "<!ENTITY" in text:
+            raise ValueError("it declares entities")
+        root = ET.fromstring(text.strip("\ufeff\0 \t\r\n"))
+        if "xmlns" in text:
+            for element in root.iter():
+                element.tag = element.tag.rpartition("}")[2]
+        if root.tag not in KNOWN and KNOWN.isdisjoint(element.tag for element in root.iter()):
+            raise ValueError(f"<{root.tag}> and what is in it are no elements of an annotation")
+    except (ET.ParseError, ValueError) as error:
         raise DataError.about(
             "unreadable annotation",
             where=str(file),
             found=str(error),
-            allowed="It has to be one complete XML document",
+            allowed="It has to be one complete XML document with the elements of VOC",
         ) from error
+    return root, sound
 
 
-def _annotated_size(root: ET.Element, file: Path) -> tuple[int, int] | None:
-    """Return the (height, width) that an annotation states, None if it states none.
+def _read_annotation(builder: IndexBuilder, folder: _Folder, image_id: str, source: Path) -> None:
+    """Add one image with its objects.
 
     Raises:
-        DataError: if it is no number.
+        DataError: for a fault of the image as a whole, or of an object without a known box.
     """
-    if root.find("size") is None:
-        return None
-    height, width = _text(root, "size/height"), _text(root, "size/width")
+    root, sound = parse(source)
+    if not sound:
+        builder.problems.settle(
+            "wrong encoding",
+            where=str(source),
+            found="it is not in the encoding that it declares",
+            made="read as UTF-8",
+        )
+    size = root.find(".//size")
+    written = (_text(size, "height"), _text(size, "width")) if size is not None else ("", "")
+    file = folder.picture(image_id, root)
+    image = builder.add_image(image_id, file, written, source=str(source))
+    for number, item in enumerate(root.iter("object"), start=1):
+        if flag(_text(item, "deleted")):  # LabelMe keeps what was deleted
+            continue
+        name = _text(item, "name")
+        where = f"{source}, object {number}" + f" ({name})" * bool(name)
+        if UNREADABLE in name:
+            raise DataError.about(
+                "unreadable class name",
+                where=where,
+                found=repr(name),
+                allowed="Save the file in UTF-8, or declare its encoding in the first line",
+            )
+        for count, corners in enumerate(_boxes(item, where, builder.problems), start=1):
+            if count > 1:
+                builder.problems.settle(
+                    "second box of an object",
+                    where=where,
+                    found=show_corners(corners),
+                    made="an object of its own",
+                )
+            builder.add_object(image, number, corners, name, difficult=_text(item, "difficult"))
+
+
+def _boxes(item: ET.Element, where: str, problems: Problems) -> list[Corners]:
+    """Return the boxes of an object; without one, the box around its outline.
+
+    Raises:
+        DataError: if there is none, or it cannot be read.
+    """
+    boxes = item.findall("bndbox")
+    if boxes:
+        return [_corners(box, where) for box in boxes]
+    for kind in ("polygon", "robndbox", "mask"):
+        outline = item.find(kind)
+        if outline is not None:
+            try:
+                corners = _around(outline)
+            except Exception as error:
+                found = f"<{kind}> is unreadable ({type(error).__name__}: {error})"
+                raise _unreadable(where, found) from error
+            made = f"the box around its <{kind}>"
+            problems.settle("object without box", where=where, found="no <bndbox>", made=made)
+            return [corners]
+    raise _unreadable(where, "there is no <bndbox>")
+
+
+def _unreadable(where: str, found: str) -> DataError:
+    rule = "An object needs <bndbox> with the four numbers xmin, ymin, xmax, ymax"
+    return DataError.about("unreadable coordinate", where=where, found=found, allowed=rule)
+
+
+def _corners(box: ET.Element, where: str) -> Corners:
+    written = [_text(box, name) for name in CORNER_NAMES]
     try:
-        return int(height), int(width)
+        x1, y1, x2, y2 = map(float, written)
     except ValueError:
-        raise DataError.about(
-            "wrong image size",
-            where=str(file),
-            found=f"<size> has height {height!r} and width {width!r}",
-            allowed="Both have to be whole numbers; or leave <size> out",
-        ) from None
+        pairs = zip(CORNER_NAMES, written, strict=True)
+        raise _unreadable(where, " ".join(f"{a}={b!r}" for a, b in pairs)) from None
+    return x1, y1, x2, y2
+
+
+def _around(outline: ET.Element) -> Corners:
+    """Return the box around a polygon, a turned box (of roLabelImg) or a mask (of CVAT)."""
+    values = {child.tag: (child.text or "").strip() for child in outline} | outline.attrib
+    if outline.tag == "robndbox":
+        x, y, width, height, angle = (float(values[key]) for key in ("cx", "cy", "w", "h", "angle"))
+        return turned_corners(x, y, width, height, angle)
+    if outline.tag == "mask":  # its run lengths are of the smallest box around it
+        left, top, width, height = (
+            float(values[key]) for key in ("left", "top", "width", "height")
+        )
+        return left, top, left + width, top + height
+    points = [(_text(point, "x"), _text(point, "y")) for point in outline.iter("pt")]
+    numbered = sorted((int(key[1:]), key[0]) for key in values if re.fullmatch(r"[xy]\d+", key))
+    return polygon_corners(points or [values[f"{axis}{number}"] for number, axis in numbered])
+
+
+def show_corners(corners: Corners) -> str:
+    """Return corners as they are written in the file."""
+    return " ".join(f"{name}={value:g}" for name, value in zip(CORNER_NAMES, corners, strict=True))
 
 
 def _text(element: ET.Element, path: str) -> str:
@@ -292,7 +449,11 @@ def pascal_voc(
     root: Path | str,
     split: str = "trainval",
     download: bool = False,
-    on_error: OnError = "raise",
+    on_error: OnError = "repair",
+    *,
+    class_names: Sequence[str] | None = None,
+    others: Others = "drop",
+    max_pixels: int = MAX_PIXELS,
 ) -> DetectionDataset:
     """Open a PASCAL VOC challenge, as torchvision unpacks it (``root/VOCdevkit/VOC2007``).
 
@@ -304,6 +465,9 @@ def pascal_voc(
         split: ``train``, ``val``, ``trainval`` or ``test``.
         download: whether to fetch what is missing (0.9 GB for 2007, 2 GB for 2012).
         on_error: see ``VOCDataset``.
+        class_names: names of the labels 1..K; without them, the twenty of VOC.
+        others: see ``VOCDataset``.
+        max_pixels: see ``VOCDataset``.
 
     Raises:
         DataError: for an unknown name, a challenge that is not there, and as ``VOCDataset``.
@@ -319,20 +483,22 @@ def pascal_voc(
             "set of VOC2007.",
             "unknown split",
         )
-    years = YEARS[name][:1] if split == "test" else YEARS[name]
-    parts = {f"VOC{year}": _open(year, Path(root), split, download, on_error) for year in years}
-    return JoinedDataset(parts) if name == "VOC0712" else parts[name]
+    if class_names is None:
+        class_names, others = PASCAL_CLASSES, "error"
+    parts: dict[str, DetectionDataset] = {}
+    for year in YEARS[name][:1] if split == "test" else YEARS[name]:
+        folder = Path(root, "VOCdevkit", f"VOC{year}")
+        if download and not (folder / "ImageSets" / "Main" / f"{split}.txt").is_file():
+            from torchvision.datasets import VOCDetection  # slow to import and seldom needed
 
-
-def _open(year: str, root: Path, split: str, download: bool, on_error: OnError) -> VOCDataset:
-    folder = root / "VOCdevkit" / f"VOC{year}"
-    if download and not (folder / "ImageSets" / "Main" / f"{split}.txt").is_file():
-        from torchvision.datasets import VOCDetection  # slow to import and seldom needed
-
-        VOCDetection(str(root), year=year, image_set=split, download=True)
-    if not folder.is_dir():
-        raise DataError(
-            f"VOC{year} is not at {folder}. Unpack it there, or set data.download=true.",
-            "wrong layout",
+            VOCDetection(str(root), year=year, image_set=split, download=True)
+        if not folder.is_dir():
+            raise DataError(
+                f"VOC{year} is not at {folder.absolute()}. Unpack it there, or set "
+                "data.download=true.",
+                "wrong layout",
+            )
+        parts[f"VOC{year}"] = VOCDataset(
+            folder, split, class_names, on_error, others=others, max_pixels=max_pixels
         )
-    return VOCDataset(folder, split, PASCAL_CLASSES, on_error)
+    return JoinedDataset(parts) if name == "VOC0712" else parts[name]
