@@ -85,6 +85,32 @@ def test_equals_faster_coco_eval(
     torch.testing.assert_close(measured, nan_for_undefined(oracle.stats[:12]), equal_nan=True)
 
 
+def test_a_region_of_unknown_class_is_a_crowd_of_every_class(
+    random_images: Callable[..., tuple[Images, Images]], pycocotools: Callable[..., Any]
+) -> None:
+    predictions, targets = random_images(11)
+    region = {
+        "boxes": torch.tensor([[0.0, 0.0, 90.0, 90.0], [40.0, 100.0, 200.0, 200.0]]),
+        "ignore": torch.tensor([False, False]),
+        "crowd": torch.tensor([True, True]),
+        "area": torch.tensor([8100.0, 16000.0]),
+    }
+
+    def with_regions(*labels: int) -> Images:
+        no_ignored = [image | {"ignore": torch.zeros_like(image["ignore"])} for image in targets]
+        regions = [region | {"labels": torch.full((2,), label)} for label in labels]
+        return [
+            {key: torch.cat([one[key] for one in (image, *regions)]) for key in image}
+            for image in no_ignored
+        ]
+
+    plain, unknown = COCOAveragePrecision(4), COCOAveragePrecision(4)
+    plain.update(predictions, with_regions())
+    unknown.update(predictions, with_regions(0))
+    assert unknown.compute()["map"] > plain.compute()["map"] + 0.02
+    assert_equal(unknown.compute(), pycocotools(predictions, with_regions(1, 2, 3, 4), 4))
+
+
 def test_equals_pycocotools_with_more_than_a_hundred_detections_of_a_class(
     random_images: Callable[..., tuple[Images, Images]],
     pycocotools: Callable[..., Any],
@@ -128,6 +154,30 @@ def test_a_small_part_is_ignored_in_a_crowd_but_not_in_an_ignored_object() -> No
     flag = torch.tensor([False, True])
     assert score(part, [0.5, 0.9], crowd=flag)["map_50"] == pytest.approx(1.0)
     assert score(part, [0.5, 0.9], ignore=flag)["map_50"] == pytest.approx(0.5)
+
+
+def test_a_region_of_unknown_class_ignores_what_lies_in_it_by_enough() -> None:
+    # The region covers 40 / 44 of the first box, which is ignored at IoU 0.5 to 0.9, and a false
+    # positive at 0.95; all of the second, which is no object's; and the object, which is found.
+    region = {
+        "boxes": torch.cat([BOX, torch.tensor([[0.0, 0.0, 100.0, 90.0]])]),
+        "labels": torch.tensor([2, 0]),
+        "crowd": torch.tensor([False, True]),
+    }
+    boxes = torch.cat([torch.tensor([[50.0, 50.0, 90.0, 94.0], [30.0, 30.0, 40.0, 40.0]]), BOX])
+    boxes[0, 3] = 50 + 40 / 0.9
+    found = {
+        "boxes": boxes,
+        "scores": torch.tensor([0.9, 0.8, 0.7]),
+        "labels": torch.tensor([2] * 3),
+    }
+    metric = COCOAveragePrecision(2)
+    metric.update([found], [region])
+    values = metric.compute()
+    assert values["map_50"] == 1.0
+    assert values["map"] == pytest.approx((9 * 1 + 0.5) / 10)
+    assert values["map_per_class"].isnan().tolist() == [True, False]  # a region is no object
+    assert values["mar_100"] == 1.0
 
 
 def test_area_decides_the_size_class() -> None:

@@ -3,24 +3,16 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor
 from torch import distributed as dist
 
 from rcnn.metrics import COCOAveragePrecision, ProposalRecall, VOCAveragePrecision
-from rcnn.metrics.inputs import (
-    DetectionMetric,
-    class_names_of,
-    gather,
-    read_update,
-    transport_device,
-)
+from rcnn.metrics.inputs import DetectionMetric, gather, read_update, transport_device
 
 Images = list[dict[str, Tensor]]
 
@@ -69,17 +61,12 @@ def test_optional_keys_may_be_given_for_some_images_only() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int32])
-def test_boxes_and_scores_of_any_number_type_become_float32(dtype: torch.dtype) -> None:
-    image = prediction(
-        boxes=prediction()["boxes"].to(dtype), scores=torch.tensor([1, 0], dtype=dtype)
-    )
-    detections, _ = read_update([image], [NOTHING], 3)
+def test_numbers_of_any_type_become_float32_without_gradients(dtype: torch.dtype) -> None:
+    boxes, scores = prediction()["boxes"].to(dtype), torch.tensor([1, 0], dtype=dtype)
+    scores.requires_grad_(dtype.is_floating_point)
+    detections, _ = read_update([prediction(boxes=boxes, scores=scores)], [NOTHING], 3)
     assert detections.boxes.dtype == detections.scores.dtype == torch.float32
     assert detections.boxes.tolist() == prediction()["boxes"].tolist()
-
-
-def test_predictions_that_require_gradients_are_detached() -> None:
-    detections, _ = read_update([prediction(scores=torch.rand(2).requires_grad_())], [NOTHING], 3)
     assert not detections.scores.requires_grad
 
 
@@ -87,6 +74,17 @@ def test_no_images_are_ordinary() -> None:
     detections, objects = read_update([], [], 3)
     assert detections.boxes.shape == objects.boxes.shape == (0, 4)
     assert len(detections.counts) == len(objects.counts) == 0
+
+
+def test_detections_are_ranked_in_each_image_and_class_the_first_of_equal_scores_first() -> None:
+    one = prediction(labels=torch.tensor([2, 1]), scores=torch.tensor([0.1, 0.9]))
+    other = {key: value.repeat(2, *[1] * (value.ndim - 1)) for key, value in one.items()}
+    detections, _ = read_update([one, other], [NOTHING] * 2, 3)
+    ranked, order = detections.ranked()
+    assert order.tolist() == [1, 0, 3, 5, 2, 4]
+    for name in ("boxes", "labels", "scores"):
+        assert torch.equal(getattr(ranked, name), getattr(detections, name)[order])
+    assert ranked.counts.tolist() == [2, 4]
 
 
 MISTAKES = {
@@ -97,6 +95,7 @@ MISTAKES = {
     "background": ({"labels": torch.tensor([1, 0])}, r"\[1\]\['labels'\]\[1\] is 0.*1 to 3"),
     "a class too many": ({"labels": torch.tensor([4, 1])}, r"\[1\]\['labels'\]\[0\] is 4"),
     "xywh boxes": ({"boxes": torch.tensor([[0.0, 0, 1, 1], [9, 9, 4, 4]])}, r"\[1\] is \[9\.0"),
+    "infinity": ({"boxes": torch.tensor([[0.0, 0, float("inf"), 1]] * 2)}, r"\['boxes'\]\[0\] is"),
     "NaN": ({"boxes": torch.tensor([[0.0, 0, 1, float("nan")]] * 2)}, r"\['boxes'\]\[0\] is"),
 }
 
@@ -105,14 +104,10 @@ MISTAKES = {
 @pytest.mark.parametrize("side", ["predictions", "targets"])
 def test_a_wrong_value_is_named_with_its_key_and_image(side: str, mistake: str) -> None:
     changes, message = MISTAKES[mistake]
-    predictions, targets = [prediction()] * 2, [target()] * 2
-    if side == "predictions":
-        predictions[1] = prediction(**changes)
-    else:
-        targets[1] = target(**changes)
-    with pytest.raises(ValueError, match=rf"{side}.*{message}|{message}") as error:
-        read_update(predictions, targets, 3)
-    assert str(error.value).startswith(f"{side}[1]")
+    images = {"predictions": [prediction()] * 2, "targets": [target()] * 2}
+    images[side][1] = images[side][1] | changes
+    with pytest.raises(ValueError, match=rf"^{side}(?=\[1\]).*{message}"):
+        read_update(images["predictions"], images["targets"], 3)
 
 
 @pytest.mark.parametrize(
@@ -128,10 +123,21 @@ def test_a_wrong_optional_key_is_named(changes: dict[str, Tensor], message: str)
         read_update([prediction()], [target(**changes)], 3)
 
 
-def test_scores_that_are_not_numbers_are_named() -> None:
-    bad = prediction(scores=torch.tensor([0.5, float("nan")]))
-    with pytest.raises(ValueError, match=r"predictions\[1\]\['scores'\]\[1\] is nan"):
-        read_update([NOTHING, bad], [NOTHING, NOTHING], 3)
+def test_a_crowd_alone_may_have_no_class() -> None:
+    region = {"labels": torch.tensor([0, 3]), "crowd": torch.tensor([True, False])}
+    _, objects = read_update([NOTHING], [target(**region)], 3)
+    assert objects.labels.tolist() == [0, 3]
+    assert objects.counted.tolist() == [False, True]
+    with pytest.raises(ValueError, match=r"targets\[0\]\['labels'\]\[0\] is 0"):
+        read_update([NOTHING], [target(**region | {"crowd": torch.tensor([False, True])})], 3)
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"), [(torch.tensor([0.5, float("nan")]), r"\[1\] is nan"), ([0.5], "a list")]
+)
+def test_scores_that_are_no_numbers_are_named(scores: object, message: str) -> None:
+    with pytest.raises(ValueError, match=rf"predictions\[1\]\['scores'\].*{message}"):
+        read_update([NOTHING, prediction() | {"scores": scores}], [NOTHING, NOTHING], 3)
 
 
 @pytest.mark.parametrize("metric", [VOCAveragePrecision(3), COCOAveragePrecision(3)])
@@ -147,52 +153,22 @@ def test_proposals_need_no_labels() -> None:
     ProposalRecall().update([image], [{"boxes": torch.zeros(0, 4)}])
 
 
-def test_a_value_that_is_no_tensor_is_named() -> None:
-    with pytest.raises(ValueError, match=r"predictions\[0\]\['scores'\] is a list"):
-        read_update([prediction() | {"scores": [0.5, 0.5]}], [target()], 3)
-
-
 def test_unequal_numbers_of_images_are_named() -> None:
     with pytest.raises(ValueError, match="predictions of 2 images and targets of 1"):
         read_update([prediction()] * 2, [target()], 3)
 
 
-@given(st.lists(st.integers(0, 3), min_size=1), st.data())
-def test_the_first_bad_label_is_found_wherever_it_is(
-    counts: list[int], data: st.DataObject
-) -> None:
-    images = [
-        {
-            "boxes": torch.zeros(n, 4),
-            "scores": torch.zeros(n),
-            "labels": torch.ones(n, dtype=torch.int64),
-        }
-        for n in counts
-    ]
-    occupied = [position for position, n in enumerate(counts) if n]
-    if not occupied:
-        return
-    position = data.draw(st.sampled_from(occupied))
-    row = data.draw(st.integers(0, counts[position] - 1))
-    images[position]["labels"][row] = 9
-    with pytest.raises(ValueError, match=rf"predictions\[{position}\]\['labels'\]\[{row}\] is 9"):
-        read_update(images, [NOTHING] * len(counts), 2)
-
-
 def test_classes_are_names_or_a_number() -> None:
-    assert class_names_of(["cat", "dog"]) == ("cat", "dog")
-    assert class_names_of(3) == ("1", "2", "3")
+    assert VOCAveragePrecision(["cat", "dog"]).class_names == ("cat", "dog")
+    assert COCOAveragePrecision(3).class_names == ("1", "2", "3")
 
 
-@pytest.mark.parametrize("classes", [[], 0])
-def test_at_least_one_class_is_needed(classes: list[str] | int) -> None:
-    with pytest.raises(ValueError, match="at least one class"):
-        class_names_of(classes)
-
-
-def test_one_name_instead_of_a_list_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"give a list, as \['cat'\]"):
-        class_names_of("cat")
+@pytest.mark.parametrize(
+    ("classes", "message"), [([], "one class"), (0, "one class"), ("cat", r"\['cat'\]")]
+)
+def test_classes_are_at_least_one_and_no_string(classes: Sequence[str] | int, message: str) -> None:
+    with pytest.raises(ValueError, match=f"class_names.*{message}"):
+        VOCAveragePrecision(classes)
 
 
 # --- state, on one and on several processes -------------------------------------------------

@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from rcnn.metrics.matching import (
     Pairs,
     match,
     match_image,
+    outcomes_of,
     overlapping_pairs,
     ranks_of,
     voc_outcomes,
@@ -70,7 +72,7 @@ def test_plus_one_counts_the_last_pixel() -> None:
 
 def test_an_overlap_of_exactly_the_threshold_is_not_rounded_away() -> None:
     assert overlap(OBJECT, [0.0, 0.0, 10.0, 7.0]) == 0.7
-    assert voc_outcomes(detections(BY_80), objects(OBJECT), [0.8]).tolist() == [[TP]]
+    assert voc(detections(BY_80), objects(OBJECT), 0.8) == [TP]
 
 
 def test_overlaps_are_torchvisions_iou() -> None:
@@ -88,7 +90,7 @@ def test_overlaps_are_torchvisions_iou() -> None:
 def test_pairs_overlap_enough_however_many_are_listed_at_once(
     count: int, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "DETECTIONS_AT_ONCE", at_once)
+    monkeypatch.setattr(module, "OBJECTS_AT_ONCE", at_once)
     halves = [[x1, y1, x2, 5.0] for x1, y1, x2, _ in FAR_APART[:count]]
     crowd = [index == 1 for index in range(count)]
     sides = detections(*halves), objects(*FAR_APART[:count], crowd=crowd)
@@ -110,22 +112,24 @@ def test_pairs_are_those_of_the_same_image_and_class(left: list[int], right: lis
     boxes = [torch.zeros(len(side), 4) for side in (left, right)]
     no = torch.zeros(len(right), dtype=torch.bool)
     pairs = overlapping_pairs(
-        FlatDetections(boxes[0], torch.zeros(len(left)), labels[0], counts[0]),
-        FlatObjects(boxes[1], labels[1], no, no, torch.ones(len(right)), counts[1]),
+        FlatDetections(boxes[0], labels[0], counts[0], torch.zeros(len(left))),
+        FlatObjects(boxes[1], labels[1], counts[1], no, no, torch.ones(len(right))),
         0.0,
     )
     expected = [(d, o) for d, a in enumerate(left) for o, b in enumerate(right) if a == b]
     assert sorted(zip(pairs.detections.tolist(), pairs.objects.tolist(), strict=True)) == expected
 
 
-def test_ranks_start_at_zero_in_every_image_and_class_and_keep_the_order_of_equal_scores() -> None:
+def test_ranks_start_at_zero_in_every_image_and_class() -> None:
     found = FlatDetections(
         boxes=torch.zeros(6, 4),
         scores=torch.tensor([0.5, 0.1, 0.9, 0.5, 0.2, 0.7]),
         labels=torch.tensor([2, 1, 2, 2, 1, 2]),
         counts=torch.tensor([5, 1]),
     )
-    assert ranks_of(found).tolist() == [1, 1, 0, 2, 0, 0]
+    ranked, order = found.ranked()
+    assert order.tolist() == [4, 1, 2, 0, 3, 5]
+    assert ranks_of(ranked).tolist() == [0, 1, 0, 1, 2, 0]
 
 
 # --- COCO's rule ----------------------------------------------------------------------------
@@ -143,18 +147,18 @@ def coco_outcomes(
     """
     table = np.array(overlaps)
     num_objects = table.shape[1]
-    need_not = np.array([ignored or [False] * num_objects])
+    need_not = np.array(ignored or [False] * num_objects)
     rows, columns = np.nonzero(table >= min(thresholds))
-    matching = match(
-        Pairs(rows, columns, table[rows, columns]),
-        np.arange(len(table)),
+    order = np.lexsort((-columns, -table[rows, columns], rows))
+    matched = match(
+        Pairs(rows, columns, table[rows, columns]).take(order),
+        len(table),
         need_not,
         np.array(crowd or [False] * num_objects),
         np.array(thresholds),
     )
-    result = np.full((len(thresholds), len(table)), FP)
-    result[:, matching.detections] = matching.outcomes(need_not)[0]
-    return result.tolist()
+    result: list[list[int]] = outcomes_of(matched, need_not).tolist()
+    return result
 
 
 def test_a_taken_object_leaves_the_next_detection_the_second_best() -> None:
@@ -217,80 +221,94 @@ def test_outcomes_are_those_of_going_through_the_detections_one_by_one(data: st.
 # --- VOC's rule -----------------------------------------------------------------------------
 
 
-def test_the_true_positive_has_the_best_score_not_the_best_overlap() -> None:
+def voc(found: FlatDetections, there: FlatObjects, threshold: float = 0.5) -> list[int]:
+    """The outcomes of detections in the order given."""
+    ranked, order = found.ranked()
+    (outcomes,) = voc_outcomes(ranked, there, np.array([threshold]))
+    return [outcomes[rank] for rank in order.argsort().tolist()]
+
+
+@pytest.mark.parametrize(
+    ("threshold", "outcomes"),
+    [(0.3, [FP, FP, TP]), (0.5, [FP, TP, FP]), (0.85, [TP, FP, FP]), (0.95, [FP, FP, FP])],
+)
+def test_the_true_positive_has_the_best_score_not_the_best_overlap(
+    threshold: float, outcomes: list[int]
+) -> None:
     found = detections(BY_90, BY_80, BY_40, scores=[0.2, 0.7, 0.9])
-    table = voc_outcomes(found, objects(OBJECT), [0.3, 0.5, 0.85, 0.95])
-    assert table.T.tolist() == [[FP, FP, TP], [FP, TP, FP], [TP, FP, FP], [FP, FP, FP]]
+    assert voc(found, objects(OBJECT), threshold) == outcomes
 
 
 @pytest.mark.parametrize("flag", ["ignore", "crowd"])
 def test_a_difficult_object_ignores_any_number_of_detections(flag: str) -> None:
     found = detections(BY_90, BY_80, BY_40, scores=[0.2, 0.7, 0.9])
     ground_truth = objects(OBJECT, ignore=[flag == "ignore"], crowd=[flag == "crowd"])
-    assert voc_outcomes(found, ground_truth, [0.5])[:, 0].tolist() == [IG, IG, FP]
+    assert voc(found, ground_truth) == [IG, IG, FP]
 
 
 def test_a_detection_goes_to_its_best_object_even_if_another_is_free() -> None:
     # Both detections overlap the first object more, and the second still enough.
     found = detections(BY_90, BY_80, scores=[0.9, 0.5])
     both = objects(OBJECT, [0.0, 0.0, 10.0, 6.0])
-    assert voc_outcomes(found, both, [0.5])[:, 0].tolist() == [TP, FP]
+    assert voc(found, both) == [TP, FP]
 
 
 @pytest.mark.parametrize(("ignore", "outcome"), [([True, False], IG), ([False, True], TP)])
 def test_of_equal_overlaps_voc_takes_the_first_object(ignore: list[bool], outcome: int) -> None:
     left_and_right = objects(OBJECT, [10.0, 0.0, 20.0, 10.0], ignore=ignore)
-    middle = detections([5.0, 0.0, 15.0, 10.0])
-    assert voc_outcomes(middle, left_and_right, [0.3]).tolist() == [[outcome]]
+    assert voc(detections([5.0, 0.0, 15.0, 10.0]), left_and_right, 0.3) == [outcome]
 
 
 def test_of_equal_scores_the_first_detection_is_the_true_positive() -> None:
-    assert voc_outcomes(detections(BY_80, BY_90), objects(OBJECT), [0.5]).tolist() == [[TP], [FP]]
+    assert voc(detections(BY_80, BY_90), objects(OBJECT)) == [TP, FP]
 
 
 def test_an_object_of_another_class_or_image_does_not_count() -> None:
     found, ground_truth = detections(BY_90), objects(OBJECT)
-    assert voc_outcomes(detections(BY_90, label=2), ground_truth, [0.5]).tolist() == [[FP]]
-    elsewhere = FlatDetections(**(vars(found) | {"counts": torch.tensor([0, 1])}))
-    ground_truth = FlatObjects(**(vars(ground_truth) | {"counts": torch.tensor([1, 0])}))
-    assert voc_outcomes(elsewhere, ground_truth, [0.5]).tolist() == [[FP]]
+    assert voc(detections(BY_90, label=2), ground_truth) == [FP]
+    elsewhere = replace(found, counts=torch.tensor([0, 1]))
+    assert voc(elsewhere, replace(ground_truth, counts=torch.tensor([1, 0]))) == [FP]
 
 
 @pytest.mark.parametrize("num_objects", [0, 1, 3])
 @pytest.mark.parametrize("num_detections", [0, 1, 3])
 def test_any_number_of_boxes_is_ordinary(num_objects: int, num_detections: int) -> None:
-    found = detections(*FAR_APART[:num_detections])
-    table = voc_outcomes(found, objects(*FAR_APART[:num_objects]), [0.5])
+    outcomes = voc(detections(*FAR_APART[:num_detections]), objects(*FAR_APART[:num_objects]))
     positives = min(num_objects, num_detections)
-    assert table[:, 0].tolist() == [TP] * positives + [FP] * (num_detections - positives)
-    assert table.shape == (num_detections, 1)
+    assert outcomes == [TP] * positives + [FP] * (num_detections - positives)
 
 
 # --- one image ------------------------------------------------------------------------------
 
 
-def test_an_image_is_matched_with_its_difficult_objects_and_crowds() -> None:
-    boxes = torch.tensor([OBJECT, FAR_APART[1], [200.0, 0.0, 300.0, 100.0]])
-    one = torch.ones(3, dtype=torch.int64)
+def test_an_image_is_matched_with_its_difficult_objects_crowds_and_regions() -> None:
+    crowd, region = [200.0, 0.0, 300.0, 100.0], [400.0, 0.0, 500.0, 100.0]
     ground_truth = GroundTruth(
-        boxes=boxes,
-        labels=one,
-        difficult=torch.tensor([False, True, False]),
-        crowd=torch.tensor([False, False, True]),
-        areas=torch.ones(3),
+        boxes=torch.tensor([OBJECT, FAR_APART[1], crowd, region]),
+        labels=torch.tensor([1, 1, 1, 0]),
+        difficult=torch.tensor([False, True, False, False]),
+        crowd=torch.tensor([False, False, True, True]),
+        areas=torch.ones(4),
     )
-    inside_crowd = [210.0, 10.0, 220.0, 20.0]
+    in_crowd, in_region = [210.0, 10.0, 220.0, 20.0], [410.0, 10.0, 420.0, 20.0]
+    rows = [
+        (BY_80, 0.6, 1, FP),
+        (BY_90, 0.9, 1, TP),
+        (FAR_APART[1], 0.8, 1, IG),
+        (FAR_APART[1], 0.7, 1, IG),
+        (in_crowd, 0.5, 1, IG),
+        (in_crowd, 0.4, 2, FP),
+        (in_region, 0.3, 1, IG),
+        (in_region, 0.2, 2, IG),
+        (BY_90, 1.0, 2, FP),
+    ]
+    boxes, scores, labels, expected = (list(column) for column in zip(*rows, strict=True))
     found = Detections(
-        boxes=torch.tensor([BY_80, BY_90, FAR_APART[1], FAR_APART[1], inside_crowd, BY_90]),
-        scores=torch.tensor([0.6, 0.9, 0.8, 0.7, 0.5, 1.0]),
-        labels=torch.tensor([1, 1, 1, 1, 1, 2]),
-        class_names=("cat", "dog"),
+        torch.tensor(boxes), torch.tensor(scores), torch.tensor(labels), ("cat", "dog")
     )
-    matching = match_image(found, ground_truth)
-    assert matching.true_positive.tolist() == [False, True, False, False, False, False]
-    assert matching.ignored.tolist() == [False, False, True, True, True, False]
-    assert matching.objects.tolist() == [-1, 0, 1, 1, 2, -1]
-    assert matching.found.tolist() == [True, False, False]
+    outcomes, objects_found = match_image(found, ground_truth)
+    assert outcomes.tolist() == expected
+    assert objects_found.tolist() == [True, False, False, False]
 
 
 @pytest.mark.parametrize("num_objects", [0, 1, 3])
@@ -299,10 +317,9 @@ def test_an_image_may_have_any_number_of_boxes(num_objects: int, num_detections:
     boxes = torch.tensor(FAR_APART)
     one, no = torch.ones(3, dtype=torch.int64), torch.zeros(3, dtype=torch.bool)
     n, m = num_detections, num_objects
-    matching = match_image(
+    outcomes, found = match_image(
         Detections(boxes[:n], torch.ones(n), one[:n], ("cat",)),
         GroundTruth(boxes[:m], one[:m], no[:m], no[:m], torch.ones(m)),
     )
-    assert matching.true_positive.tolist() == [index < m for index in range(n)]
-    assert matching.found.tolist() == [index < n for index in range(m)]
-    assert not matching.ignored.any()
+    assert outcomes.tolist() == [TP if index < m else FP for index in range(n)]
+    assert found.tolist() == [index < n for index in range(m)]

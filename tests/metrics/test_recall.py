@@ -50,13 +50,16 @@ def test_recall_of_one_object_covered_by_four_fifths() -> None:
     )
 
 
-@pytest.mark.parametrize("flag", ["ignore", "crowd"])
-def test_ignored_and_crowd_boxes_take_no_part(flag: str) -> None:
+@pytest.mark.parametrize(("flag", "label"), [("ignore", 1), ("crowd", 1), ("crowd", 0)])
+def test_ignored_and_crowd_boxes_and_regions_of_no_class_take_no_part(
+    flag: str, label: int
+) -> None:
     metric = ProposalRecall()
     boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [50.0, 50.0, 60.0, 60.0]])
+    target = {"boxes": boxes, "labels": torch.tensor([1, label])}
     metric.update(
         [{"boxes": boxes[:1], "scores": torch.ones(1)}],
-        [{"boxes": boxes, flag: torch.tensor([False, True])}],
+        [target | {flag: torch.tensor([False, True])}],
     )
     assert metric.compute()["recall_100"] == 1.0
 

@@ -196,6 +196,29 @@ def test_difficult_flags_alone_change_the_figure_of_one_detector() -> None:
     assert figures == [0.5, 1.0]
 
 
+def test_a_region_of_unknown_class_ignores_detections_of_any_class_that_are_no_object() -> None:
+    # Worked by hand: boxes 1 and 2 find the objects, 3 and 4 lie in the region (4 by a half of its
+    # area), 5 by a quarter and 6 not at all.
+    objects = torch.tensor([[0.0, 0, 20, 20], [30.0, 0, 50, 20], [0.0, 0, 100, 100]])
+    target = {"boxes": objects, "labels": torch.tensor([1, 2, 0])}
+    target["crowd"] = torch.tensor([False, False, True])
+    rows = [
+        ([0.0, 0, 20, 19], 0.5, 1),
+        ([30.0, 0, 50, 19], 0.5, 2),
+        ([60.0, 60, 80, 80], 0.9, 1),
+        ([90.0, 0, 110, 20], 0.9, 2),
+        ([95.0, 0, 115, 20], 0.8, 2),
+        ([200.0, 0, 220, 20], 0.7, 2),
+    ]
+    boxes, scores, labels = (torch.tensor(column) for column in zip(*rows, strict=True))
+    metric = VOCAveragePrecision(3)
+    metric.update([{"boxes": boxes, "scores": scores, "labels": labels}], [target])
+    values = metric.compute()
+    # Class 2: two false positives before the true one. The third class has no object.
+    expected = torch.tensor([1.0, 1 / 3, float("nan")])
+    torch.testing.assert_close(values["voc_ap_per_class"], expected, equal_nan=True)
+
+
 def test_the_mean_skips_classes_without_objects() -> None:
     boxes, labels = torch.tensor([[0.0, 0.0, 5.0, 5.0]]), torch.tensor([2])
     metric = VOCAveragePrecision(["bird", "cat", "dog"])

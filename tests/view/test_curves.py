@@ -71,8 +71,8 @@ def test_a_dollar_sign_begins_no_formula() -> None:
 
 
 def test_x_and_y_of_different_length_are_an_error() -> None:
-    with pytest.raises(ValueError, match=r"'recall of cats' has 3 x values and 2 y values"):
-        plot_curves({"recall of cats": ([0.0, 0.5, 1.0], [1.0, 0.0])}, "", "", "")
+    with pytest.raises(ValueError, match="x and y"):
+        plot_curves({"a": ([0.0, 0.5, 1.0], [1.0, 0.0])}, "", "", "")
 
 
 def test_without_matplotlib_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

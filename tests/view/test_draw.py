@@ -71,10 +71,12 @@ def test_a_difficult_object_is_dashed_and_a_crowd_is_hatched(
     row = (50, 60, 350, 300, 1)
     difficult = draw_ground_truth(image, annotated(row, difficult=(0,)), class_names)
     crowd = draw_ground_truth(image, annotated(row, crowd=(0,)), class_names)
+    of_no_class = annotated((*row[:4], 0), crowd=(0,))
     grey = torch.tensor(IGNORED, dtype=torch.uint8)[:, None]
     dashes = (difficult[:, 299, 50:350] == grey).all(0).float().mean()
     assert 0.4 < dashes < 0.8
-    assert (crowd[:, 299, 50:350] == grey).all()
+    for picture in (crowd, draw_ground_truth(image, of_no_class, class_names)):
+        assert (picture[:, 299, 50:350] == grey).all()
     inside = slice(100, 250), slice(100, 300)
     assert torch.equal(difficult[:, *inside], image[:, *inside])
     assert not torch.equal(crowd[:, *inside], image[:, *inside])

@@ -14,7 +14,6 @@ from rcnn.view.stages import (
     draw_proposals,
     draw_regression,
     draw_rois,
-    side_by_side,
     stage_board,
     with_legend,
 )
@@ -55,14 +54,6 @@ def area(picture: Tensor, colour: Colour) -> tuple[int, int, int, int]:
     rectangle = (int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1)
     assert len(xs) == (rectangle[2] - rectangle[0]) * (rectangle[3] - rectangle[1])
     return rectangle
-
-
-def test_two_pictures_are_side_by_side_at_one_height() -> None:
-    picture = side_by_side(filled(RED, 100, 200), filled(BLUE, 100, 200), ("left", "right"))
-    left, right = area(picture, RED), area(picture, BLUE)
-    assert left[2] - left[0] == right[2] - right[0] == 200
-    assert (left[1], left[3]) == (right[1], right[3])
-    assert left[2] < right[0]
 
 
 @pytest.mark.parametrize(("panels", "columns"), [(1, 1), (1, 3), (2, 1), (3, 3), (7, 3)])

@@ -18,7 +18,9 @@ from rcnn.metrics.matching import (
     IGNORED,
     IOU_THRESHOLDS,
     TRUE_POSITIVE,
+    ignore_in_regions,
     match,
+    outcomes_of,
     overlapping_pairs,
     ranks_of,
 )
@@ -52,51 +54,50 @@ def coco_curves(detections: FlatDetections, objects: FlatObjects, num_classes: i
 
     A crowd takes any number of detections that lie inside it. An ignored object takes one
     detection, by IoU. That is pycocotools' own rule for objects outside the range of areas in
-    question (it overwrites the ``ignore`` of an annotation by ``iscrowd``).
+    question (it overwrites the ``ignore`` of an annotation by ``iscrowd``). In a region of unknown
+    class there is no false positive of any class.
 
     Args:
         detections: of whole images.
         objects: of the same images.
         num_classes: K.
     """
-    ranks = ranks_of(detections)
-    if (ranks >= DETECTION_LIMITS[-1]).any():
-        detections = detections.where(torch.from_numpy(ranks < DETECTION_LIMITS[-1]))
-        ranks = ranks[ranks < DETECTION_LIMITS[-1]]
-    outside = _outside_ranges(area(detections.boxes.double()).numpy())
+    ranked, _ = detections.ranked()
+    ranks, crowd = ranks_of(ranked), objects.crowd.numpy()
+    # Beyond the largest limit nothing takes part.
+    pairs = overlapping_pairs(ranked, objects, IOU_THRESHOLDS.min())
+    pairs = pairs.take(ranks[pairs.detections] < DETECTION_LIMITS[-1])
     ignored = ~objects.counted.numpy() | _outside_ranges(objects.areas.double().numpy())
-    pairs = overlapping_pairs(detections, objects, IOU_THRESHOLDS.min())
-    matching = match(pairs, ranks, ignored, objects.crowd.numpy(), IOU_THRESHOLDS)
-    outcomes = matching.outcomes(ignored)
+    outcomes = np.stack(
+        [
+            outcomes_of(match(pairs, len(ranks), in_range, crowd, IOU_THRESHOLDS), in_range)
+            for in_range in ignored
+        ]
+    )
     # A detection without an object counts in its own range of areas only.
-    unmatched = outcomes == FALSE_POSITIVE
-    outcomes[unmatched & outside[:, None, matching.detections]] = IGNORED
-    column_of = np.full(len(ranks), -1)
-    column_of[matching.detections] = np.arange(len(matching.detections))
+    outside = _outside_ranges(area(ranked.boxes.double()).numpy())
+    outcomes[(outcomes == FALSE_POSITIVE) & outside[:, None]] = IGNORED
+    ignore_in_regions(outcomes, ranked, objects, IOU_THRESHOLDS)
+    outcomes[..., ranks >= DETECTION_LIMITS[-1]] = IGNORED
 
-    labels, object_labels = detections.labels.numpy(), objects.labels.numpy()
-    ranking = np.lexsort((-detections.scores.numpy(), labels))
-    ends = np.searchsorted(labels[ranking], np.arange(1, num_classes + 2))
+    labels, object_labels = ranked.labels.numpy(), objects.labels.numpy()
+    by_class = np.lexsort((-ranked.scores.numpy(), labels))
+    outcomes, ranks = outcomes[..., by_class], ranks[by_class]
+    ends = np.searchsorted(labels[by_class], np.arange(1, num_classes + 2))
     shape = (len(IOU_THRESHOLDS), len(RECALL_LEVELS), num_classes, len(AREA_RANGES))
     precision = np.full(shape, np.nan)
     recall = np.full((shape[0], *shape[2:], len(DETECTION_LIMITS)), np.nan)
     for k in range(num_classes):
-        ranked = ranking[ends[k] : ends[k + 1]]
-        overlapping = np.flatnonzero(column_of[ranked] >= 0)
-        columns = column_of[ranked[overlapping]]
-        overlapping_ranks = ranks[ranked[overlapping]]
+        of_class = slice(ends[k], ends[k + 1])
         num_objects = (~ignored[:, object_labels == k + 1]).sum(axis=1).tolist()
         for a, to_find in enumerate(num_objects):
             if to_find == 0:
                 continue
-            without_object = np.where(outside[a, ranked], IGNORED, FALSE_POSITIVE).astype(np.int8)
-            of_class = np.tile(without_object, (len(IOU_THRESHOLDS), 1))
-            of_class[:, overlapping] = outcomes[a][:, columns]
-            precision[:, :, k, a] = interpolated_precision(of_class, to_find)
-            positive = of_class[:, overlapping] == TRUE_POSITIVE
+            of_range = outcomes[a, :, of_class]
+            precision[:, :, k, a] = interpolated_precision(of_range, to_find)
             for m, limit in enumerate(DETECTION_LIMITS):
-                within = overlapping_ranks < limit
-                recall[:, k, a, m] = positive[:, within].sum(axis=1) / to_find
+                found = of_range[:, ranks[of_class] < limit] == TRUE_POSITIVE
+                recall[:, k, a, m] = found.sum(axis=1) / to_find
     return COCOCurves(precision, recall)
 
 
@@ -126,12 +127,6 @@ def _outside_ranges(sizes: Float[np.ndarray, " N"]) -> Bool[np.ndarray, "A N"]:
     return np.stack([(sizes < low) | (sizes > high) for low, high in AREA_RANGES.values()])
 
 
-def _mean(values: Float[np.ndarray, "..."]) -> float:
-    """Return the mean of the values that are defined."""
-    defined = values[~np.isnan(values)]
-    return float(defined.mean()) if len(defined) else float("nan")
-
-
 class COCOAveragePrecision(ClassMetric):
     """The twelve numbers of COCO's detection challenge, in 0..1, and the APs of the classes.
 
@@ -155,7 +150,8 @@ class COCOAveragePrecision(ClassMetric):
 
     def compute(self) -> dict[str, Tensor]:
         """Return the numbers by name, see the class."""
-        precision, recall = coco_curves(self.detections(), self.objects(), len(self.class_names))
+        curves = coco_curves(self.detections(), self.objects(), len(self.class_names))
+        precision, recall = map(torch.from_numpy, curves)
         values = {
             "map": precision[..., 0],
             "map_50": precision[IOU_50, ..., 0],
@@ -164,8 +160,7 @@ class COCOAveragePrecision(ClassMetric):
         values |= {f"map_{size}": precision[..., a] for a, size in enumerate(AREA_RANGES) if a > 0}
         values |= {f"mar_{k}": recall[..., 0, m] for m, k in enumerate(DETECTION_LIMITS)}
         values |= {f"mar_{size}": recall[..., a, -1] for a, size in enumerate(AREA_RANGES) if a > 0}
-        result = {name: torch.tensor(_mean(of_all)) for name, of_all in values.items()}
+        result = {name: of_all.nanmean() for name, of_all in values.items()}
         for name in ("map", "map_50"):
-            per_class = np.moveaxis(values[name], -1, 0)
-            result[f"{name}_per_class"] = torch.tensor([_mean(of_class) for of_class in per_class])
-        return {name: value.to(self.device) for name, value in result.items()}
+            result[f"{name}_per_class"] = values[name].flatten(0, -2).nanmean(dim=0)
+        return {name: value.float().to(self.device) for name, value in result.items()}

@@ -1,6 +1,6 @@
 """Detections and objects of many images, laid end to end on the CPU.
 
-Letters: B images, D detections and G objects of all images.
+Letters: B images, N boxes of all images.
 
 Metrics match them in this form, keep them from batch to batch and gather them from several
 processes: one tensor per column and one count per image, nothing ragged.
@@ -11,8 +11,9 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
@@ -20,83 +21,94 @@ from torch import distributed as dist
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
+from rcnn.ops.boxes import area
+
+F = TypeVar("F", bound="FlatBoxes")
+
 Images = Sequence[Mapping[str, object]]
 """One dict of tensors per image."""
 
-Side = Literal["predictions", "targets"]
-Kind = Literal["real", "integer", "bool"]
-
 
 @dataclass(frozen=True)
-class FlatDetections:
-    """The detections of several images, image after image.
+class FlatBoxes:
+    """The boxes of several images, image after image.
 
     Attributes:
         boxes: absolute pixels.
-        scores: higher is better.
-        labels: 1..K.
-        counts: number of detections of each image.
+        labels: 1..K; 0 for an ignored region of unknown class, which is a crowd.
+        counts: number of boxes of each image.
     """
 
-    boxes: Float[Tensor, "D 4"]
-    scores: Float[Tensor, " D"]
-    labels: Int[Tensor, " D"]
+    boxes: Float[Tensor, "N 4"]
+    labels: Int[Tensor, " N"]
     counts: Int[Tensor, " B"]
 
     @property
-    def images(self) -> Int[Tensor, " D"]:
-        """The index of each detection's image."""
+    def images(self) -> Int[Tensor, " N"]:
+        """The index of each box's image."""
         return torch.arange(len(self.counts)).repeat_interleave(self.counts)
 
     @property
-    def groups(self) -> Int[Tensor, " D"]:
-        """A number for each detection's image and class."""
-        return self.labels * len(self.counts) + self.images
-
-    def where(self, kept: Bool[Tensor, " D"]) -> FlatDetections:
-        """Return the detections that are ``kept``, of as many images."""
-        return FlatDetections(
-            boxes=self.boxes[kept],
-            scores=self.scores[kept],
-            labels=self.labels[kept],
-            counts=torch.bincount(self.images[kept], minlength=len(self.counts)),
-        )
+    def groups(self) -> Int[Tensor, " N"]:
+        """A number for each box's image and class, which rises with the image, then the class."""
+        return (self.images << 32) + self.labels
 
 
 @dataclass(frozen=True)
-class FlatObjects:
-    """The annotated objects of several images, image after image.
+class FlatDetections(FlatBoxes):
+    """The detections of several images.
 
     Attributes:
-        boxes: absolute pixels.
-        labels: 1..K.
+        scores: higher is better.
+    """
+
+    scores: Float[Tensor, " N"]
+
+    def ranked(self) -> tuple[FlatDetections, Int[Tensor, " N"]]:
+        """Return the detections of each image by class and score, and the index of each here.
+
+        The best score comes first, of equal scores the first.
+        """
+        keys = -self.scores, self.labels, self.images
+        order = torch.from_numpy(np.lexsort([key.numpy() for key in keys]))
+        boxes, labels, scores = (part[order] for part in (self.boxes, self.labels, self.scores))
+        return FlatDetections(boxes, labels, self.counts, scores), order
+
+
+@dataclass(frozen=True)
+class FlatObjects(FlatBoxes):
+    """The annotated objects of several images.
+
+    Attributes:
         ignore: objects that need not be found (difficult in VOC).
         crowd: regions of many objects, which need not be found either (COCO).
         areas: area in square pixels that makes an object small, medium or large.
-        counts: number of objects of each image.
     """
 
-    boxes: Float[Tensor, "G 4"]
-    labels: Int[Tensor, " G"]
-    ignore: Bool[Tensor, " G"]
-    crowd: Bool[Tensor, " G"]
-    areas: Float[Tensor, " G"]
-    counts: Int[Tensor, " B"]
+    ignore: Bool[Tensor, " N"]
+    crowd: Bool[Tensor, " N"]
+    areas: Float[Tensor, " N"]
 
     @property
-    def images(self) -> Int[Tensor, " G"]:
-        """The index of each object's image."""
-        return torch.arange(len(self.counts)).repeat_interleave(self.counts)
-
-    @property
-    def groups(self) -> Int[Tensor, " G"]:
-        """A number for each object's image and class."""
-        return self.labels * len(self.counts) + self.images
-
-    @property
-    def counted(self) -> Bool[Tensor, " G"]:
+    def counted(self) -> Bool[Tensor, " N"]:
         """The objects that have to be found."""
         return ~(self.ignore | self.crowd)
+
+
+NO_DETECTIONS = FlatDetections(
+    boxes=torch.zeros(0, 4),
+    labels=torch.zeros(0, dtype=torch.int64),
+    counts=torch.zeros(0, dtype=torch.int64),
+    scores=torch.zeros(0),
+)
+NO_OBJECTS = FlatObjects(
+    boxes=torch.zeros(0, 4),
+    labels=torch.zeros(0, dtype=torch.int64),
+    counts=torch.zeros(0, dtype=torch.int64),
+    ignore=torch.zeros(0, dtype=torch.bool),
+    crowd=torch.zeros(0, dtype=torch.bool),
+    areas=torch.zeros(0),
+)
 
 
 def transport_device(group: dist.ProcessGroup | None) -> torch.device:
@@ -118,11 +130,7 @@ def gather(tensor: Tensor, group: dist.ProcessGroup | None = None) -> list[Tenso
 
 
 class DetectionMetric(Metric):
-    """A metric with a ``compute`` that returns a dict of tensors, which keep their shape.
-
-    torchmetrics would make a scalar of every tensor with one element, and so of the per-class
-    table of a data set with one class.
-    """
+    """A metric that takes detections and objects and computes a dict of tensors."""
 
     full_state_update = False
     is_differentiable = False
@@ -130,23 +138,6 @@ class DetectionMetric(Metric):
 
     def __init__(self) -> None:
         super().__init__(dist_sync_fn=gather)
-        self._shapes: dict[str, torch.Size] = {}
-
-    def _wrap_compute(self, compute: Callable[..., Any]) -> Callable[..., Any]:
-        # torchmetrics calls this when a metric is made, copied and unpickled.
-        @functools.wraps(compute)
-        def recorded() -> dict[str, Tensor]:
-            values: dict[str, Tensor] = compute()
-            self._shapes = {name: value.shape for name, value in values.items()}
-            return values
-
-        squeezing = super()._wrap_compute(recorded)
-
-        @functools.wraps(compute)
-        def reshaped() -> dict[str, Tensor]:
-            return {name: value.reshape(self._shapes[name]) for name, value in squeezing().items()}
-
-        return reshaped
 
 
 class ClassMetric(DetectionMetric):
@@ -158,15 +149,20 @@ class ClassMetric(DetectionMetric):
         class_names: the names of the classes 1..K, or K.
 
     Raises:
-        ValueError: there is no class.
+        ValueError: there is no class, or one string is given instead of a list of names.
     """
 
     def __init__(self, class_names: Sequence[str] | int) -> None:
         super().__init__()
-        self.class_names = class_names_of(class_names)
-        detections, objects = read_update([], [], num_classes=None)
-        self._empty = {f"detection_{name}": column for name, column in vars(detections).items()}
-        self._empty |= {f"object_{name}": column for name, column in vars(objects).items()}
+        if isinstance(class_names, str):
+            raise ValueError(
+                f"class_names is the string {class_names!r}: give a list, as [{class_names!r}]."
+            )
+        names = range(1, class_names + 1) if isinstance(class_names, int) else class_names
+        if len(names) == 0:
+            raise ValueError(f"class_names is {class_names!r}: at least one class is needed.")
+        self.class_names = tuple(map(str, names))
+        self._empty = _columns(NO_DETECTIONS, NO_OBJECTS)
         for name in self._empty:
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
@@ -176,26 +172,26 @@ class ClassMetric(DetectionMetric):
         Args:
             predictions: per image ``boxes`` (N, 4), ``scores`` (N,), ``labels`` (N,).
             targets: per image ``boxes`` (M, 4), ``labels`` (M,), if wanted ``ignore`` (M,) bool,
-                ``crowd`` (M,) bool and ``area`` (M,) in square pixels (by default the box's).
+                ``crowd`` (M,) bool and ``area`` (M,) in square pixels (by default the box's). The
+                label of a crowd may be 0: an ignored region of unknown class, in which a
+                detection of any class is no false positive.
 
         Raises:
             ValueError: a key is missing or a value is wrong; names it and the image's index.
         """
-        detections, objects = read_update(predictions, targets, len(self.class_names))
-        for name, column in vars(detections).items():
-            getattr(self, f"detection_{name}").append(column)
-        for name, column in vars(objects).items():
-            getattr(self, f"object_{name}").append(column)
+        read = read_update(predictions, targets, len(self.class_names))
+        for name, column in _columns(*read).items():
+            getattr(self, name).append(column)
 
     def detections(self) -> FlatDetections:
         """Return all detections so far; after a synchronisation those of every process."""
-        columns = [field.name for field in fields(FlatDetections)]
-        return FlatDetections(**{name: self._column(f"detection_{name}") for name in columns})
+        names = [field.name for field in fields(FlatDetections)]
+        return FlatDetections(*(self._column(f"detection_{name}") for name in names))
 
     def objects(self) -> FlatObjects:
         """Return all objects so far; after a synchronisation those of every process."""
-        columns = [field.name for field in fields(FlatObjects)]
-        return FlatObjects(**{name: self._column(f"object_{name}") for name in columns})
+        names = [field.name for field in fields(FlatObjects)]
+        return FlatObjects(*(self._column(f"object_{name}") for name in names))
 
     def _column(self, name: str) -> Shaped[Tensor, "N ..."]:
         state = getattr(self, name)
@@ -219,19 +215,25 @@ class ClassMetric(DetectionMetric):
             setattr(self, name, [self._column(name)])
         super().sync(dist_sync_fn, process_group, should_sync, distributed_available)
 
+    def _wrap_compute(self, compute: Callable[..., Any]) -> Callable[..., Any]:
+        # torchmetrics calls this when a metric is made, copied and unpickled, and makes a scalar
+        # of every tensor with one element: so of the table of a data set with one class.
+        squeezing = super()._wrap_compute(compute)
 
-def class_names_of(classes: Sequence[str] | int) -> tuple[str, ...]:
-    """Return the names of the classes 1..K, which are their numbers if only K is given.
+        @functools.wraps(compute)
+        def with_tables() -> dict[str, Tensor]:
+            return {
+                name: value.reshape(-1) if "per_class" in name else value
+                for name, value in squeezing().items()
+            }
 
-    Raises:
-        ValueError: there is no class, or one string is given instead of a list of names.
-    """
-    if isinstance(classes, str):
-        raise ValueError(f"class_names is the string {classes!r}: give a list, as [{classes!r}].")
-    names = range(1, classes + 1) if isinstance(classes, int) else classes
-    if len(names) == 0:
-        raise ValueError(f"class_names is {classes!r}: at least one class is needed.")
-    return tuple(str(name) for name in names)
+        return with_tables
+
+
+def _columns(detections: FlatDetections, objects: FlatObjects) -> dict[str, Tensor]:
+    """Return all columns by the names of their states."""
+    columns = {f"detection_{name}": column for name, column in vars(detections).items()}
+    return columns | {f"object_{name}": column for name, column in vars(objects).items()}
 
 
 def read_update(
@@ -240,10 +242,8 @@ def read_update(
     """Return the checked arguments of an update, laid end to end on the CPU.
 
     Args:
-        predictions: dicts with ``boxes`` (N, 4), ``scores`` (N,) and ``labels`` (N,).
-        targets: dicts with ``boxes`` (N, 4) and ``labels`` (N,), and if wanted ``ignore`` (N,)
-            bool, ``crowd`` (N,) bool, ``area`` (N,); by default nothing is ignored or a crowd, and
-            an area is the box's.
+        predictions: see ``ClassMetric.update``.
+        targets: as many.
         num_classes: K; ``None`` reads no labels and makes everything class 1 (class-agnostic).
 
     Raises:
@@ -254,116 +254,102 @@ def read_update(
             f"update got predictions of {len(predictions)} images and targets of {len(targets)}: "
             "give one dict of each per image, also where there is no box."
         )
-    boxes, counts = _boxes("predictions", predictions)
-    scores = _column("predictions", predictions, "scores", "real", counts).float()
-    _require("predictions", "scores", counts, scores, scores.isfinite(), "a finite number")
-    labels = _labels("predictions", predictions, counts, num_classes)
-    detections = FlatDetections(boxes=boxes, scores=scores, labels=labels, counts=counts)
+    found = [
+        _read_detections(f"predictions[{index}]", image, num_classes)
+        for index, image in enumerate(predictions)
+    ]
+    there = [
+        _read_objects(f"targets[{index}]", image, num_classes)
+        for index, image in enumerate(targets)
+    ]
+    return _join([NO_DETECTIONS, *found]), _join([NO_OBJECTS, *there])
 
-    boxes, counts = _boxes("targets", targets)
+
+def _join(parts: Sequence[F]) -> F:
+    columns = zip(*(vars(part).values() for part in parts), strict=True)
+    return type(parts[0])(*map(torch.cat, columns))
+
+
+def _read_detections(
+    where: str, image: Mapping[str, object], num_classes: int | None
+) -> FlatDetections:
+    boxes = _boxes(where, image)
+    labels = torch.ones(len(boxes), dtype=torch.int64)
+    if num_classes is not None:
+        labels = _column(where, image, "labels", "integer", len(boxes)).long()
+        fine = (labels >= 1) & (labels <= num_classes)
+        _require(where, "labels", labels, fine, f"1 to {num_classes} (0 is background)")
+    scores = _column(where, image, "scores", "real", len(boxes)).float()
+    _require(where, "scores", scores, scores.isfinite(), "a finite number")
+    return FlatDetections(boxes, labels, torch.tensor([len(boxes)]), scores)
+
+
+def _read_objects(where: str, image: Mapping[str, object], num_classes: int | None) -> FlatObjects:
+    boxes = _boxes(where, image)
     no = torch.zeros(len(boxes), dtype=torch.bool)
-    box_areas = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
-    areas = _column("targets", targets, "area", "real", counts, default=box_areas).float()
-    _require("targets", "area", counts, areas, areas >= 0, "zero or more square pixels")
-    objects = FlatObjects(
-        boxes=boxes,
-        labels=_labels("targets", targets, counts, num_classes),
-        ignore=_column("targets", targets, "ignore", "bool", counts, default=no),
-        crowd=_column("targets", targets, "crowd", "bool", counts, default=no),
-        areas=areas,
-        counts=counts,
-    )
-    return detections, objects
+    ignore = _column(where, image, "ignore", "bool", len(boxes), default=no)
+    crowd = _column(where, image, "crowd", "bool", len(boxes), default=no)
+    labels = torch.ones(len(boxes), dtype=torch.int64)
+    if num_classes is not None:
+        labels = _column(where, image, "labels", "integer", len(boxes)).long()
+        fine = (labels >= 1) & (labels <= num_classes) | (labels == 0) & crowd
+        _require(where, "labels", labels, fine, f"1 to {num_classes} (0 for a crowd alone)")
+    areas = _column(where, image, "area", "real", len(boxes), default=area(boxes)).float()
+    _require(where, "area", areas, areas >= 0, "zero or more square pixels")
+    return FlatObjects(boxes, labels, torch.tensor([len(boxes)]), ignore, crowd, areas)
 
 
-def _boxes(side: Side, images: Images) -> tuple[Float[Tensor, "N 4"], Int[Tensor, " B"]]:
-    parts = [_tensor(side, images, number, "boxes") for number in range(len(images))]
-    for number, part in enumerate(parts):
-        if part.ndim != 2 or part.shape[1] != 4:
-            raise ValueError(
-                f"{side}[{number}]['boxes'] has shape {tuple(part.shape)}: give (N, 4), "
-                "which is torch.zeros(0, 4) for an image without boxes."
-            )
-    counts = torch.tensor([len(part) for part in parts], dtype=torch.int64)
-    boxes = torch.cat([torch.zeros(0, 4), *(part.float() for part in parts)])
-    fine = boxes.isfinite().all(dim=1) & (boxes[:, 2:] >= boxes[:, :2]).all(dim=1)
-    _require(side, "boxes", counts, boxes, fine, "finite (x1, y1, x2, y2) with x1 <= x2, y1 <= y2")
-    return boxes, counts
-
-
-def _labels(
-    side: Side, images: Images, counts: Int[Tensor, " B"], num_classes: int | None
-) -> Int[Tensor, " N"]:
-    if num_classes is None:
-        return torch.ones(int(counts.sum()), dtype=torch.int64)
-    labels = _column(side, images, "labels", "integer", counts).long()
-    fine = (labels >= 1) & (labels <= num_classes)
-    _require(side, "labels", counts, labels, fine, f"1 to {num_classes} (0 is background)")
-    return labels
+def _boxes(where: str, image: Mapping[str, object]) -> Float[Tensor, "N 4"]:
+    boxes = _tensor(where, image, "boxes")
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(
+            f"{where}['boxes'] has shape {tuple(boxes.shape)}: give (N, 4), "
+            "which is torch.zeros(0, 4) for an image without boxes."
+        )
+    boxes = boxes.float()
+    sides = boxes[:, 2:] - boxes[:, :2]  # not finite if a coordinate is not
+    fine = (sides.isfinite() & (sides >= 0)).all(dim=1)
+    _require(where, "boxes", boxes, fine, "finite (x1, y1, x2, y2) with x1 <= x2, y1 <= y2")
+    return boxes
 
 
 def _column(
-    side: Side,
-    images: Images,
+    where: str,
+    image: Mapping[str, object],
     key: str,
-    kind: Kind,
-    counts: Int[Tensor, " B"],
+    kind: Literal["real", "integer", "bool"],
+    count: int,
     default: Shaped[Tensor, " N"] | None = None,
 ) -> Shaped[Tensor, " N"]:
-    """Return one value per box; where a dict lacks an optional key, the default's part."""
-    defaults = [None] * len(images) if default is None else default.split(counts.tolist())
-    parts = [torch.zeros(0, dtype=torch.bool)]
-    for number, (image, fallback) in enumerate(zip(images, defaults, strict=True)):
-        if fallback is not None and key not in image:
-            parts.append(fallback)
-            continue
-        part = _tensor(side, images, number, key)
-        expected = (int(counts[number]),)
-        if part.shape != expected:
-            raise ValueError(
-                f"{side}[{number}][{key!r}] has shape {tuple(part.shape)}: "
-                f"its boxes ask for {expected}."
-            )
-        if not _is(part.dtype, kind):
-            raise ValueError(
-                f"{side}[{number}][{key!r}] has dtype {part.dtype}: give {kind} numbers."
-            )
-        parts.append(part)
-    return torch.cat(parts)
+    """Return one value per box, the default if there is one and the key is missing."""
+    if default is not None and key not in image:
+        return default
+    values = _tensor(where, image, key)
+    if values.shape != (count,):
+        raise ValueError(
+            f"{where}[{key!r}] has shape {tuple(values.shape)}: its boxes ask for ({count},)."
+        )
+    is_bool, is_real = values.dtype == torch.bool, values.dtype.is_floating_point
+    if is_bool != (kind == "bool") or (is_real and kind == "integer"):
+        raise ValueError(f"{where}[{key!r}] has dtype {values.dtype}: give {kind} numbers.")
+    return values
 
 
-def _is(dtype: torch.dtype, kind: Kind) -> bool:
-    if kind == "bool":
-        return dtype == torch.bool
-    return dtype != torch.bool and (kind == "real" or not dtype.is_floating_point)
-
-
-def _tensor(side: Side, images: Images, number: int, key: str) -> Tensor:
-    image = images[number]
+def _tensor(where: str, image: Mapping[str, object], key: str) -> Tensor:
     if key not in image:
         keys = ", ".join(map(repr, image)) or "none"
-        raise ValueError(f"{side}[{number}] has no {key!r}; its keys: {keys}.")
+        raise ValueError(f"{where} has no {key!r}; its keys: {keys}.")
     value = image[key]
     if not isinstance(value, Tensor):
-        raise ValueError(f"{side}[{number}][{key!r}] is a {type(value).__name__}, not a tensor.")
+        raise ValueError(f"{where}[{key!r}] is a {type(value).__name__}, not a tensor.")
     return value.detach().cpu()
 
 
 def _require(
-    side: Side,
-    key: str,
-    counts: Int[Tensor, " B"],
-    values: Shaped[Tensor, "N ..."],
-    fine: Bool[Tensor, " N"],
-    allowed: str,
+    where: str, key: str, values: Shaped[Tensor, "N ..."], fine: Bool[Tensor, " N"], allowed: str
 ) -> None:
-    """Raise ValueError for the first value that is not fine, with its image and index there."""
-    if bool(fine.all()):
-        return
-    index = int((~fine).nonzero()[0])
-    ends = counts.cumsum(dim=0)
-    number = int(torch.searchsorted(ends, index, right=True))
-    row = index - int(ends[number] - counts[number])
-    raise ValueError(
-        f"{side}[{number}][{key!r}][{row}] is {values[index].tolist()}: allowed is {allowed}."
-    )
+    """Raise ValueError for the first value that is not fine."""
+    if not fine.all():
+        row = int((~fine).nonzero()[0])
+        value = values[row].tolist()
+        raise ValueError(f"{where}[{key!r}][{row}] is {value}: allowed is {allowed}.")

@@ -58,13 +58,12 @@ class ProposalRecall(DetectionMetric):
             ValueError: a key is missing or a value is wrong; names it and the image's index.
         """
         proposals, objects = read_update(predictions, targets, num_classes=None)
-        ranks = ranks_of(proposals)
-        counted = objects.counted.numpy()
-        pairs = overlapping_pairs(proposals, objects, IOU_THRESHOLDS.min())
-        pairs = pairs.take(counted[pairs.objects] & (ranks[pairs.detections] < max(self.limits)))
+        ranked, _ = proposals.ranked()
+        ranks, counted = ranks_of(ranked), objects.counted.numpy()
+        pairs = overlapping_pairs(ranked, objects, IOU_THRESHOLDS.min())
+        pairs = pairs.take(counted[pairs.objects])
         # The best k proposals take what they take among all, so one matching serves every limit.
-        matching = match(pairs, ranks, ~counted[None], ~counted, IOU_THRESHOLDS)
-        takes, ranks = matching.objects[0] >= 0, ranks[matching.detections]
+        takes = match(pairs, len(ranks), ~counted, ~counted, IOU_THRESHOLDS) >= 0
         found = np.stack([takes[:, ranks < limit].sum(axis=1) for limit in self.limits])
         self.found += torch.from_numpy(found).to(self.found.device)
         self.num_objects += int(objects.counted.sum())

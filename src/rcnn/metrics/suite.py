@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -87,7 +87,18 @@ class Scores(nn.Module):
             if updated:
                 values |= metric.compute()
         headline = {name: float(value) for name, value in values.items() if value.ndim == 0}
-        return headline, self._per_class(values) if "map" in values else {}
+        if "map" not in values:
+            return headline, {}
+        tables = {
+            "map": values["map_per_class"],
+            "map_50": values["map_50_per_class"],
+            "voc_ap": values["voc_ap_per_class"],
+            "voc07_ap": values["voc07_ap_per_class"],
+        }
+        return headline, {
+            name: {column: float(table[row]) for column, table in tables.items()}
+            for row, name in enumerate(self.class_names)
+        }
 
     def reset(self) -> None:
         """Forget all images."""
@@ -104,15 +115,3 @@ class Scores(nn.Module):
         if dist.is_available() and dist.is_initialized():
             flags = torch.stack(gather(flags)).amax(dim=0)
         return flags.bool().tolist()
-
-    def _per_class(self, values: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
-        columns = {
-            "map": values["map_per_class"],
-            "map_50": values["map_50_per_class"],
-            "voc_ap": values["voc_ap_per_class"],
-            "voc07_ap": values["voc07_ap_per_class"],
-        }
-        return {
-            name: {column: float(table[row]) for column, table in columns.items()}
-            for row, name in enumerate(self.class_names)
-        }

@@ -95,21 +95,21 @@ class VOCAveragePrecision(ClassMetric):
 
     def compute(self) -> dict[str, Tensor]:
         """Return the APs by name, see the class."""
-        detections, objects = self.detections(), self.objects()
-        outcomes = voc_outcomes(detections, objects, self.iou_thresholds, self.plus_one)
-        scores, labels = detections.scores.numpy(), detections.labels.numpy()
-        order = np.lexsort((-scores, labels))
-        class_starts = np.searchsorted(labels[order], np.arange(2, len(self.class_names) + 1))
-        ranked = np.split(outcomes[order], class_starts)
+        (ranked, _), objects = self.detections().ranked(), self.objects()
+        outcomes = voc_outcomes(ranked, objects, np.array(self.iou_thresholds), self.plus_one)
+        scores, labels = ranked.scores.numpy(), ranked.labels.numpy()
+        by_class = np.lexsort((-scores, labels))
+        class_starts = np.searchsorted(labels[by_class], np.arange(2, len(self.class_names) + 1))
+        of_classes = np.split(outcomes[:, by_class], class_starts, axis=1)
         to_find = objects.labels[objects.counted] - 1
         totals = torch.bincount(to_find, minlength=len(self.class_names)).tolist()
         result = {}
-        for column, threshold in enumerate(self.iou_thresholds):
-            suffix = "" if column == 0 else f"_{100 * threshold:g}"
+        for row, threshold in enumerate(self.iou_thresholds):
+            suffix = "" if row == 0 else f"_{100 * threshold:g}"
             for name, average_precision in (("voc", every_point_ap), ("voc07", eleven_point_ap)):
                 values = [
-                    average_precision(of_class[:, column], total)
-                    for of_class, total in zip(ranked, totals, strict=True)
+                    average_precision(of_class[row], total)
+                    for of_class, total in zip(of_classes, totals, strict=True)
                 ]
                 per_class = torch.tensor(values, dtype=torch.float32, device=self.device)
                 result[f"{name}_map{suffix}"] = per_class.nanmean()

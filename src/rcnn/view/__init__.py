@@ -10,7 +10,6 @@ from rcnn.view.stages import (
     draw_proposals,
     draw_regression,
     draw_rois,
-    side_by_side,
     stage_board,
     with_legend,
 )
@@ -27,7 +26,6 @@ __all__ = [
     "draw_rois",
     "image_of",
     "plot_curves",
-    "side_by_side",
     "stage_board",
     "to_pil",
     "to_uint8",

@@ -86,7 +86,7 @@ def to_pil(image: UInt8[Tensor, "3 h w"]) -> Image.Image:
             f"pictures are drawn on uint8 images, this one is {image.dtype}: "
             "convert it with rcnn.view.to_uint8 (from 0..1) first"
         )
-    return Image.fromarray(image.detach().cpu().permute(1, 2, 0).numpy())
+    return Image.fromarray(image.cpu().permute(1, 2, 0).numpy())
 
 
 def from_pil(picture: Image.Image) -> UInt8[Tensor, "3 h w"]:
@@ -215,16 +215,16 @@ class Canvas:
         if rectangle is None:
             return
         if thin:
-            for strip in _strips(rectangle, max(1, self.line // 2), dashed):
-                self._fill(strip, (*colour, 170))
+            self._outline(rectangle, (*colour, 170), max(1, self.line // 2))
             return
         left, top, right, bottom = rectangle
         line = self.line
-        outer = (left - 1, top - 1, right + 1, bottom + 1)
-        inner = (left + line, top + line, right - line, bottom - line)
-        for strip in (*_strips(outer, 1), *_strips(inner, 1)):
-            self._fill(strip, SEAM)
-        for strip in _strips(rectangle, line, dashed):
+        self._outline((left - 1, top - 1, right + 1, bottom + 1), SEAM, 1)
+        self._outline((left + line, top + line, right - line, bottom - line), SEAM, 1)
+        if not dashed:
+            self._outline(rectangle, (*colour, 255), line)
+            return
+        for strip in _dashes(rectangle, line):
             self._fill(strip, (*colour, 255))
 
     def hatch(self, box: Sequence[float], colour: Colour) -> None:
@@ -290,32 +290,37 @@ class Canvas:
         bottom = min(bottom, self._picture.height + beyond)
         return (left, top, right, bottom) if left < right and top < bottom else None
 
+    def _outline(
+        self, rectangle: Rectangle, colour: tuple[int, int, int, int], thickness: int
+    ) -> None:
+        left, top, right, bottom = rectangle
+        if min(right - left, bottom - top) <= 2 * thickness:
+            self._fill(rectangle, colour)
+        else:  # PIL counts the last pixel in
+            corners = (left, top, right - 1, bottom - 1)
+            self._draw.rectangle(corners, outline=colour, width=thickness)
+
     def _fill(self, rectangle: Rectangle, colour: tuple[int, int, int, int]) -> None:
         left, top, right, bottom = rectangle
         if left < right and top < bottom:
-            # PIL counts the last pixel in.
             self._draw.rectangle((left, top, right - 1, bottom - 1), fill=colour)
 
 
-def _strips(rectangle: Rectangle, thickness: int, dashed: bool = False) -> list[Rectangle]:
-    """Return the four sides of a frame inside a rectangle, whole or in dashes."""
+def _dashes(rectangle: Rectangle, thickness: int) -> list[Rectangle]:
+    """Return the dashes of a frame inside a rectangle, with one at each corner."""
     left, top, right, bottom = rectangle
-    thickness = max(0, min(thickness, (right - left + 1) // 2, (bottom - top + 1) // 2))
-    columns = _dashes(left, right, thickness) if dashed else [(left, right)]
-    inner = (top + thickness, bottom - thickness)
-    rows = _dashes(*inner, thickness) if dashed else [inner]
-    strips = []
-    for x1, x2 in columns:
-        strips += [(x1, top, x2, top + thickness), (x1, bottom - thickness, x2, bottom)]
-    for y1, y2 in rows:
-        strips += [(left, y1, left + thickness, y2), (right - thickness, y1, right, y2)]
-    return strips
+    thickness = min(thickness, (right - left + 1) // 2, (bottom - top + 1) // 2)
+    dashes = []
+    for x1, x2 in _dashed(left, right, thickness):
+        dashes += [(x1, top, x2, top + thickness), (x1, bottom - thickness, x2, bottom)]
+    for y1, y2 in _dashed(top + thickness, bottom - thickness, thickness):
+        dashes += [(left, y1, left + thickness, y2), (right - thickness, y1, right, y2)]
+    return dashes
 
 
-def _dashes(start: int, end: int, thickness: int) -> list[tuple[int, int]]:
+def _dashed(start: int, end: int, thickness: int) -> list[tuple[int, int]]:
     """Return dashes of about four thicknesses, one of them at either end of the line."""
-    gap = 3 * max(thickness, 1)
-    dash = 4 * max(thickness, 1)
+    gap, dash = 3 * thickness, 4 * thickness
     count = max(1, round((end - start + gap) / (dash + gap)))
     period = (end - start + gap) / count
     return [

@@ -9,9 +9,40 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from rcnn.view.colours import CLASS_COLOURS, HUES, INK, Colour, luminance
+from rcnn.view.colours import CLASS_COLOURS, HUES, INK, luminance
 
 Numbers: TypeAlias = Sequence[float | int] | Tensor
+
+_INK = "#{:02x}{:02x}{:02x}".format(*INK)
+STYLE = {
+    "text.parse_math": False,  # a name is text: a dollar sign in it begins no formula
+    "figure.constrained_layout.use": True,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 16,
+    "axes.titlepad": 14,
+    "axes.labelsize": 12,
+    "axes.labelpad": 8,
+    "axes.edgecolor": "#B7BDC7",
+    "axes.spines.left": False,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.xmargin": 0.01,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E3E6EB",
+    "grid.linewidth": 0.9,
+    "lines.linewidth": 2.2,
+    "legend.frameon": False,
+    "legend.fontsize": 11,
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "xtick.labelsize": 10.5,
+    "ytick.labelsize": 10.5,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+}
 
 
 def plot_curves(
@@ -39,51 +70,26 @@ def plot_curves(
             "curves are drawn by matplotlib, which is not installed: pip install 'rcnn[plots]'"
         ) from error
 
-    ink = _hex(INK)
-    # A name is text: a dollar sign in it begins no formula.
-    with mpl.rc_context({"text.parse_math": False, "text.color": ink, "axes.labelcolor": ink}):
+    with mpl.rc_context(STYLE):
         # The object interface: pyplot keeps every figure of the process in a global list.
-        figure = Figure(figsize=(9.6, 6.0), dpi=100, facecolor="white", layout="constrained")
-        canvas = FigureCanvasAgg(figure)
-        axes = figure.add_subplot()
-        # Where the colours repeat, another dash pattern distinguishes the lines.
-        patterns = ("-", "--", ":", "-.")
+        figure = Figure(figsize=(9.6, 6.0), dpi=100, facecolor="white")
+        canvas, axes = FigureCanvasAgg(figure), figure.add_subplot()
         lines = []
-        for index, (name, (x, y)) in enumerate(series.items()):
-            if len(x) != len(y):
-                raise ValueError(f"series {name!r} has {len(x)} x values and {len(y)} y values")
+        for index, (x, y) in enumerate(series.values()):
             cycle, hue = divmod(index, HUES)
+            # The darker tone where the first is too light for white paper.
+            tone = hue + HUES if luminance(CLASS_COLOURS[hue]) > 0.5 else hue
             lines += axes.plot(
-                torch.as_tensor(x, dtype=torch.float64).tolist(),
-                torch.as_tensor(y, dtype=torch.float64).tolist(),
-                color=_hex(_line_colour(hue)),
-                linestyle=patterns[cycle % len(patterns)],
-                linewidth=2.2,
+                *(torch.as_tensor(values, dtype=torch.float64) for values in (x, y)),
+                color=[channel / 255 for channel in CLASS_COLOURS[tone]],
+                # Where the colours repeat, another dash pattern distinguishes the lines.
+                linestyle=("-", "--", ":", "-.")[cycle % 4],
                 marker="o" if len(x) == 1 else "",
             )
-        axes.set_title(title, loc="left", fontsize=16, pad=14)
-        axes.set_xlabel(x_label, fontsize=12, labelpad=8)
-        axes.set_ylabel(y_label, fontsize=12, labelpad=8)
-        axes.tick_params(colors=ink, labelsize=10.5, length=0)
-        axes.grid(color="#E3E6EB", linewidth=0.9)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.spines["bottom"].set_color("#B7BDC7")
-        axes.margins(x=0.01)
+        axes.set(title=title, xlabel=x_label, ylabel=y_label)
         if lines:
             # Handed over as a list: a label of the line itself is dropped if it begins with "_".
-            names = list(series)
-            figure.legend(lines, names, loc="outside right upper", frameon=False, fontsize=11)
+            figure.legend(lines, list(series), loc="outside right upper")
         canvas.draw()
     pixels = torch.frombuffer(bytearray(canvas.buffer_rgba()), dtype=torch.uint8)
     return pixels.view(600, 960, 4)[..., :3].permute(2, 0, 1).contiguous()
-
-
-def _line_colour(hue: int) -> Colour:
-    """Return a class colour, in its darker tone where the first is too light for white paper."""
-    colour = CLASS_COLOURS[hue]
-    return CLASS_COLOURS[hue + HUES] if luminance(colour) > 0.5 else colour
-
-
-def _hex(colour: Colour) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*colour)

@@ -6,18 +6,24 @@ side below 320 pixels is enlarged by a whole number, else it has the size of the
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from jaxtyping import Int, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
 
-from rcnn.metrics.matching import match_image
+from rcnn.metrics import matching
 from rcnn.structures import Detections, GroundTruth
 from rcnn.view.canvas import Canvas
 from rcnn.view.colours import CORRECT, IGNORED, MISSED, WRONG, Colour, class_colour
-from rcnn.view.stages import LegendEntry, side_by_side, with_legend
+from rcnn.view.stages import LegendEntry, stage_board, with_legend
+
+OUTCOMES = {
+    matching.TRUE_POSITIVE: CORRECT,
+    matching.FALSE_POSITIVE: WRONG,
+    matching.IGNORED: IGNORED,
+}
+"""The colour of each outcome of a detection."""
 
 
 class _Mark(NamedTuple):
@@ -48,8 +54,7 @@ def draw_detections(
         ValueError: a label has no class name.
     """
     shown = _best(detections, minimum_score, limit)
-    colours = [class_colour(label) for label in shown.labels.tolist()]
-    return _draw(image, _detection_marks(shown, colours))
+    return _draw(image, _detection_marks(shown, map(class_colour, shown.labels.tolist())))
 
 
 def draw_ground_truth(
@@ -57,14 +62,14 @@ def draw_ground_truth(
 ) -> UInt8[Tensor, "3 h2 w2"]:
     """Draw the annotated objects, one colour per class; the ones that do not count in grey.
 
-    Difficult objects are dashed, crowds hatched.
+    Difficult objects are dashed, crowds and regions of unknown class hatched.
 
     Raises:
         ValueError: a label has no class name.
     """
-    colours = [class_colour(label) for label in ground_truth.labels.tolist()]
-    dashed = [False] * len(ground_truth)
-    return _draw(image, _object_marks(ground_truth, class_names, colours, dashed))
+    colours = map(class_colour, ground_truth.labels.tolist())
+    missed = [False] * len(ground_truth)
+    return _draw(image, _object_marks(ground_truth, class_names, colours, missed))
 
 
 def draw_comparison(
@@ -92,92 +97,86 @@ def draw_comparison(
     Raises:
         ValueError: a label has no class name.
     """
-    shown = _best(detections, minimum_score, limit)
-    ground_truth = ground_truth.to("cpu")
-    matched = match_image(shown, ground_truth, minimum_iou)
-    uncounted = ground_truth.difficult | ground_truth.crowd
-    missed = ~matched.found & ~uncounted
-    object_colours = [MISSED if lost else CORRECT for lost in missed.tolist()]
-    outcomes = zip(matched.true_positive.tolist(), matched.ignored.tolist(), strict=True)
-    colours = [CORRECT if right else IGNORED if ignored else WRONG for right, ignored in outcomes]
-
-    left = _object_marks(ground_truth, detections.class_names, object_colours, missed.tolist())
-    right = _detection_marks(shown, colours)
-    titles = ("Ground truth", f"Detections, score at least {minimum_score:g}")
-    picture = side_by_side(_draw(image, left), _draw(image, right), titles)
-
+    shown, truth = _best(detections, minimum_score, limit), ground_truth.to("cpu")
+    outcomes, found = matching.match_image(shown, truth, minimum_iou)
+    uncounted = truth.difficult | truth.crowd
+    missed = (~found & ~uncounted).tolist()
+    object_colours = [MISSED if lost else CORRECT for lost in missed]
+    colours = [OUTCOMES[outcome] for outcome in outcomes.tolist()]
+    left = _draw(image, _object_marks(truth, detections.class_names, object_colours, missed))
+    right = _draw(image, _detection_marks(shown, colours))
+    title = f"Detections, score at least {minimum_score:g}"
+    picture = stage_board([("Ground truth", left), (title, right)], columns=2)
     entries = [
         LegendEntry(f"{colours.count(CORRECT)} correct", (CORRECT,)),
         LegendEntry(f"{colours.count(WRONG)} wrong", (WRONG,)),
-        LegendEntry(f"{int(missed.sum())} missed", (MISSED,), dashed=True),
+        LegendEntry(f"{sum(missed)} missed", (MISSED,), dashed=True),
     ]
-    if matched.ignored.any() or uncounted.any():
+    if IGNORED in colours or uncounted.any():
         entries.append(LegendEntry("does not count", (IGNORED,)))
     return with_legend(picture, entries)
 
 
 def _best(detections: Detections, minimum_score: float, limit: int) -> Detections:
     """Return the detections that are drawn, the best first, on the CPU."""
-    detections = detections.to("cpu")
-    order = detections.scores.argsort(descending=True, stable=True)
-    order = order[detections.scores[order] >= minimum_score][:limit]
-    return dataclasses.replace(
-        detections,
-        boxes=detections.boxes[order],
-        scores=detections.scores[order],
-        labels=detections.labels[order],
-    )
+    one = detections.to("cpu")
+    order = one.scores.argsort(descending=True, stable=True)
+    order = order[one.scores[order] >= minimum_score][:limit]
+    return Detections(one.boxes[order], one.scores[order], one.labels[order], one.class_names)
 
 
-def _detection_marks(detections: Detections, colours: Sequence[Colour]) -> list[_Mark]:
-    names = _names(detections.labels, detections.class_names)
-    rows = zip(detections.boxes.tolist(), names, detections.scores.tolist(), colours, strict=True)
-    return [_Mark(box, f"{name} {score:.2f}", colour) for box, name, score, colour in rows]
+def _detection_marks(detections: Detections, colours: Iterable[Colour]) -> list[_Mark]:
+    columns = (detections.boxes, detections.labels, detections.scores)
+    rows = zip(*(column.tolist() for column in columns), colours, strict=True)
+    return [
+        _Mark(box, f"{_name(label, detections.class_names)} {score:.2f}", colour)
+        for box, label, score, colour in rows
+    ]
 
 
 def _object_marks(
-    ground_truth: GroundTruth,
+    truth: GroundTruth,
     class_names: Sequence[str],
-    colours: Sequence[Colour],
-    dashed: Sequence[bool],
+    colours: Iterable[Colour],
+    missed: Iterable[bool],
 ) -> list[_Mark]:
     marks = []
-    names = _names(ground_truth.labels, class_names)
-    flags = zip(ground_truth.difficult.tolist(), ground_truth.crowd.tolist(), dashed, strict=True)
-    rows = zip(ground_truth.boxes.tolist(), names, colours, flags, strict=True)
-    for box, name, colour, (difficult, crowd, interrupted) in rows:
+    columns = (truth.boxes, truth.labels, truth.difficult, truth.crowd)
+    rows = zip(*(column.tolist() for column in columns), colours, missed, strict=True)
+    for box, label, difficult, crowd, colour, lost in rows:
         if crowd:
-            marks.append(_Mark(box, f"{name} (crowd)", IGNORED, hatched=True))
+            text = f"{_name(label, class_names)} (crowd)" if label else "ignored"
+            marks.append(_Mark(box, text, IGNORED, hatched=True))
         elif difficult:
-            marks.append(_Mark(box, f"{name} (difficult)", IGNORED, dashed=True))
+            name = f"{_name(label, class_names)} (difficult)"
+            marks.append(_Mark(box, name, IGNORED, dashed=True))
         else:
-            marks.append(_Mark(box, name, colour, dashed=interrupted))
+            marks.append(_Mark(box, _name(label, class_names), colour, dashed=lost))
     return marks
+
+
+def _name(label: int, class_names: Sequence[str]) -> str:
+    if not 1 <= label <= len(class_names):
+        raise ValueError(
+            f"label {label} has no class name: there are {len(class_names)}, for the labels "
+            f"1..{len(class_names)}; pass the class names of the data that the labels are from"
+        )
+    return class_names[label - 1]
 
 
 def _draw(image: UInt8[Tensor, "3 h w"], marks: Sequence[_Mark]) -> UInt8[Tensor, "3 h2 w2"]:
     """Draw the objects, the most important one given first."""
+
+    def size(mark: _Mark) -> float:
+        x1, y1, x2, y2 = mark.box
+        return (x2 - x1) * (y2 - y1)
+
     canvas = Canvas(image)
     # Large boxes first: a small one that lies inside a large one stays in sight.
-    for mark in sorted(marks, key=_area, reverse=True):
+    for mark in sorted(marks, key=size, reverse=True):
         if mark.hatched:
             canvas.hatch(mark.box, mark.colour)
         canvas.frame(mark.box, mark.colour, dashed=mark.dashed)
     for mark in marks:
         canvas.label(mark.box, mark.text, mark.colour)
     return canvas.finish()
-
-
-def _area(mark: _Mark) -> float:
-    x1, y1, x2, y2 = mark.box
-    return (x2 - x1) * (y2 - y1)
-
-
-def _names(labels: Int[Tensor, " N"], class_names: Sequence[str]) -> list[str]:
-    for label in labels.tolist():
-        if not 1 <= label <= len(class_names):
-            raise ValueError(
-                f"label {label} has no class name: there are {len(class_names)}, for the labels "
-                f"1..{len(class_names)}; pass the class names of the data that the labels are from"
-            )
-    return [class_names[label - 1] for label in labels.tolist()]

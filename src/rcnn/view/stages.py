@@ -1,15 +1,16 @@
 """The stages of a detector as pictures (anchors, proposals, RoIs), legends, and boards of pictures.
 
-Letters: A anchors, N boxes, (h, w) of one picture. Images and pictures are RGB, ``uint8``; boxes
-are in pixels of the image that is drawn on (for the stages of a batch that is the resized image).
-Every stage has a legend with its counts below it; a small image is enlarged by a whole number.
+Letters: A anchors, N boxes, (h, w) of one picture. Images and pictures are RGB, ``uint8``; no image
+is changed. Boxes are in pixels of the image that is drawn on (for the stages of a batch that is the
+resized image). Every stage has a legend with its counts below it; a small image is enlarged by a
+whole number.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -33,8 +34,7 @@ LONGEST_PANEL = 800
 """Longest side of a panel of a board, in pixels; larger pictures are made smaller."""
 
 
-@dataclass(frozen=True)
-class LegendEntry:
+class LegendEntry(NamedTuple):
     """One entry of a legend.
 
     Attributes:
@@ -85,13 +85,6 @@ def with_legend(
             x += swatch
         draw.text((x + gap, baseline), line.text, INK, line.letters, anchor="ls")
     return from_pil(extended)
-
-
-def side_by_side(
-    left: UInt8[Tensor, "3 h w"], right: UInt8[Tensor, "3 h2 w2"], titles: tuple[str, str]
-) -> UInt8[Tensor, "3 h3 w3"]:
-    """Return two pictures as one, each under its title."""
-    return stage_board([(titles[0], left), (titles[1], right)], columns=2)
 
 
 def stage_board(
@@ -150,7 +143,7 @@ def draw_anchors(
     """Draw the targets of the RPN: positive and negative anchors, and the grid of the others.
 
     Args:
-        image: the image, which is not changed.
+        image: the image.
         anchors: all or some of the anchors; one that sticks out is seen without those sides.
         labels: 1 object, 0 background, -1 takes no part.
         limit: most negative anchors that are drawn, evenly chosen; of the ignored ones only the
@@ -183,7 +176,7 @@ def draw_proposals(
     """Draw the best boxes coloured by their score, the best on top.
 
     Args:
-        image: the image, which is not changed.
+        image: the image.
         boxes: class-agnostic boxes, in any order.
         scores: probabilities or logits; the colours span the scores that are drawn. A box with a
             score that is not finite is padding, and left out.
@@ -213,7 +206,7 @@ def draw_regression(
     """Draw boxes before (dashed) and after the predicted deltas move them.
 
     Args:
-        image: the image, which is not changed.
+        image: the image.
         before: a handful of anchors or proposals: more make no picture.
         after: the same boxes, moved.
         names: the two in the legend.
@@ -233,7 +226,7 @@ def draw_rois(
     """Draw the targets of the box head: the background thin and grey, the classes in colour.
 
     Args:
-        image: the image, which is not changed.
+        image: the image.
         boxes: the sampled proposals.
         labels: 0 background, 1..K classes, -1 an unused slot, which is not drawn.
     """
