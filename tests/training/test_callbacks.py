@@ -135,7 +135,8 @@ class TestEMA:
         trainer(EMA()).test(toy, batches(1), ckpt_path=path, verbose=False)
         assert toy.tested == [start]
         watcher = Watcher()
-        trainer(EMA(0.9), watcher, max_epochs=2).fit(toy, batches(), ckpt_path=path)
+        with pytest.warns(UserWarning, match="not created with WeightAveraging"):
+            trainer(EMA(0.9), watcher, max_epochs=2).fit(toy, batches(), ckpt_path=path)
         expected = averaged([start, *watcher.after_step[1:]], 0.9)
         assert toy.weight.item() == pytest.approx(expected)
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from jaxtyping import UInt8
+from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.trainer.states import TrainerFn
@@ -27,10 +27,9 @@ from torch import Tensor
 from rcnn.data import DetectionBatch, Sample, collate, resized
 from rcnn.data.splits import Split
 from rcnn.settings import require
-from rcnn.structures import RoISamples
 from rcnn.training.datamodule import DetectionDataModule
 from rcnn.training.module import DetectionModule
-from rcnn.training.progress import Progress, Throughput, rank_zero_info
+from rcnn.training.progress import Progress, Throughput
 from rcnn.view import draw_comparison, draw_rois, image_of, stage_board, to_pil
 
 __all__ = ["EMA", "FiniteLoss", "NonFiniteLossError", "Pictures", "Progress", "Throughput"]
@@ -68,35 +67,33 @@ class EMA(WeightAveraging):
         self.decay = decay
         self._raw: dict[str, Tensor] = {}  # empty while the module holds the raw weights itself
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Start an average at the module's weights for a training; forget it otherwise."""
-        self._average_model, self._raw = None, {}
+        self._raw = {}
+        if stage != "fit":
+            self._average_model = None
+            return
         super().setup(trainer, pl_module, stage)
-        if self._average_model is not None:
-            for tensor in _tensors(self._average_model.module):
-                if tensor.is_floating_point():  # an average in half precision would not move
-                    tensor.data = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+        assert self._average_model is not None
+        for tensor in _tensors(self._average_model.module):
+            if tensor.is_floating_point():  # an average in half precision would not move
+                tensor.data = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
     def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Resume the average in a training; a test keeps to the average in ``state_dict``."""
-        if trainer.state.fn != TrainerFn.FITTING or self._average_model is None:
-            return
-        if "averaging_state" in checkpoint:
+        if trainer.state.fn == TrainerFn.FITTING:
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
-        else:
-            rank_zero_info("The checkpoint holds no average of weights: it starts from its weights")
-            self._average_model.module.load_state_dict(checkpoint["state_dict"])
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the average on the device, and note how far a resumed run has come."""
         assert self._average_model is not None
         self._average_model.module.to(pl_module.device)
         self._latest_update_step = trainer.global_step
 
     def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Give the module its raw weights back."""
         if self._raw:
@@ -105,12 +102,7 @@ class EMA(WeightAveraging):
 
     @torch.no_grad()
     def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: object,
-        batch: object,
-        batch_idx: int,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Update the average if the optimiser has stepped."""
         average = self._average_model
@@ -129,19 +121,19 @@ class EMA(WeightAveraging):
         decay = min(self.decay, (1 + updates) / (10 + updates))
         torch._foreach_lerp_(averages, weights, 1.0 - decay)
 
-    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the average into the module."""
         self._show_average(pl_module)
 
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the average in the module for the pictures and checkpoints that follow."""
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the average in the module."""
         self._show_average(pl_module)
 
     def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Save the average as the module's weights, and the raw weights beside it."""
         if self._average_model is not None:
@@ -149,13 +141,13 @@ class EMA(WeightAveraging):
             if self._raw:
                 checkpoint["current_model_state"] = self._raw
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave the device, as the module does."""
         if self._average_model is not None:
             self._average_model.cpu()
         self._raw = {name: tensor.cpu() for name, tensor in self._raw.items()}
 
-    def _show_average(self, module: pl.LightningModule) -> None:
+    def _show_average(self, module: LightningModule) -> None:
         if self._average_model is not None and not self._raw:
             self._raw = {name: tensor.clone() for name, tensor in module.state_dict().items()}
             module.load_state_dict(self._average_model.module.state_dict())
@@ -181,7 +173,7 @@ class _Step:
     losses: Tensor
 
 
-class FiniteLoss(pl.Callback):
+class FiniteLoss(Callback):
     """Raises when a loss is infinite or not a number, and keeps such weights out of checkpoints.
 
     The error names the step, the learning rate, the losses concerned and the images of the
@@ -202,25 +194,20 @@ class FiniteLoss(pl.Callback):
         self._totals: deque[float] = deque(maxlen=5)  # before the window, for the message
         self._number, self._lr = 0, 0.0
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget an earlier run."""
         self._steps.clear()
         self._totals.clear()
 
     def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Note the learning rate, which has changed when the minibatch is over."""
         self._number = trainer.global_step + 1
         self._lr = trainer.optimizers[0].param_groups[0]["lr"]
 
     def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Keep the losses; read them at the end of a window."""
         if not outputs:
@@ -234,23 +221,23 @@ class FiniteLoss(pl.Callback):
         if on_cpu or len(self._steps) >= self.window:
             self._check_all_processes(trainer)
 
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Do not validate weights that are no numbers."""
         self._check_all_processes(trainer)
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look at the rest of the window before the epoch's checkpoint is written."""
         self._check_all_processes(trainer)
 
     def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Refuse to write weights that are no numbers; nothing is on the disk yet."""
         fault = self._fault()
         if fault is not None:
             raise NonFiniteLossError(fault[1])
 
-    def _check_all_processes(self, trainer: pl.Trainer) -> None:
+    def _check_all_processes(self, trainer: Trainer) -> None:
         if not self._steps:
             return
         fault = self._fault()
@@ -293,7 +280,7 @@ def _describe(step: _Step, losses: Mapping[str, float], before: Iterable[float])
     )
 
 
-class Pictures(pl.Callback):
+class Pictures(Callback):
     """Draws ground truth beside detections, and the RoIs that a training step would sample.
 
     After a validation they are of validation images, as ``detections`` and ``sampled_rois``; after
@@ -320,7 +307,7 @@ class Pictures(pl.Callback):
         self.seed = seed
 
     @torch.no_grad()
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the first images of the validation split."""
         if trainer.sanity_checking or not isinstance(pl_module, DetectionModule):
             return
@@ -330,11 +317,14 @@ class Pictures(pl.Callback):
             generator = torch.Generator(pl_module.device).manual_seed(self.seed)
             step = pl_module.detector.training_outputs(batch.images, batch.targets, generator)
             if step.rois is not None:
-                panel = _sampled_rois(batch, step.rois.to("cpu"))
-                self._show(trainer, f"sampled_rois/{number}", panel)
+                rois = step.rois.to("cpu")
+                boxes, labels = rois.boxes[rois.labels >= 0], rois.labels[rois.labels >= 0]
+                panel = draw_rois(image_of(batch.images, 0), boxes, labels)
+                board = stage_board([("sampled RoIs", panel)], columns=1)
+                self._show(trainer, f"sampled_rois/{number}", board)
 
     @torch.no_grad()
-    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the first images of the test split."""
         if not isinstance(pl_module, DetectionModule):
             return
@@ -342,7 +332,7 @@ class Pictures(pl.Callback):
             comparison = self._comparison(pl_module, sample, _batch(sample, pl_module))
             self._show(trainer, f"test_detections/{number}", comparison)
 
-    def _first(self, trainer: pl.Trainer, split: Split) -> list[Sample]:
+    def _first(self, trainer: Trainer, split: Split) -> list[Sample]:
         """Return the images that are drawn; none in all processes but the first."""
         data = getattr(trainer, "datamodule", None)
         if not isinstance(data, DetectionDataModule) or not trainer.is_global_zero:
@@ -359,7 +349,7 @@ class Pictures(pl.Callback):
             truth = dataclasses.replace(truth, labels=torch.ones_like(truth.labels))
         return draw_comparison(sample.image, detections, truth, minimum_score=self.minimum_score)
 
-    def _show(self, trainer: pl.Trainer, tag: str, picture: UInt8[Tensor, "3 h w"]) -> None:
+    def _show(self, trainer: Trainer, tag: str, picture: UInt8[Tensor, "3 h w"]) -> None:
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image(tag, picture, trainer.global_step)
@@ -367,12 +357,6 @@ class Pictures(pl.Callback):
             path = self.folder / f"{tag}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             to_pil(picture).save(path, compress_level=1)  # a quarter of the time
-
-
-def _sampled_rois(batch: DetectionBatch, rois: RoISamples) -> UInt8[Tensor, "3 h w"]:
-    used = rois.labels[0] >= 0
-    panel = draw_rois(image_of(batch.images, 0), rois.boxes[0, used], rois.labels[0, used])
-    return stage_board([("sampled RoIs", panel)], columns=1)
 
 
 def _batch(sample: Sample, module: DetectionModule) -> DetectionBatch:

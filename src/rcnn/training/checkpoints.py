@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 
 from rcnn.files import whole_file
@@ -51,7 +51,7 @@ def save(module: DetectionModule, path: str | Path) -> None:
     written whole or not at all.
     """
     checkpoint: dict[str, Any] = {
-        "pytorch-lightning_version": pl.__version__,
+        "pytorch-lightning_version": version("pytorch-lightning"),
         "epoch": 0,
         "global_step": 0,
         "state_dict": module.state_dict(),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytorch_lightning as pl
 
-from rcnn.data import DetectionDataset
+from rcnn.data import DataSource, DetectionDataset
 from rcnn.data.splits import Split
 from rcnn.training.datamodule import DetectionDataModule, LoaderSettings
 from rcnn.training.module import DetectionModule
@@ -30,22 +30,14 @@ class Evaluation:
     per_class: dict[str, dict[str, float]]
 
 
-class OneSplit:
+@dataclass(frozen=True)
+class _OneSplit(DataSource):
     """A data source that has one data set, for testing."""
 
-    def __init__(self, dataset: DetectionDataset) -> None:
-        self._dataset = dataset
-
-    def prepare(self) -> None:
-        """Nothing is missing."""
-
-    def has(self, split: Split) -> bool:
-        """Return whether the split is the one for testing."""
-        return split == "test"
+    test: DetectionDataset
 
     def dataset(self, split: Split) -> DetectionDataset:  # noqa: ARG002
-        """Return the data set."""
-        return self._dataset
+        return self.test
 
 
 def evaluate(
@@ -59,11 +51,11 @@ def evaluate(
     """Test a module on its device by Lightning.
 
     Args:
-        module: a detector.
-        dataset: of the classes that the detector knows, with proposals if it makes none.
-        batch_size: images that go through the network at once.
-        workers: processes that decode and resize.
-        progress: show a bar.
+        module: any detector.
+        dataset: images of the classes that the detector knows, with proposals if it makes none.
+        batch_size: number of images that go through the network at once.
+        workers: number of processes that decode and resize.
+        progress: whether a bar is shown.
 
     Raises:
         ValueError: the data set has other classes, or lacks proposals.
@@ -81,7 +73,7 @@ def evaluate(
             enable_model_summary=False,
             use_distributed_sampler=False,
         )
-        trainer.test(module, DetectionDataModule(OneSplit(dataset), loader), verbose=False)
+        trainer.test(module, DetectionDataModule(_OneSplit(dataset), loader), verbose=False)
     module.to(device)  # Lightning leaves it on the CPU
     metrics = {tag: float(value) for tag, value in trainer.callback_metrics.items()}
     return Evaluation(metrics, module.per_class["test"])

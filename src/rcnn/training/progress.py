@@ -17,8 +17,8 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import RichProgressBar, Timer
 from pytorch_lightning.callbacks.progress.rich_progress import (
     BatchesProcessedColumn,
@@ -45,7 +45,7 @@ def rank_zero_info(message: str) -> None:
     logging.getLogger("rcnn").info(message)
 
 
-def batches_done(trainer: pl.Trainer) -> int:
+def batches_done(trainer: Trainer) -> int:
     """Return the number of minibatches that each process has trained on, resumed ones included.
 
     All randomness of a step depends on this number. Lightning's epochs do not serve: it opens the
@@ -57,7 +57,7 @@ def batches_done(trainer: pl.Trainer) -> int:
     return int(total.processed)
 
 
-def reopen_loader(trainer: pl.Trainer) -> None:
+def reopen_loader(trainer: Trainer) -> None:
     """Let the loader of a resumed training start at the minibatch that comes next.
 
     The optimiser asks for the number of steps, and Lightning opens the loader to count them, before
@@ -68,14 +68,14 @@ def reopen_loader(trainer: pl.Trainer) -> None:
         iter(fetcher)
 
 
-def timer_of(trainer: pl.Trainer) -> Timer:
+def timer_of(trainer: Trainer) -> Timer:
     """Return the clock of a trainer that has not begun, which it gets if it has none.
 
     Its time is part of the checkpoints: a training that goes on from one counts on from there, so
     that in the end ``time_elapsed()`` is the time of the steps that led to the result, with their
     validations. Steps that were lost and taken again count once.
     """
-    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     found = next((one for one in callbacks if isinstance(one, Timer)), None)
     if found is None:
         found = Timer()
@@ -114,7 +114,7 @@ class _Stopwatch:
         return rate
 
 
-class Throughput(pl.Callback):
+class Throughput(Callback):
     """Logs the speed of training and of detecting.
 
     ``train/images_per_second`` counts all devices together and is logged beside the losses. A value
@@ -139,24 +139,19 @@ class Throughput(pl.Callback):
         self._watch = _Stopwatch(clock)
         self._step = 0
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget an earlier run."""
         self._watch.reset()
         self._step = trainer.global_step
 
     def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Start the clock, or start it again after a validation."""
         self._watch.start()
 
     def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: object,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count the images; log at the end of a window."""
         self._watch.images += len(batch.image_ids)
@@ -167,15 +162,15 @@ class Throughput(pl.Callback):
             pl_module.log("train/images_per_second", rate, on_step=True, on_epoch=False)
             self._watch.start()
 
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock."""
         self._watch.stop()
 
     def on_test_batch_start(
         self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        batch: object,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
@@ -186,9 +181,9 @@ class Throughput(pl.Callback):
 
     def on_test_batch_end(
         self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: object,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
         batch: Any,
         batch_idx: int,
         dataloader_idx: int = 0,
@@ -197,7 +192,7 @@ class Throughput(pl.Callback):
         self._watch.stop()
         self._watch.images += len(batch.image_ids)
 
-    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the mean."""
         if self._watch.images:
             pl_module.log("test/seconds_per_image", 1 / self._watch.reset(), sync_dist=True)
@@ -218,7 +213,7 @@ class Progress(RichProgressBar):
         theme = RichProgressBarTheme(metrics_format=".2f")
         super().__init__(refresh_rate=refresh_rate, leave=False, theme=theme)
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Choose between the bar and lines; only the first process shows anything."""
         super().setup(trainer, pl_module, stage)
         console = Console()
@@ -226,7 +221,7 @@ class Progress(RichProgressBar):
             self.disable()
             trainer.callbacks.append(ProgressLines())  # type: ignore[attr-defined]
 
-    def configure_columns(self, trainer: pl.Trainer) -> list[ProgressColumn]:
+    def configure_columns(self, trainer: Trainer) -> list[ProgressColumn]:
         """Return narrow columns, so that a terminal of 80 characters has room for the losses."""
         return [
             TextColumn("[progress.description]{task.description}"),
@@ -240,12 +235,7 @@ class Progress(RichProgressBar):
         return _epoch_of(self.trainer)
 
     def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Draw the bar when it is due; Lightning's would read the losses at every step."""
         last = trainer.is_last_batch or trainer.global_step == trainer.max_steps
@@ -253,7 +243,7 @@ class Progress(RichProgressBar):
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def get_metrics(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule
+        self, trainer: Trainer, pl_module: LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
         """Return the losses beside what is logged for the bar."""
         metrics = super().get_metrics(trainer, pl_module)
@@ -265,7 +255,7 @@ class Progress(RichProgressBar):
         return metrics | dict(zip(names, values, strict=True))
 
 
-class ProgressLines(pl.Callback):
+class ProgressLines(Callback):
     """Prints lines for a log file, which is read while the run goes on.
 
     One line is printed for each epoch, and before a validation within an epoch, with the mean
@@ -279,23 +269,18 @@ class ProgressLines(pl.Callback):
         self._minibatches = 0
         self._sums: dict[str, Tensor] = {}
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock of the whole training."""
         self._began, self._first_step = time.monotonic(), trainer.global_step
 
     def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Start the clock of a line."""
         self._watch.start()
 
     def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Add a minibatch; its losses stay on the device until a line is printed."""
         self._watch.images += len(batch.image_ids)
@@ -305,15 +290,15 @@ class ProgressLines(pl.Callback):
         for name, loss in {"loss": outputs["loss"], **outputs.get("losses", {})}.items():
             self._sums[name] = self._sums.get(name, 0) + loss.detach().float()
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the line of the epoch, unless its validation has done so."""
         self._print_training(trainer)
 
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the line of the steps before the validation."""
         self._print_training(trainer)
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the line of the validation."""
         if trainer.sanity_checking:
             return
@@ -324,7 +309,7 @@ class ProgressLines(pl.Callback):
         when = [_epoch_of(trainer), f"step {trainer.global_step}"] if of_training else []
         print("Validation", *when, figures, sep="  ", flush=True)
 
-    def _print_training(self, trainer: pl.Trainer) -> None:
+    def _print_training(self, trainer: Trainer) -> None:
         """Print the line of the minibatches since the last one, if there are any."""
         if not self._watch.images:
             return
@@ -342,7 +327,7 @@ class ProgressLines(pl.Callback):
         self._sums, self._minibatches = {}, 0
 
 
-def _epoch_of(trainer: pl.Trainer) -> str:
+def _epoch_of(trainer: Trainer) -> str:
     """Return the epoch from 1, and the number of epochs unless the length is given in steps."""
     epochs = trainer.max_epochs
     return f"Epoch {trainer.current_epoch + 1}" + (f"/{epochs}" if epochs and epochs > 0 else "")
