@@ -1,16 +1,6 @@
 """Pure functions on tensors: the arithmetic of the detectors."""
 
-from rcnn.ops import (
-    anchors,
-    boxes,
-    deltas,
-    images,
-    losses,
-    matching,
-    nms,
-    roi_pooling,
-    sampling,
-)
+from rcnn.ops import anchors, boxes, deltas, images, losses, matching, nms, roi_pooling, sampling
 
 __all__ = [
     "anchors",

@@ -2,8 +2,10 @@
 
 Letters: B images, N RoIs, C channels, (h, w) cells of a level, S side of the output.
 
-Features are computed with in at least the precision of the RoIs, and returned in their own: in half
-precision the coordinates of RoIs would be off by pixels.
+The arguments of all: ``features`` is the feature map of one level, which has a cell every
+``stride`` pixels; ``rois`` are boxes in pixels, unless a function says otherwise, that lie in the
+images of index ``images``; ``size`` is S. Features are computed with in at least the precision of
+the RoIs, and returned in their own: in half precision the coordinates would be off by pixels.
 """
 
 from __future__ import annotations
@@ -27,15 +29,7 @@ def roi_pool(
     size: int,
     stride: int,
 ) -> Float[Tensor, "N C S S"]:
-    """Return the maximum of each of S x S bins with whole-cell borders (Fast R-CNN, section 2.1).
-
-    Args:
-        features: feature map of one level.
-        rois: boxes, in pixels.
-        images: index of the image of each RoI.
-        size: S.
-        stride: pixels per cell of the level.
-    """
+    """Return the maximum of each of S x S bins of whole cells (Fast R-CNN, section 2.1)."""
     precise = features.to(torch.promote_types(features.dtype, rois.dtype))
     pooled: Tensor = torchvision.ops.roi_pool(
         precise, _listed(rois.to(precise.dtype), images), (size, size), 1.0 / stride
@@ -59,17 +53,10 @@ def roi_align(
 ) -> Float[Tensor, "N C S S"]:
     """Return the mean of bilinear samples in each of S x S bins (Mask R-CNN, section 3).
 
-    It is differentiable in the features and, with a fixed number of samples, in the RoIs, which
+    There are ``sampling_ratio`` samples per bin and axis; 0: as many as the bin has cells. With
+    ``aligned`` the value of a cell lies at its middle instead of its first corner. It is
+    differentiable in the features and, with a fixed number of samples, in the RoIs, which
     torchvision's operator is not.
-
-    Args:
-        features: feature map of one level.
-        rois: boxes, in pixels; they are not rounded.
-        images: index of the image of each RoI.
-        size: S.
-        stride: pixels per cell of the level.
-        sampling_ratio: samples per bin and axis; 0: as many as the bin has cells.
-        aligned: whether the value of a cell lies at its middle instead of its first corner.
 
     Raises:
         ValueError: the RoIs require gradients and ``sampling_ratio`` is 0, which makes the number
@@ -102,16 +89,11 @@ def crop(
 ) -> Float[Tensor, "N C S S"]:
     """Return bilinear samples of every RoI on a grid from its first to its last corner.
 
-    It is differentiable in the features and in the RoIs. The images lie side by side in one wide
-    map, so that one call samples the RoIs of all of them.
-
-    Args:
-        features: feature map of one level.
-        rois: boxes, in cells of the level; the value of cell (i, j) lies at x = j, y = i.
-        images: index of the image of each RoI.
-        size: S.
-        pool_max: whether 2S x 2S points are sampled and the maximum of each 2 x 2 is taken.
+    The RoIs are in cells of the level; the value of cell (i, j) lies at x = j, y = i. With
+    ``pool_max`` 2S x 2S points are sampled, and the maximum of each 2 x 2 is taken. It is
+    differentiable in the features and in the RoIs.
     """
+    # The images lie side by side in one wide map, so that one call samples the RoIs of all of them.
     precise = features.to(torch.promote_types(features.dtype, rois.dtype))
     batch, channels, height, width = precise.shape
     side = 2 * size if pool_max else size
@@ -144,14 +126,8 @@ def warp_regions(
     """Return regions of images with some context, warped to S x S pixels (R-CNN, appendix A).
 
     Every pixel of the result is the mean over its share of the region, so that a large region is
-    filtered before it shrinks. Outside of the image the result is zero, the mean colour.
-
-    Args:
-        pixels: normalised images, zero in the padding.
-        rois: regions, in pixels.
-        images: index of the image of each region.
-        size: S.
-        context: pixels of the result, on each side, that show the surroundings of the region.
+    filtered before it shrinks. Outside of the image the result is zero, the mean colour. On each
+    side ``context`` pixels of the result show the surroundings of the region.
     """
     # roi_align repeats the last pixel beyond the border; a border of zeros makes that zero.
     precise = F.pad(full_precision(pixels), (1, 1, 1, 1))
