@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, ReduceLROnPlateau
 
+from rcnn.model.backbones import BackboneSettings, build_network
 from rcnn.settings import SettingsError
 from rcnn.training.optim import (
     AdamWCosine,
@@ -95,6 +96,27 @@ def test_the_groups_of_the_papers(network: nn.Sequential) -> None:
         "biases": (0.5, 0.0),
         "norms": (0.5, 0.0),
     }
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet18_fpn"])
+def test_pretrained_layers_of_the_backbone_learn_at_their_own_rate(name: str) -> None:
+    settings = BackboneSettings(name, norm="batch", frozen_stages=1, hidden=4, fpn_channels=4)
+    network = build_network(settings, cells=1)
+    module = nn.ModuleList([network.backbone, network.box_head])
+    pretrained = {
+        key
+        for key, parameter in module.named_parameters()
+        if parameter.requires_grad and key.startswith("0.") and not key.startswith("0.fpn.")
+    }
+    optimizer = PaperSGD(lr=1.0, backbone_lr_scale=0.25)(module, 10, 2).optimizer
+    found = {group["name"]: group["lr"] for group in optimizer.param_groups}
+    expected = {"weights": 1.0, "backbone_weights": 0.25, "backbone_norms": 0.25}
+    assert found | expected == found
+    names = {parameter: key for key, parameter in module.named_parameters()}
+    slow = [p for group in optimizer.param_groups if group["lr"] < 1 for p in group["params"]]
+    assert {names[parameter] for parameter in slow} == pretrained
+    same = AdamWCosine()(module, 10, 2).optimizer.param_groups
+    assert {group["name"] for group in same} <= {"weights", "biases", "norms"}
 
 
 def test_one_step_of_paper_sgd_by_hand(network: nn.Sequential) -> None:

@@ -138,12 +138,13 @@ def build_timm(settings: BackboneSettings, cells: int) -> SplitNetwork:
         backbone = TimmBackbone(body, stride=strides[0], channels=widths[0])
         box_head = two_mlp_head(settings, widths[0], cells)
         return SplitNetwork(backbone, box_head, {"": "backbone.body.model."})
-    fpn: nn.Module = feature_pyramid(settings, widths)
     if plain:
-        stride, allowed = strides[0], f"its stride of {strides[0]} cannot be divided by 4"
+        (stride,), allowed = strides, f"its stride of {strides[0]} cannot be divided by 4"
         require(stride % 4 == 0, "backbone.name", name, allowed)
-        fpn = SimplePyramid(widths[0], settings.fpn_channels)
         strides = (stride // 4, stride // 2, stride, 2 * stride)
+        fpn: nn.Module = SimplePyramid(widths[0], settings.fpn_channels)
+    else:
+        fpn = feature_pyramid(settings, widths)
     return pyramid_network(settings, cells, body, fpn, strides=strides, names={"": "model."})
 
 
@@ -158,8 +159,8 @@ def freeze_model(model: Any, settings: BackboneSettings) -> None:
     stages = [*group_parameters(model, model.group_matcher(coarse=True)).values()]
     check_frozen_stages(settings, len(stages))
     frozen = {name for stage in stages[: settings.frozen_stages] for name in stage}
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name not in frozen)
+    for name in frozen:
+        model.get_parameter(name).requires_grad_(False)
     for name, layer in list(model.named_modules()):
         if isinstance(layer, nn.BatchNorm2d):
             layer.eps = layer.eps if settings.norm_eps is None else settings.norm_eps
@@ -192,7 +193,7 @@ def create_model(name: str, *, pretrained: bool = False) -> Any:
 
 
 def pretrained_config(name: str) -> Any:
-    """Return timm's record of a model's weights: ``mean``, ``std``, ``fixed_input_size`` and so on.
+    """Return timm's record of a model and its weights: how images are normalised, and their size.
 
     Raises:
         SettingsError: timm is not installed or has no such model or weights.
