@@ -64,12 +64,8 @@ def rpn_losses(
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Return the objectness and the box term (Faster R-CNN, equation 1).
 
-    Args:
-        logits: log-odds of "object" for all anchors.
-        deltas: box deltas of all anchors.
-        samples: sampled anchors with their targets.
-        locations: number of cells of an image.
-        settings: kinds, weights and divisors.
+    Logits (log-odds of "object") and deltas are those of all anchors; an image has ``locations``
+    cells.
     """
     logits = full_precision(logits.gather(1, samples.indices))
     deltas = full_precision(deltas.gather(1, samples.indices[:, :, None].expand(-1, -1, 4)))
@@ -116,11 +112,11 @@ def per_roi_losses(
         logits: class logits, background first.
         deltas: normalised box deltas, one set for background and each class or one for all; None
             without box regression.
-        rois: sampled RoIs with their targets.
+        rois: RoIs with their targets.
         settings: kind and weight of the box loss.
         classifier: kind of classifier that the logits belong to.
-        delta_mean: mean of the box targets, for background and each class.
-        delta_std: standard deviation of the box targets, for background and each class.
+        delta_mean: mean of the box deltas, for background and each class.
+        delta_std: standard deviation of the box deltas, for background and each class.
     """
     classes = classification_losses(full_precision(logits), rois.labels, classifier)
     if deltas is None:

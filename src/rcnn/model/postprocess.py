@@ -60,8 +60,8 @@ def postprocess(
     Args:
         proposals: RoIs, in pixels of the resized images.
         logits: class logits, background first.
-        deltas: denormalised box deltas, one set for background and each class or one for all; None
-            without box regression.
+        deltas: box deltas, not normalised, one set for background and each class or one for all;
+            None without box regression.
         batch: sizes and scales of the images.
         limits: thresholds and numbers.
         class_names: names of the classes 1..K.

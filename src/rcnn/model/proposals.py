@@ -65,10 +65,8 @@ def propose(
     """Decode, clip, filter and suppress the RPN's boxes.
 
     Only the best of each level are decoded, so what is too small is dropped after that choice, as
-    torchvision does it; the released code of the paper drops first.
-
-    Gradients flow through what is returned; a scheme that treats proposals as constants
-    (approximate joint training) detaches its inputs.
+    torchvision does it; the released code of the paper drops first. Gradients flow through the
+    coordinates.
 
     Args:
         anchors: anchors of all levels, one level after another.
@@ -121,18 +119,13 @@ def _random_like(logits: Float[Tensor, "B A"]) -> Float[Tensor, "B A"]:
 def given_proposals(
     batch: ImageBatch, limits: ProposalSettings, stride: int, *, train: bool
 ) -> Proposals:
-    """Choose among the proposals that came with the images; there is no suppression.
+    """Choose among the proposals that came with the images, best first; none is suppressed.
 
-    What lies outside of its image is cut off, as from the RPN's proposals.
-
-    Args:
-        batch: with proposals, best first.
-        limits: the number after suppression, the smallest size, and whether duplicates go.
-        stride: pixels per cell of the feature map that is pooled from.
-        train: which of the limits hold.
+    What lies outside of its image is cut off, as from the RPN's proposals. A cell of the feature
+    map that is pooled from has ``stride`` pixels.
 
     Raises:
-        ValueError: if the batch has no proposals.
+        ValueError: the batch has no proposals.
     """
     given = batch.proposals
     if given is None:
