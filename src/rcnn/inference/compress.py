@@ -10,11 +10,13 @@ Letters: O outputs and I inputs of a layer, k = min(O, I), r rank.
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import cast
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -32,8 +34,6 @@ from rcnn.structures import ImageBatch
 
 Ranks = tuple[int, int]
 """Ranks of fc6 and fc7; 0 leaves a layer whole."""
-
-LAYERS = ("fc6", "fc7")
 
 TIMED_RANKS = 6
 """Number of ranks at which a layer is timed."""
@@ -120,11 +120,6 @@ def decompose(weight: Float[Tensor, "O I"]) -> SingularValues:
     return SingularValues(weight.detach(), values, vectors.flip(1))
 
 
-def weight_count(inputs: int, outputs: int, rank: int = 0) -> int:
-    """Return the number of weights, without biases, of a layer at a rank; 0: of the whole layer."""
-    return rank * (inputs + outputs) if rank else inputs * outputs
-
-
 # --- a detector -----------------------------------------------------------------------------
 
 
@@ -155,13 +150,6 @@ class BoxHeadSVD:
         """Singular values of the second layer."""
         return decompose(self.layers[1].weight)
 
-    def weight_count(self, ranks: Ranks = (0, 0)) -> int:
-        """Return the number of weights of fc6 and fc7 at these ranks, without biases."""
-        return sum(
-            weight_count(layer.in_features, layer.out_features, rank)
-            for layer, rank in zip(self.layers, ranks, strict=True)
-        )
-
     def ranks_for_energy(self, share: float) -> Ranks:
         """Return the smallest ranks at which each layer keeps a share of its energy.
 
@@ -174,10 +162,14 @@ class BoxHeadSVD:
         Raises:
             SettingsError: the share is out of range, or both layers would stay whole.
         """
-        ranks = (_saving_rank(self.fc6, share), _saving_rank(self.fc7, share))
+        saving = []
+        for layer in (self.fc6, self.fc7):
+            outputs, inputs = layer.weight.shape
+            rank = layer.rank_for_energy(share)
+            saving.append(rank if rank * (inputs + outputs) < inputs * outputs else 0)
         allowed = "at ranks that keep it, fc6 and fc7 have as many weights as whole. Ask for less"
-        require(any(ranks), "energy", share, allowed)
-        return ranks
+        require(any(saving), "energy", share, allowed)
+        return saving[0], saving[1]
 
     def ranks_for_seconds(self, seconds: float, rois: int) -> Ranks:
         """Return the ranks that lose the least energy while fc6 and fc7 keep a time.
@@ -189,15 +181,8 @@ class BoxHeadSVD:
         Raises:
             SettingsError: the layers are fast enough as they are, or cannot become so fast.
         """
-        costs = [measure_layer(layer, rois) for layer in self.layers]
-        return ranks_for_seconds((self.fc6, costs[0]), (self.fc7, costs[1]), seconds)
-
-
-def _saving_rank(layer: SingularValues, share: float) -> int:
-    """Return the smallest rank that keeps the share, or 0 if it saves no weights."""
-    outputs, inputs = layer.weight.shape
-    rank = layer.rank_for_energy(share)
-    return rank if weight_count(inputs, outputs, rank) < weight_count(inputs, outputs) else 0
+        first, second = (measure_layer(layer, rois) for layer in self.layers)
+        return ranks_for_seconds((self.fc6, first), (self.fc7, second), seconds)
 
 
 def compressible_head(detector: Detector) -> TwoMLPHead:
@@ -247,7 +232,7 @@ def compressed_state(
         sizes = {"in_channels": first.in_features, "cells": 1, "hidden": first.out_features}
         TwoMLPHead(**sizes, dropout=0.0, ranks=ranks)
     state: dict[str, Tensor] = dict(detector.state_dict())
-    for name, rank in zip(LAYERS, ranks, strict=True):
+    for name, rank in zip(("fc6", "fc7"), ranks, strict=True):
         if rank:
             key = f"roi_heads.box_head.{name}."
             values: SingularValues = getattr(factors, name)
@@ -260,37 +245,13 @@ def compressed_state(
 # --- ranks for a time -----------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class LayerCost:
-    """The time of a linear layer, whole and as a product.
-
-    Attributes:
-        whole: seconds of the whole layer.
-        ranks: ranks at which the product was timed, rising from 1.
-        seconds: seconds of the product at these ranks.
-    """
-
-    whole: float
-    ranks: Sequence[int]
-    seconds: Sequence[float]
-
-    def table(self) -> Float[Tensor, " r"]:
-        """Return the seconds of the whole layer, then those of the ranks 1, 2, ... to the last.
-
-        Between two measured ranks the time is a straight line: the arithmetic grows with the rank,
-        and reading the inputs comes on top.
-        """
-        wanted = torch.arange(1, self.ranks[-1] + 1).double()
-        known, seconds = torch.tensor(self.ranks).double(), torch.tensor(self.seconds).double()
-        right = torch.searchsorted(known, wanted).clamp(1)
-        weight = (wanted - known[right - 1]) / (known[right] - known[right - 1])
-        between = seconds[right - 1].lerp(seconds[right], weight)
-        return torch.cat([seconds.new_tensor([self.whole]), between])
-
-
 @torch.no_grad()
-def measure_layer(layer: nn.Linear, rois: int, min_run_time: float = 0.2) -> LayerCost:
-    """Return the time of a layer and of its products on random features.
+def measure_layer(layer: nn.Linear, rois: int, min_run_time: float = 0.2) -> Float[Tensor, " r1"]:
+    """Return the seconds of a whole layer, then those of its products of rank 1, 2, ... r.
+
+    Beyond rank r the product has more weights than the layer. Some ranks are timed, on random
+    features. Between them the time is a straight line: the arithmetic grows with the rank, and
+    reading the inputs comes on top.
 
     Args:
         layer: a linear layer, on the device to measure.
@@ -299,10 +260,6 @@ def measure_layer(layer: nn.Linear, rois: int, min_run_time: float = 0.2) -> Lay
     """
     inputs, outputs = layer.in_features, layer.out_features
     features = torch.rand(rois, inputs).to(layer.weight)
-    # Beyond the last rank the product has more weights than the layer.
-    last = max(inputs * outputs // (inputs + outputs), 2)
-    steps = range(TIMED_RANKS)
-    ranks = sorted({max(round(last * step / (TIMED_RANKS - 1)), 1) for step in steps})
 
     def seconds(module: nn.Module) -> float:
         timer = Timer(
@@ -312,15 +269,21 @@ def measure_layer(layer: nn.Linear, rois: int, min_run_time: float = 0.2) -> Lay
         )
         return float(timer.blocked_autorange(min_run_time=min_run_time).median)
 
+    last = max(inputs * outputs // (inputs + outputs), 1)
+    ranks = np.unique(np.linspace(1, last, TIMED_RANKS).round().astype(int)).tolist()
     products = (
         nn.Sequential(nn.Linear(inputs, rank, bias=False), nn.Linear(rank, outputs)).to(features)
         for rank in ranks
     )
-    return LayerCost(seconds(layer), ranks, [seconds(product) for product in products])
+    timed = [seconds(product) for product in products]
+    between = np.interp(np.arange(1, last + 1), ranks, timed)
+    return torch.from_numpy(np.append(seconds(layer), between))
 
 
 def ranks_for_seconds(
-    fc6: tuple[SingularValues, LayerCost], fc7: tuple[SingularValues, LayerCost], seconds: float
+    fc6: tuple[SingularValues, Float[Tensor, " r1"]],
+    fc7: tuple[SingularValues, Float[Tensor, " s1"]],
+    seconds: float,
 ) -> Ranks:
     """Return the ranks that lose the least within a time; 0 is a whole layer.
 
@@ -328,42 +291,30 @@ def ranks_for_seconds(
     energy.
 
     Args:
-        fc6: singular values and time of the first layer.
-        fc7: singular values and time of the second layer.
+        fc6: singular values and times of the first layer, see ``measure_layer``.
+        fc7: singular values and times of the second layer.
         seconds: time of both layers together.
 
     Raises:
         SettingsError: the layers are fast enough as they are, or cannot become so fast.
     """
-    time6, lost6 = fc6[1].table(), _lost(*fc6)
-    time7, lost7 = fc7[1].table(), _lost(*fc7)
-    asked, whole = f"milliseconds={1000 * seconds:g}", float(time6[0] + time7[0])
+    times = fc6[1][:, None] + fc7[1]
+    asked = f"milliseconds={1000 * seconds:g}"
+    whole, least = float(times[0, 0]), float(times.min())
     if whole <= seconds:
         raise SettingsError(
             f"{asked} is not possible: fc6 and fc7 take {1000 * whole:.3g} ms on this machine as "
             "they are, and need no compression."
         )
-    least = float(time6.min() + time7.min())
     if least > seconds:
         raise SettingsError(
             f"{asked} is not possible: at the lowest ranks fc6 and fc7 take {1000 * least:.3g} ms "
             "on this machine. Ask for more, or for fewer RoIs."
         )
-    # For each time of fc7 the best choice that takes no longer; for each choice of fc6 the best
-    # of fc7 in the time that remains.
-    order = time7.argsort()
-    best = lost7[order].cummin(0)
-    last = torch.searchsorted(time7[order], seconds - time6, right=True) - 1
-    total = torch.where(last >= 0, lost6 + best.values[last.clamp(0)], torch.inf)
-    choice = int(total.argmin())
-    return choice, int(order[best.indices[last[choice]]])
-
-
-def _lost(values: SingularValues, cost: LayerCost) -> Float[Tensor, " r"]:
-    """Return the lost share of the whole layer, 0, then of each rank of the cost's table."""
-    lost = values.lost_energy().cpu()[: cost.ranks[-1] + 1].clone()
-    lost[0] = 0.0
-    return lost
+    first, second = (values.lost_energy().cpu()[: len(table)] for values, table in (fc6, fc7))
+    first[0] = second[0] = 0.0  # a whole layer loses nothing
+    lost = torch.where(times <= seconds, first[:, None] + second, torch.inf)
+    return divmod(int(lost.argmin()), len(second))
 
 
 # --- time of every stage --------------------------------------------------------------------
@@ -402,16 +353,15 @@ def stage_seconds(
                 detect()
                 if on_gpu:
                     torch.cuda.synchronize()
-            spent: dict[str, float] = {}
+            spent: Counter[str] = Counter()
             for event in profiler.events():
                 if event.device_type != DeviceType.CPU:
                     continue  # a GPU's kernels are counted with the operations that started them
                 around = event
                 while around is not None and around.name not in STAGES:
                     around = around.cpu_parent
-                stage = "rest" if around is None else around.name
                 own = event.self_device_time_total if on_gpu else event.self_cpu_time_total
-                spent[stage] = spent.get(stage, 0.0) + own
+                spent["rest" if around is None else around.name] += own
             total = sum(spent.values())
             runs.append({stage: seconds * own / total for stage, own in spent.items()})
     found = [stage for stage in STAGES if any(stage in run for run in runs)]
