@@ -243,39 +243,6 @@ def test_processes_end_with_their_parent(
     wait_until(lambda: not any(is_running(int(file.read_text())) for file in files))
 
 
-@pytest.mark.slow
-def test_lightning_trains_and_tests_on_two_devices_job_after_job(
-    jobs: ModuleType, tmp_path: Path
-) -> None:
-    (tmp_path / "launch_toy.py").write_text(
-        textwrap.dedent("""
-        import torch, pytorch_lightning as pl
-        class Toy(pl.LightningModule):
-            def __init__(self):
-                super().__init__()
-                self.weight = torch.nn.Parameter(torch.zeros(()))
-            def training_step(self, batch, _):
-                return (self.weight - batch).square().mean()
-            def test_step(self, batch, _):
-                self.log("weight", self.weight.detach())
-                self.log("ranks", float(self.trainer.world_size))
-            def configure_optimizers(self):
-                return torch.optim.SGD(self.parameters(), lr=0.5)
-        def train(target, folder):
-            data = torch.utils.data.DataLoader(torch.tensor([target, -target]))
-            trainer = pl.Trainer(accelerator="cpu", devices=2, strategy="ddp", max_epochs=1,
-                                 default_root_dir=folder, logger=False, enable_model_summary=False,
-                                 enable_checkpointing=False, enable_progress_bar=False)
-            module = Toy()
-            trainer.fit(module, data)
-            return trainer.test(module, data, verbose=False)[0]
-        """)
-    )
-    toy = importlib.import_module("launch_toy")
-    for target in (1.0, 2.0):  # each rank sees one of two opposite numbers, so their mean is zero
-        assert run(toy.train, (target, str(tmp_path)), 2) == {"weight": 0.0, "ranks": 2.0}
-
-
 def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():

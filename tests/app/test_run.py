@@ -384,27 +384,23 @@ def told(answer: subprocess.CompletedProcess[str]) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("words", "parts"),
+    ("words", "part"),
     [
-        (("trainer.max_epoch=9",), ("trainer.max_epoch", "trainer.max_epochs")),
-        (("+trainer.max_epoch=9",), ("trainer.max_epoch", "trainer.max_epochs")),
-        (("trainer.val_check_interval=3",), ("+trainer.val_check_interval=",)),
-        (("tresholds.rpn_positive_iou=0.6",), ("thresholds.rpn_positive_iou",)),
-        (("thresholds.rpn_best_within=0.1",), ("thresholds.rpn_low_quality_margin",)),
-        (("backbone=vgg61",), ("vgg16",)),
-        (("seed=many",), ("seed='many'",)),
-        (("data=voc", "data.root=nowhere"), ("nowhere",)),
-        (("data=voc", "data.root=voc", "data.train=trian"), ("trian",)),
-        (("task=test", "ckpt_path=nowhere.ckpt"), ("nowhere.ckpt",)),
-        (("model=fast_rcnn",), ("proposals.folder",)),
+        (("trainer.max_epoch=9",), "trainer.max_epochs"),
+        (("+trainer.max_epoch=9",), "trainer.max_epochs"),
+        (("backbone=vgg61",), "vgg16"),
+        (("seed=many",), "seed='many'"),
+        (("data=voc", "data.root=nowhere"), "nowhere"),
+        (("data=voc", "data.root=voc", "data.train=trian"), "trian"),
+        (("task=test", "ckpt_path=nowhere.ckpt"), "nowhere.ckpt"),
+        (("model=fast_rcnn",), "proposals.folder"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(
-    words: tuple[str, ...], parts: tuple[str, ...], train: Train, tmp_path: Path
+    words: tuple[str, ...], part: str, train: Train, tmp_path: Path
 ) -> None:
     voc(tmp_path / "voc")
-    line = told(train(*words))
-    assert all(part in line for part in parts), line
+    assert part in told(train(*words))
     assert not list(tmp_path.rglob("*.ckpt"))
 
 

@@ -311,26 +311,23 @@ def apply_checkpoint_settings(
     record = read_checkpoint(path)[CHECKPOINT_KEY]
     trained = from_plain(DetectorSettings, record["settings"])
     keys = detector_keys()
-    plain = copy.deepcopy(composed)
-    _put(plain, "model.system", record["system"])
-    for key, (part, name) in keys.items():
-        _put(plain, key, to_plain(getattr(getattr(trained, part), name)))
-
+    own = {"model.system": record["system"]}
+    own |= {key: to_plain(getattr(getattr(trained, part), n)) for key, (part, n) in keys.items()}
+    asked = dict(nodes(composed))
     said = {CHOICES.get(k, k) if isinstance(v, str) else k for k, v in overrides.items()}
-    own_values, wanted_values = dict(nodes(plain)), dict(nodes(composed))
+    plain = copy.deepcopy(composed)
     notes, refused = [], []
-    for key in ("model.system", *keys):
-        own, wanted = own_values.get(key), wanted_values.get(key)
-        asked = any(key == name or key.startswith(f"{name}.") for name in said)
-        if not asked or own == wanted or key in SETTLED:
-            continue
-        if (key in keys and may_change_after_training(*keys[key])) or (
-            key == RANKS and own is None
+    for key, value in own.items():
+        wanted = asked.get(key)
+        is_said = any(key == name or key.startswith(f"{name}.") for name in said)
+        if not is_said or wanted == value or key in SETTLED:
+            _put(plain, key, value)
+        elif (key in keys and may_change_after_training(*keys[key])) or (
+            key == RANKS and value is None
         ):
-            _put(plain, key, wanted)
-            notes.append(f"Tested with {key}={_spell(wanted)}; the checkpoint has {_spell(own)}.")
+            notes.append(f"Tested with {key}={_spell(wanted)}; the checkpoint has {_spell(value)}.")
         else:
-            refused.append(f"{key}={_spell(wanted)} (the checkpoint has {_spell(own)})")
+            refused.append(f"{key}={_spell(wanted)} (the checkpoint has {_spell(value)})")
     if refused:
         allowed = ", ".join(key for key, field in keys.items() if may_change_after_training(*field))
         raise SettingsError(
