@@ -20,6 +20,7 @@ MODULES = {
     "evaluate": "evaluate",
     "inspect": "predict",
     "check-data": "data",
+    "show-data": "show_data",
     "propose": "propose",
     "report": "report",
     "compress": "compress",
