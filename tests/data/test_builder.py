@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from rcnn.data.builder import IndexBuilder, checked_class_names, checked_size
+from rcnn.data.builder import IndexBuilder, checked_class_names
 from rcnn.data.dataset import IndexedDataset
 from rcnn.data.errors import DataError, DataWarning, OnError, Problems
+from rcnn.data.image_files import checked_size
 from rcnn.data.index import AnnotationIndex
 from rcnn.data.reading import list_files, read_lines
 

@@ -1,6 +1,7 @@
 """What the readers make of every kind of fault, under each policy: one table for all layouts.
 
 Each row spoils an image whose other object is sound, in a data set with a second, sound image.
+As a program this file prints the table of the documentation.
 """
 
 from __future__ import annotations
@@ -37,6 +38,22 @@ class Fault:
     repair: Sequence[Object] | str
     skip: Sequence[Object] | str | None = None
     where: str = ""
+
+
+MADE = {
+    "annotation of no image": "left out",
+    "box outside the image": "left out",
+    "box over the border": "clipped to the image",
+    "box without area": "left out",
+    "image file under another name": "seven.jpg",
+    "image listed twice": "it counts once",
+    "object without box": "the box around its",
+    "second box of an object": "an object of its own",
+    "unreadable area": "the area of the box",
+    "unusable image size": "the size of the picture file",
+    "wrong encoding": "read as UTF-8",
+}
+"""What the log says of the kinds that can be settled."""
 
 
 def box(x1: object, y1: object, x2: object, y2: object) -> str:
@@ -159,6 +176,8 @@ def check(
         assert dataset.problems.counts.total() == 1
         (row,) = dataset.problems.summary()
         assert re.search(where, row["cases"][0]["where"])
+        assert row["outcome"] == ("left out" if fault.repair == ERROR else "repaired")
+        assert fault.repair == ERROR or MADE[fault.kind] in row["cases"][0]["made"]
         if expected == GONE:
             assert len(dataset) == 1
             continue
@@ -308,3 +327,37 @@ def test_images_in_coco_files(write_coco: Callable[..., Path], fault: Fault) -> 
     file = write_coco(sound, [*spoilt, image(id=8)])
     folder = file.parent / "images"
     check(lambda policy: COCODataset(file, folder, policy), fault, fault.where, 0)
+
+
+def markdown() -> str:
+    """Return a row for each kind: its layouts, and what ``repair`` and ``skip`` make of it."""
+    layouts: dict[tuple[str, str, str], list[str]] = {}
+    for layout, faults in (
+        ("VOC", [*VOC_OBJECTS, *VOC_IMAGES]),
+        ("COCO", [*COCO_OBJECTS, *COCO_IMAGES]),
+    ):
+        for fault in faults:
+            repaired = MADE.get(fault.kind, ERROR).replace("seven.jpg", "the file that is there")
+            repaired = repaired.replace("around its", "around its outline")
+            skipped = repaired if fault.skip is None else "its image is left out"
+            if isinstance(fault.skip, list) and fault.kind != "unreadable entry":
+                skipped = "an ignored region"
+            named = layouts.setdefault((fault.kind, repaired, skipped), [])
+            named += [layout] * (layout not in named)
+    rows = [
+        f"| {kind} | {', '.join(named)} | {repaired} | {skipped} |"
+        for (kind, repaired, skipped), named in sorted(layouts.items())
+    ]
+    return "\n".join(["| fault | layout | `repair` | `skip` |", "|---|---|---|---|", *rows])
+
+
+def test_documentation_has_a_row_for_every_kind() -> None:
+    rows = markdown().splitlines()[2:]
+    faults = [*VOC_OBJECTS, *VOC_IMAGES, *COCO_OBJECTS, *COCO_IMAGES]
+    assert {row.split(" | ")[0].removeprefix("| ") for row in rows} == {f.kind for f in faults}
+    assert "| inverted box | VOC, COCO | error | an ignored region |" in rows
+    assert "| box without area | VOC, COCO | left out | left out |" in rows
+
+
+if __name__ == "__main__":
+    print(markdown())  # noqa: T201

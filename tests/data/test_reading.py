@@ -75,6 +75,7 @@ def test_hidden_files_are_no_data(tmp_path: Path) -> None:
     for name in ("b/2.jpg", "a/1.jpg", "._1.jpg", ".DS_Store", ".git/3.jpg", "__MACOSX/a/1.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
+    (tmp_path / "b" / "above").symlink_to(tmp_path)
     assert list(list_files(tmp_path)) == ["a/1.jpg", "b/2.jpg"]
 
 

@@ -33,19 +33,17 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
-from urllib.parse import unquote
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int16
 
 from rcnn.data.errors import DataError, Problems
-from rcnn.data.images import MAX_PIXELS, read_header, read_image, wrong_size
+from rcnn.data.image_files import ImageFiles
+from rcnn.data.images import MAX_PIXELS
 from rcnn.data.index import (
     BOX_FAULTS,
     AnnotationIndex,
@@ -55,8 +53,8 @@ from rcnn.data.index import (
     clipped,
 )
 from rcnn.data.outlines import Corners
-from rcnn.data.reading import flag, list_files, whole_numbers
-from rcnn.settings import nearest
+from rcnn.data.reading import flag
+from rcnn.settings import nearest, require
 
 SETTLED_BOXES = {
     "box without area": "left out",
@@ -115,7 +113,7 @@ class IndexBuilder:
     """Collects images and objects as they are written, then checks all boxes at once.
 
     Args:
-        class_names: names of the labels 1..K.
+        class_names: names of the labels 1..K, each of its own.
         problems: log of the faults.
         image_folder: folder that the image files are relative to.
         others: what becomes of objects of other classes.
@@ -137,16 +135,20 @@ class IndexBuilder:
         shift: Corners = (0.0, 0.0, 0.0, 0.0),
         max_pixels: int = MAX_PIXELS,
     ) -> None:
+        unique = len(set(class_names)) == len(class_names)
+        require(unique, "class_names", [*class_names], "every class has a name of its own")
         self.class_names = tuple(class_names)
         self.problems = problems
         self.image_folder = image_folder
         self.max_pixels = max_pixels
+        self._image_files = ImageFiles(image_folder, problems, max_pixels)
         self._others = others
         self._object_name = object_name
         self._show = show
         self._shift = np.array(shift, dtype=np.float64)
         self._labels = {name: label for label, name in enumerate(self.class_names, start=1)}
         self._images: dict[str, int] = {}
+        self._written: list[str] = []
         self._files: list[str] = []
         self._sources: list[str] = []
         self._sizes = array("i")  # height and width of each image
@@ -204,12 +206,12 @@ class IndexBuilder:
                 id.
         """
         earlier = self._images.get(image_id)
-        if earlier is not None and self._files[earlier] != file:
+        if earlier is not None and self._written[earlier] != file:
             self._left_out.add(earlier)  # nobody knows which of the two has the objects
             raise DataError.about(
                 "one id for two images",
                 where=source,
-                found=f"{image_id} is {file}, and {self._files[earlier]} before",
+                found=f"{image_id} is {file}, and {self._written[earlier]} before",
                 allowed="Every image needs an id of its own",
             )
         if earlier is not None:
@@ -217,26 +219,11 @@ class IndexBuilder:
                 "image listed twice", where=source, found=file, made="it counts once"
             )
             return earlier
-        try:
-            annotated = whole_numbers(size)
-        except (ValueError, TypeError, OverflowError):
-            annotated = None
-            self.problems.settle(
-                "unusable image size",
-                where=source,
-                found=f"height={size[0]!r} width={size[1]!r}",
-                made="the size of the picture file",
-            )
-        try:
-            found = checked_size(self.image_folder / file, annotated, source, self.max_pixels)
-        except DataError as error:
-            if error.reason != "missing image":
-                raise
-            file = self._other_file(file, source, error)
-            found = checked_size(self.image_folder / file, annotated, source, self.max_pixels)
+        found, found_size = self._image_files.find(file, size, source)
         self._images[image_id] = len(self._images)
-        self._files.append(file)
-        self._sizes.extend(found)
+        self._written.append(file)
+        self._files.append(found)
+        self._sizes.extend(found_size)
         self._sources.append(source)
         return len(self._images) - 1
 
@@ -428,58 +415,3 @@ class IndexBuilder:
                 self.problems.note(
                     "selected class without objects", where=where, found=found, made=made
                 )
-
-    def _other_file(self, file: str, source: str, error: DataError) -> str:
-        """Return the image file that is meant by a name that does not exist.
-
-        Raises:
-            DataError: ``error``, if there is none, or several.
-        """
-        plain = file.replace("\\", "/")
-        for name in (plain, unquote(file), unquote(plain)):
-            if name != file and (self.image_folder / name).is_file():
-                break
-        else:
-            base = PurePosixPath(unquote(plain)).name.casefold()
-            found = self._files_by_name[base]
-            if len(found) != 1:
-                raise error
-            (name,) = found
-        self.problems.settle(
-            "image file under another name", where=source, found=repr(file), made=name
-        )
-        return name
-
-    @cached_property
-    def _files_by_name(self) -> defaultdict[str, list[str]]:
-        files: defaultdict[str, list[str]] = defaultdict(list)
-        for file in list_files(self.image_folder):
-            files[PurePosixPath(file).name.casefold()].append(file)
-        return files
-
-
-def checked_size(
-    file: Path, annotated: tuple[int, int] | None, where: str, max_pixels: int = MAX_PIXELS
-) -> tuple[int, int]:
-    """Return the (height, width) with which an image file is read, after a check of its two ends.
-
-    A JPEG or PNG without its end marker is decoded, to know a cut-off file from one with
-    something harmless behind its end.
-
-    Args:
-        file: the image.
-        annotated: size that its annotation states, if it states one.
-        where: annotation, for the message.
-        max_pixels: limit of height x width.
-
-    Raises:
-        DataError: if the file is missing, broken, cut off, or not of the annotated size.
-    """
-    header = read_header(file, max_pixels)
-    if not header.has_end:
-        read_image(file, max_pixels=max_pixels)
-    if annotated is None:
-        return header.size
-    if annotated not in (header.size, header.turned_size):
-        raise wrong_size(f"{where}, {file}", annotated, (header.size, header.turned_size))
-    return annotated

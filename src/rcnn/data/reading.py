@@ -75,7 +75,13 @@ def list_files(folder: Path) -> Iterator[str]:
 
     Hidden are names with a leading dot (``.DS_Store``, ``._a.xml``) and ``__MACOSX``.
     """
+    seen: set[str] = set()
     for parent, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:  # a link to a folder above it
+            folders.clear()
+            continue
+        seen.add(real)
         folders[:] = sorted(name for name in folders if not _is_hidden(name))
         relative = PurePosixPath(Path(parent).relative_to(folder))
         yield from (str(relative / name) for name in sorted(names) if not _is_hidden(name))

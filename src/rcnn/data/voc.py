@@ -4,36 +4,28 @@ A folder holds ``Annotations/*.xml``, ``JPEGImages/*`` and ``ImageSets/Main/<spl
 annotation has one element ``object`` per box, with 1-based inclusive corners:
 http://host.robots.ox.ac.uk/pascal/VOC/voc2012/htmldoc/devkit_doc.html, section 11.
 
-Labelling tools keep the XML and change the folders, so that annotations and pictures are looked for
-in the whole folder where they are not in those two: beside each other, in ``images`` and
-``annotations``, or in a folder for each split.
+Other folders are read as well, see ``rcnn.data.voc_folder``.
 """
 
 from __future__ import annotations
 
-import posixpath
 import re
 import xml.etree.ElementTree as ET
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-
-from PIL import Image
 
 from rcnn.data.builder import IndexBuilder, Others, checked_class_names
 from rcnn.data.dataset import DetectionDataset, IndexedDataset, JoinedDataset
 from rcnn.data.errors import DataError, OnError, Problems
 from rcnn.data.images import MAX_PIXELS
 from rcnn.data.outlines import Corners, polygon_corners, turned_corners
-from rcnn.data.reading import decode, flag, list_files, read_lines
+from rcnn.data.reading import decode, flag, read_lines
+from rcnn.data.voc_folder import VOCFolder
 from rcnn.settings import nearest
 
-EVERYTHING = "all"  # the split of every annotation in the folder
-SPLIT_NAMES = {"train": ("training",), "val": ("valid", "validation"), "test": ("testing",)}
 TO_CONTINUOUS: Corners = (-1.0, -1.0, 0.0, 0.0)  # shift of 1-based inclusive corners
 CORNER_NAMES = ("xmin", "ymin", "xmax", "ymax")
-IMAGE_FOLDER = re.compile("image|img|jpeg", re.IGNORECASE)
 UNREADABLE = "\ufffd"  # instead of a byte that no encoding explains
 
 
@@ -72,14 +64,16 @@ class VOCDataset(IndexedDataset):
         max_pixels: int = MAX_PIXELS,
     ) -> None:
         problems = Problems(on_error)
-        folder = _Folder(Path(root))
+        folder = VOCFolder(Path(root))
         ids = folder.ids(split, problems)
-        listed = folder.listed_class_names(problems) if class_names is None else ()
+        if class_names is None:
+            others = "error"
+            class_names = _listed_class_names(folder.root, problems)
         builder = IndexBuilder(
-            class_names or listed or folder.found_class_names(),
+            class_names or _found_class_names(folder.sources.values()),
             problems,
             image_folder=folder.images,
-            others="error" if class_names is None else others,
+            others=others,
             show=show_corners,
             shift=TO_CONTINUOUS,
             max_pixels=max_pixels,
@@ -91,201 +85,23 @@ class VOCDataset(IndexedDataset):
         super().__init__(builder, f"{root}, split {split!r}")
 
 
-class _Folder:
-    """The files of a data set; the folders of annotations and pictures are found by content.
+def _listed_class_names(root: Path, problems: Problems) -> tuple[str, ...]:
+    """Return the lines of ``classes.txt``; none if there is no such file."""
+    file = root / "classes.txt"
+    return checked_class_names(read_lines(file), problems, str(file)) if file.is_file() else ()
 
-    Attributes:
-        images: folder that the pictures' names are relative to.
-        sources: file of each image id, which is its path without the folder that all files share.
 
-    Raises:
-        DataError: if there are no annotations, or no pictures.
+def _found_class_names(files: Iterable[Path]) -> tuple[str, ...]:
+    """Return the sorted class names over **all** annotations, so that all splits agree.
+
+    A file that cannot be read is passed over: the split that it belongs to reports it.
     """
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.images = root / "JPEGImages" if (root / "JPEGImages").is_dir() else root
-        annotations = root / "Annotations" if (root / "Annotations").is_dir() else root
-        suffixes = Image.registered_extensions()
-        pictures = [name for name in list_files(self.images) if _suffix(name).lower() in suffixes]
-        files = [name for name in list_files(annotations) if _suffix(name).lower() == ".xml"]
-        if not files or not pictures:
-            raise _nothing_found(root, len(files), len(pictures))
-        shared = posixpath.commonpath([posixpath.dirname(name) for name in files])
-        self.annotations = annotations / shared
-        start = len(shared) + bool(shared)
-        self.sources = {name[start:-4]: annotations / name for name in sorted(files)}
-        self._ids: defaultdict[str, list[str]] = defaultdict(list)  # by their last part
-        for image_id in self.sources:
-            self._ids[_base(image_id)].append(image_id)
-        self._pictures: defaultdict[str, list[str]] = defaultdict(list)
-        for name in pictures:
-            for key in (_base(name), _base(_stem(name))):
-                self._pictures[key].append(name)
-        self._annotated: dict[str, str] = {}
-
-    def ids(self, split: str, problems: Problems) -> list[str]:
-        """Return the image ids of a split in the order of its list; sorted without one.
-
-        Raises:
-            DataError: if there is no such split, or it is empty.
-        """
-        if split == EVERYTHING:
-            return list(self.sources)
-        names = (split, *SPLIT_NAMES.get(split, ()))
-        listing = self._listing(names)
-        if listing is None:
-            below = [
-                image_id
-                for image_id, file in self.sources.items()
-                if not {*names}.isdisjoint(file.relative_to(self.root).parts[:-1])
-            ]
-            if below:
-                return below
-            splits = sorted(path.stem for path in (self.root / "ImageSets/Main").glob("*.txt"))
-            known = f"There are {', '.join(splits)}" if splits else "There are no other splits"
-            raise DataError(
-                f"{self.root} has no split {split!r}: in {self.root.absolute()} there is neither "
-                f"ImageSets/Main/{split}.txt nor another list or a folder of this name. {known}; "
-                f"{EVERYTHING!r} takes every annotation.",
-                "unknown split",
-            )
-        lines: dict[str, int] = {}
-        for number, line in enumerate(read_lines(listing), start=1):
-            image_id = self._id_of(line)
-            if image_id in lines:
-                problems.settle(
-                    "image listed twice",
-                    where=f"{listing}, line {number}",
-                    found=f"{image_id!r} is in line {lines[image_id]} already",
-                    made="it counts once",
-                )
-            elif image_id:
-                lines[image_id] = number
-        if not lines:
-            raise DataError(f"{listing.absolute()} lists no image.", "empty data set")
-        return list(lines)
-
-    def _listing(self, names: Sequence[str]) -> Path | None:
-        """Return the list of a split, None without one.
-
-        Raises:
-            DataError: if there are several in the folder.
-        """
-        usual = self.root / "ImageSets" / "Main"
-        wanted = [f"{name}.txt" for name in names]
-        if usual.is_dir():
-            return next((usual / name for name in wanted if (usual / name).is_file()), None)
-        found = [name for name in list_files(self.root) if _base(name) in wanted]
-        if len(found) > 1:
-            raise DataError.about(
-                "two data sets in one folder",
-                where=str(self.root.absolute()),
-                found=f"lists of the split: {', '.join(found)}",
-                allowed="Set data.root to the folder of one of them",
-            )
-        return self.root / found[0] if found else None
-
-    def _id_of(self, line: str) -> str:
-        """Return the image id that a line of a list names."""
-        words = [line, re.sub(r"\s+-?\d+$", "", line), *line.split()[:1]]
-        names = [word.strip("\"'").replace("\\", "/").removeprefix("./") for word in words]
-        for key in (key for name in names for key in (name, _stem(name))):
-            found = [
-                image_id
-                for image_id in self._ids.get(_base(key), [])
-                if f"/{key}".endswith(f"/{image_id}") or image_id.endswith(f"/{key}")
-            ]
-            if key in found or len(found) == 1:
-                return key if key in found else found[0]
-        return names[1]
-
-    def picture(self, image_id: str, root: ET.Element) -> str:
-        """Return the picture of an annotation: of its name, else of its element ``filename``.
-
-        Of several, the one beside it goes before the one in a folder of the same name, a folder of
-        images before others, and .jpg before other formats.
-
-        Raises:
-            DataError: if pictures of different folders are equally good, or another annotation
-                has the same one.
-        """
-        written = _base(_text(root, "filename").replace("\\", "/"))
-        keys = (_base(image_id), written, _stem(written))
-        found = next((self._pictures[key] for key in keys if key in self._pictures), [])
-        if len(found) > 1:
-            beside = posixpath.relpath(self.annotations / image_id, self.images)
-            for fitting in (
-                [name for name in found if _stem(name) == beside],
-                [name for name in found if f"/{_stem(name)}".endswith(f"/{image_id}")],
-                [name for name in found if IMAGE_FOLDER.search(posixpath.dirname(name))],
-            ):
-                found = [name for name in fitting if name in found] or found
-        if len({posixpath.dirname(name) for name in found}) > 1:
-            raise DataError.about(
-                "two pictures of one name",
-                where=str(self.sources[image_id]),
-                found=" and ".join(found[:2]),
-                allowed="Keep one, or move the pictures of the data set to JPEGImages",
-            )
-        if not found:
-            return f"{image_id}.jpg"
-        file = max(found, key=lambda name: (name.lower().endswith(".jpg"), name))
-        if self._annotated.setdefault(file, image_id) != image_id:
-            raise DataError.about(
-                "two annotations of one picture",
-                where=str(self.sources[image_id]),
-                found=f"{file} is that of {self.sources[self._annotated[file]]}, too",
-                allowed="Set data.root to a folder with one data set",
-            )
-        return file
-
-    def listed_class_names(self, problems: Problems) -> tuple[str, ...]:
-        """Return the lines of ``classes.txt``; none if there is no such file."""
-        file = self.root / "classes.txt"
-        return checked_class_names(read_lines(file), problems, str(file)) if file.is_file() else ()
-
-    def found_class_names(self) -> tuple[str, ...]:
-        """Return the sorted class names over **all** annotations, so that all splits agree.
-
-        A file that cannot be read is passed over: the split that it belongs to reports it.
-        """
-        names: set[str] = set()
-        for file in self.sources.values():
-            with suppress(Exception):
-                root, _ = parse(file)
-                names.update(_text(item, "name") for item in root.iter("object"))
-        return tuple(sorted(name for name in names if name and UNREADABLE not in name))
-
-
-def _suffix(name: str) -> str:
-    return posixpath.splitext(name)[1]
-
-
-def _stem(name: str) -> str:
-    return posixpath.splitext(name)[0]
-
-
-def _base(name: str) -> str:
-    return name.rpartition("/")[2]
-
-
-def _nothing_found(root: Path, annotations: int, pictures: int) -> DataError:
-    """Return the error for a folder in which annotations or pictures are missing."""
-    if not root.is_dir():
-        found, remedy = "there is no such folder", "Set data.root to the folder of the data set"
-    elif not annotations:
-        found = f"no annotation (*.xml), and {pictures} pictures"
-        remedy = (
-            "A VOC data set has an XML file for each picture, in Annotations or beside it; choose "
-            "another layout with data=coco, or label the pictures"
-        )
-    else:
-        found = f"{annotations} annotations (*.xml), but no picture"
-        remedy = "Put the pictures into JPEGImages, or beside the annotations"
-    return DataError.about(
-        "no data set", where=f"{root.absolute()}, all folders below", found=found, allowed=remedy
-    )
+    names: set[str] = set()
+    for file in files:
+        with suppress(Exception):
+            root, _ = parse(file)
+            names.update(_text(item, "name") for item in root.iter("object"))
+    return tuple(sorted(name for name in names if name and UNREADABLE not in name))
 
 
 # --- annotations -------------------------------------------------------------------------------
@@ -330,7 +146,7 @@ def parse(file: Path) -> tuple[ET.Element, bool]:
     return root, sound
 
 
-def _read_annotation(builder: IndexBuilder, folder: _Folder, image_id: str, source: Path) -> None:
+def _read_annotation(builder: IndexBuilder, folder: VOCFolder, image_id: str, source: Path) -> None:
     """Add one image with its objects.
 
     Raises:
@@ -346,7 +162,7 @@ def _read_annotation(builder: IndexBuilder, folder: _Folder, image_id: str, sour
         )
     size = root.find(".//size")
     written = (_text(size, "height"), _text(size, "width")) if size is not None else ("", "")
-    file = folder.picture(image_id, root)
+    file = folder.picture(image_id, _text(root, "filename"))
     image = builder.add_image(image_id, file, written, source=str(source))
     for number, item in enumerate(root.iter("object"), start=1):
         if flag(_text(item, "deleted")):  # LabelMe keeps what was deleted
