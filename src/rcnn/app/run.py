@@ -225,9 +225,12 @@ def _check_resumed(path: str, module: DetectionModule) -> None:
     record = checkpoint[CHECKPOINT_KEY]
     theirs = leaves({"system": record["system"], **record["settings"]})
     ours = leaves({"system": module.system, **to_plain(module.settings)})
-    old = {name: tensor.shape for name, tensor in checkpoint["state_dict"].items()}
-    new = {name: tensor.shape for name, tensor in module.state_dict().items()}
-    if theirs["class_names"] != ours["class_names"] or old != new:
+    try:  # the layers of an older checkpoint may have other names, which loading knows
+        module.load_state_dict(checkpoint["state_dict"])
+        fits = theirs["class_names"] == ours["class_names"]
+    except RuntimeError:
+        fits = False
+    if not fits:
         differences = "; ".join(
             f"{key} is {theirs.get(key)} there and {value} here"
             for key, value in ours.items()
