@@ -138,17 +138,6 @@ def test_of_vgg_at_224_pixels_the_features_are_those_before_its_fc6() -> None:
     assert_close(pooled, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_an_image_is_detected_alike_in_any_batch(detector: RCNN) -> None:
-    detector.eval()
-    images = [torch.rand(3, 64, 96), torch.rand(3, 60, 50), torch.rand(3, 40, 96)]
-    proposals = [torch.tensor([LEFT, RIGHT]), torch.tensor([LEFT]), torch.zeros(0, 4)]
-    together = detector.detect(images, proposals)
-    for image, boxes, found in zip(images, proposals, together, strict=True):
-        (alone,) = detector.detect([image], [boxes])
-        assert torch.equal(found.labels, alone.labels)
-        assert_close(found.boxes, alone.boxes, atol=1e-3, rtol=0.0)
-
-
 def test_regions_less_than_a_cell_apart_are_no_duplicates(batch: ImageBatch) -> None:
     limits = replace(SETTINGS.proposals, dedup_on_feature_grid=True)
     detector = RCNN(replace(SETTINGS, proposals=limits)).eval()

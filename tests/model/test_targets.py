@@ -174,15 +174,6 @@ class TestAnchors:
         assert (plain[0, in_region] == 0).any()
         assert torch.equal(crowded == 1, plain == 1)  # a region is no object
 
-    def test_a_batch_is_its_images_one_by_one(self, anchors: Tensor) -> None:
-        sizes, images = [(96, 128), (60, 100), (80, 80)], [[A, B, C], [], [B]]
-        together = _all_labels(anchors, targets_of(*images), batch_of(*sizes))
-        for i, (size, image) in enumerate(zip(sizes, images, strict=True)):
-            alone = _all_labels(anchors, targets_of(image), batch_of(size))
-            assert torch.equal(together[0][i], alone[0][0])
-            positive = alone[0][0] == 1
-            assert torch.equal(together[1][i, positive], alone[1][0, positive])
-
     @pytest.mark.parametrize("images", [[[A]], [[A, B, C]], [[], [A, B, C]]])
     def test_256_anchors_of_each_image_at_most_half_of_them_positive(
         self, anchors: Tensor, images: list[Any]
@@ -376,27 +367,6 @@ class TestRoIs:
         proposals = proposals_of(torch.tensor([[list(A[:4])]]))
         rois = _rois(proposals, targets_of([A, B], difficult=[(0, 0)]), RoISampling(samples=4))
         assert sorted(rois.labels[0].tolist()) == [-1, 0, 2]
-
-    def test_a_batch_is_its_images_one_by_one(self) -> None:
-        boxes, images = random_boxes(6, 3, 40), [[A, B, C], [], [B]]
-        everything = RoISampling(samples=50, samples_per="image", foreground_fraction=1.0)
-
-        def labelled(rois: RoISamples, image: int) -> set[tuple[Any, ...]]:
-            used = rois.labels[image] >= 0
-            codes = rois.deltas[image] * (rois.labels[image] > 0)[:, None]
-            rows = zip(
-                rois.boxes[image, used].tolist(),
-                rois.labels[image, used].tolist(),
-                codes[used].tolist(),
-                strict=True,
-            )
-            return {(*box, label, *code) for box, label, code in rows}
-
-        together = _rois(proposals_of(boxes), targets_of(*images), everything)
-        for i, image in enumerate(images):
-            alone = _rois(proposals_of(boxes[i : i + 1]), targets_of(image), everything)
-            assert labelled(together, i) == labelled(alone, 0)
-            assert len(labelled(alone, 0)) == 40 + len(image)
 
     def test_gradients_flow_through_the_boxes_that_were_drawn(self) -> None:
         boxes = random_boxes(8, 1, 40).requires_grad_()
