@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from timm.layers import FrozenBatchNormAct2d
+from timm.layers.norm_act import FrozenBatchNormAct2d
 from torch import nn
 
 from rcnn.model.backbones import (
@@ -177,7 +177,8 @@ def test_fetched_weights_fill_the_body(monkeypatch: pytest.MonkeyPatch) -> None:
     network = build_network(settings)
     loaded.load_into(network)
     model = network.backbone.body.model
-    torch.testing.assert_close(model.layer3[1].conv2.weight, published.layer3[1].conv2.weight)
+    key = "layer3.1.conv2.weight"
+    torch.testing.assert_close(model.get_parameter(key), published.get_parameter(key))
     assert (loaded.source, settings.norm, settings.frozen_stages) == ("imagenet", "frozen", 2)
 
 

@@ -47,21 +47,6 @@ def test_random_linear_layers_are_drawn_as_torchvision_draws_them() -> None:
     assert not box_head.fc6.bias.any()
 
 
-def test_dropout_of_the_settings_reaches_the_box_head() -> None:
-    with torch.device("meta"):
-        box_head = build_network(BackboneSettings(name="vgg16", dropout=0.25)).box_head
-    assert box_head.dropout.p == 0.25
-
-
-@pytest.mark.parametrize(("hidden", "width"), [(None, 4096), (32, 32)])
-def test_linear_layers_are_as_wide_as_pretrained_unless_told(
-    hidden: int | None, width: int
-) -> None:
-    with torch.device("meta"):
-        box_head = build_network(BackboneSettings(name="vgg16", hidden=hidden)).box_head
-    assert (box_head.fc6.out_features, box_head.fc7.out_features, box_head.channels) == (width,) * 3
-
-
 @pytest.mark.parametrize(
     ("changes", "cells", "random"),
     [

