@@ -19,7 +19,6 @@ from rcnn.data import (
     AugmentSettings,
     DataError,
     DetectionDataset,
-    EvaluationTransform,
     JoinedDataset,
     SampleIndex,
     ShapesDataset,
@@ -67,11 +66,6 @@ def counts(dataset: DetectionDataset) -> list[int]:
     return [len(proposals) for proposals in given if proposals is not None]
 
 
-def changed_row(table: Tensor, row: int, value: object) -> Tensor:
-    table[row] = torch.tensor(value)
-    return table
-
-
 # Reading
 
 
@@ -105,12 +99,15 @@ def test_format_is_four_tensors_and_one_entry_of_metadata(
     assert header["fingerprint"] == fingerprint(blank)
 
 
-@pytest.mark.parametrize(("limit", "count"), [(None, 3), (1, 1), (3, 3), (9, 3)])
-def test_limit_takes_the_best(stored_file: Path, limit: int | None, count: int) -> None:
+def test_limit_takes_the_best_of_each_image(stored_file: Path, blank: DetectionDataset) -> None:
     stored = StoredProposals(stored_file)
-    assert_close(stored.boxes("b", limit), stored.boxes("b")[:count])
-    assert_close(stored.scores("b", limit), stored.scores("b")[:count])
-    assert len(stored.boxes("a", 2)) == 1  # and none of the next image
+    for limit, count in ((None, 3), (1, 1), (3, 3), (9, 3)):
+        assert_close(stored.boxes("b", limit), stored.boxes("b")[:count])
+        assert_close(stored.scores("b", limit), stored.scores("b")[:count])
+    assert counts(ProposedDataset(blank, stored, limit=2)) == [2, 1, 0]
+    assert counts(ProposedDataset(blank, stored, limit=None)) == [3, 1, 0]
+    with pytest.raises(SettingsError, match="limit=0"):
+        ProposedDataset(blank, stored, limit=0)
 
 
 @pytest.mark.parametrize("sizes", [{"a": (9, 9)}, {"a": (9, 9), "b": (9, 9)}])
@@ -165,38 +162,28 @@ def test_missing_file_names_the_folder_of_an_unfinished_one(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("metadata", "message"),
+    ("metadata", "tensors", "message"),
     [
-        ({"format": 2}, "format=2"),
-        ({"image_ids": ["b", "a", "c"]}, "ids are not in order"),
-        ({"image_ids": ["a", "b"]}, "offsets"),
-        ({"image_ids": ["a", "b", 3]}, r"image_ids\[2\]=3"),
-        ({"class_names": "cat"}, "class_names='cat'"),
+        ({"format": 2}, {}, "format=2"),
+        ({"image_ids": ["b", "a", "c"]}, {}, "ids are not in order"),
+        ({"image_ids": ["a", "b"]}, {}, "offsets"),
+        ({"image_ids": ["a", "b", 3]}, {}, r"image_ids\[2\]=3"),
+        ({"class_names": "cat"}, {}, "class_names='cat'"),
+        ({}, {"offsets": torch.tensor([0, 9, 4, 4])}, "offsets"),
+        ({}, {"offsets": torch.tensor([1, 1, 4, 4])}, "offsets"),
+        ({}, {"offsets": torch.tensor([0, 1, 4, 5])}, "offsets"),
+        ({}, {"offsets": torch.tensor([0, 1, 4])}, "offsets"),
+        ({}, {"boxes": torch.zeros(5, 4)}, "boxes"),
+        ({}, {"boxes": torch.zeros(4, 4, dtype=torch.float64)}, "boxes"),
+        ({}, {"sizes": torch.zeros(3, 2)}, "sizes"),
+        ({}, {"more": torch.zeros(1)}, "more"),
     ],
 )
-def test_damaged_metadata_is_noticed(
-    change: Change, metadata: dict[str, object], message: str
+def test_damaged_metadata_and_wrong_tensors_are_noticed(
+    change: Change, metadata: dict[str, object], tensors: dict[str, Tensor], message: str
 ) -> None:
     with pytest.raises(DataError, match=rf"changed\.safetensors.*{message}"):
-        StoredProposals(change(metadata))
-
-
-@pytest.mark.parametrize(
-    "tensors",
-    [
-        {"offsets": torch.tensor([0, 9, 4, 4])},
-        {"offsets": torch.tensor([1, 1, 4, 4])},
-        {"offsets": torch.tensor([0, 1, 4, 5])},
-        {"offsets": torch.tensor([0, 1, 4])},
-        {"boxes": torch.zeros(5, 4)},
-        {"boxes": torch.zeros(4, 4, dtype=torch.float64)},
-        {"sizes": torch.zeros(3, 2)},
-        {"more": torch.zeros(1)},
-    ],
-)
-def test_wrong_tensors_are_noticed(change: Change, tensors: dict[str, Tensor]) -> None:
-    with pytest.raises(DataError, match=next(iter(tensors))):
-        StoredProposals(change(**tensors))
+        StoredProposals(change(metadata, **tensors))
 
 
 # A data set with its proposals
@@ -212,14 +199,6 @@ def test_samples_carry_their_proposals(
         assert_close(proposed[index].proposals, boxes[image_id])
         assert_close(proposed[index].image, blank[index].image)
         assert len(proposed.ground_truth(index)) == 0
-
-
-def test_limit_is_per_image(blank: DetectionDataset, stored_file: Path) -> None:
-    proposed = ProposedDataset(blank, StoredProposals(stored_file), limit=2)
-    assert counts(proposed) == [2, 1, 0]
-    assert counts(ProposedDataset(blank, StoredProposals(stored_file), limit=None)) == [3, 1, 0]
-    with pytest.raises(SettingsError, match="limit"):
-        ProposedDataset(blank, StoredProposals(stored_file), limit=0)
 
 
 def test_proposals_are_flipped_and_resized_like_boxes(
@@ -245,17 +224,9 @@ def test_proposals_are_flipped_and_resized_like_boxes(
         ).float(),
     )
     assert batch.images.proposals.valid.tolist() == [[True] * 3, [True, False, False], [False] * 3]
-
-
-def test_batch_without_any_proposal_has_an_empty_axis(
-    blank: DetectionDataset, stored_file: Path
-) -> None:
-    proposed = TransformedDataset(
-        ProposedDataset(blank, StoredProposals(stored_file)), EvaluationTransform(20, 50)
-    )
-    batch = collate([proposed[SampleIndex(2, 0)]])
-    assert batch.images.proposals is not None
-    assert batch.images.proposals.boxes.shape == (1, 0, 4)
+    alone = collate([proposed[SampleIndex(2, 0)]]).images.proposals
+    assert alone is not None
+    assert alone.boxes.shape == (1, 0, 4)
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
@@ -304,23 +275,33 @@ def test_other_classes_and_another_fingerprint_alone_are_named(
 
 
 @pytest.mark.parametrize(
-    ("row", "box", "message"),
+    ("tensor", "row", "value", "message"),
     [
-        (0, [0, 0, 31, 5], "image a, proposal 1 of 1: unsound box: x1=0 y1=0 x2=31 y2=5"),
-        (2, [-0.5, 0, 5, 5], "image b, proposal 2 of 3"),
-        (1, [0, 0, 40, 60], "image b, proposal 1 of 3"),
-        (3, [5, 9, 8, 3], "image b, proposal 3 of 3"),
-        (1, [5, 5, 5, 5], "image b, proposal 1 of 3"),
-        (0, [0, 0, np.nan, 5], "image a, proposal 1 of 1"),
-        (0, [0, 0, np.inf, 5], "image a, proposal 1 of 1"),
+        ("boxes", 0, [0, 0, 31, 5], "image a, proposal 1 of 1: unsound box: x1=0 y1=0 x2=31 y2=5"),
+        ("boxes", 2, [-0.5, 0, 5, 5], "image b, proposal 2 of 3: unsound box"),
+        ("boxes", 1, [0, 0, 40, 60], "image b, proposal 1 of 3: unsound box"),
+        ("boxes", 3, [5, 9, 8, 3], "image b, proposal 3 of 3: unsound box"),
+        ("boxes", 1, [5, 5, 5, 5], "image b, proposal 1 of 3: unsound box"),
+        ("boxes", 0, [0, 0, np.nan, 5], "image a, proposal 1 of 1: unsound box"),
+        ("boxes", 0, [0, 0, np.inf, 5], "image a, proposal 1 of 1: unsound box"),
+        ("scores", 3, 0.9, r"image b, proposal 3 of 3: .*not best first.*score=0\.9"),
+        ("scores", 3, np.nan, "image b, proposal 3 of 3: unsound score"),
+        ("scores", 0, np.inf, "image a, proposal 1 of 1: unsound score"),
     ],
 )
-def test_unsound_box_is_named(
-    blank: DetectionDataset, stored_file: Path, change: Change, row: int, box: object, message: str
+def test_unsound_proposal_is_named(
+    blank: DetectionDataset,
+    stored_file: Path,
+    change: Change,
+    tensor: str,
+    row: int,
+    value: object,
+    message: str,
 ) -> None:
-    wrong = change(boxes=changed_row(load_file(stored_file)["boxes"], row, box))
+    wrong = load_file(stored_file)[tensor]
+    wrong[row] = torch.tensor(value)
     with pytest.raises(DataError, match=rf"{message}.*rcnn propose"):
-        ProposedDataset(blank, StoredProposals(wrong))
+        ProposedDataset(blank, StoredProposals(change(**{tensor: wrong})))
 
 
 def test_swapped_axes_are_recognised(
@@ -329,22 +310,6 @@ def test_swapped_axes_are_recognised(
     swapped = load_file(stored_file)["boxes"][:, [1, 0, 3, 2]].contiguous()
     with pytest.raises(DataError, match=r"image b, .*\(y1, x1, y2, x2\).*all 3 boxes.*columns"):
         ProposedDataset(blank, StoredProposals(change(boxes=swapped)))
-
-
-@pytest.mark.parametrize(
-    ("row", "score", "message"),
-    [
-        (3, 0.9, r"image b, proposal 3 of 3: .*not best first.*score=0\.9"),
-        (3, np.nan, "image b, proposal 3 of 3: unsound score"),
-        (0, np.inf, "image a, proposal 1 of 1: unsound score"),
-    ],
-)
-def test_unsound_score_is_named(
-    blank: DetectionDataset, stored_file: Path, change: Change, row: int, score: float, message: str
-) -> None:
-    wrong = change(scores=changed_row(load_file(stored_file)["scores"], row, score))
-    with pytest.raises(DataError, match=message):
-        ProposedDataset(blank, StoredProposals(wrong))
 
 
 def test_scores_of_one_image_may_be_above_those_of_the_one_before(
