@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from rcnn.data.errors import DataError
-from rcnn.data.layouts import AutoSource, CSVSource, LabelmeSource, YOLOSource, find_layout
+from rcnn.data.find_layout import find_layout
+from rcnn.data.layouts import AutoSource, CSVSource, LabelmeSource, YOLOSource
 from rcnn.data.table import CSVDataset
 from rcnn.data.yolo import YOLODataset
 
