@@ -19,10 +19,20 @@ from rcnn.data.batching import (
 from rcnn.data.builder import IndexBuilder, checked_class_names
 from rcnn.data.check import DataReport, check
 from rcnn.data.coco import COCODataset
-from rcnn.data.dataset import DetectionDataset, IndexedDataset, JoinedDataset, Sample
+from rcnn.data.convert import convert
+from rcnn.data.dataset import (
+    DetectionDataset,
+    IndexedDataset,
+    JoinedDataset,
+    Sample,
+    SubsetDataset,
+)
 from rcnn.data.errors import Case, DataError, DataWarning, Kind, OnError, Problems
 from rcnn.data.images import Picture, as_images, read_image
 from rcnn.data.index import AnnotationIndex
+from rcnn.data.labelme import LabelmeDataset
+from rcnn.data.layouts import AutoSource, CSVSource, LabelmeSource, YOLOSource
+from rcnn.data.random_split import random_split
 from rcnn.data.shapes import ShapesDataset
 from rcnn.data.splits import (
     COCOSource,
@@ -34,15 +44,20 @@ from rcnn.data.splits import (
     TrainingSource,
     VOCSource,
 )
+from rcnn.data.table import CSVDataset
 from rcnn.data.voc import PASCAL_CLASSES, VOCDataset, pascal_voc
+from rcnn.data.yolo import YOLODataset
 
 __all__ = [
     "PASCAL_CLASSES",
     "AnnotationIndex",
     "AspectGroupedBatchSampler",
     "AugmentSettings",
+    "AutoSource",
     "COCODataset",
     "COCOSource",
+    "CSVDataset",
+    "CSVSource",
     "Case",
     "DataError",
     "DataReport",
@@ -57,6 +72,8 @@ __all__ = [
     "IndexedDataset",
     "JoinedDataset",
     "Kind",
+    "LabelmeDataset",
+    "LabelmeSource",
     "OnError",
     "PascalSource",
     "Picture",
@@ -66,18 +83,23 @@ __all__ = [
     "ShapesDataset",
     "ShapesSource",
     "Split",
+    "SubsetDataset",
     "TrainingSource",
     "TrainingTransform",
     "Transform",
     "TransformedDataset",
     "VOCDataset",
     "VOCSource",
+    "YOLODataset",
+    "YOLOSource",
     "as_images",
     "check",
     "checked_class_names",
     "collate",
+    "convert",
     "flip",
     "pascal_voc",
+    "random_split",
     "read_image",
     "resized",
 ]

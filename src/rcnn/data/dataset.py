@@ -9,6 +9,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Float32, Int32, UInt8
@@ -82,6 +83,10 @@ class DetectionDataset(Dataset[Sample], ABC):
             DataError: if its file cannot be decoded.
         """
 
+    def file(self, index: int) -> Path | None:  # noqa: ARG002
+        """Return the file of an image; None for a picture that is drawn or lies in memory."""
+        return None
+
 
 class IndexedDataset(DetectionDataset):
     """Image files in a folder, with an ``AnnotationIndex``; the base of all readers of files.
@@ -125,9 +130,12 @@ class IndexedDataset(DetectionDataset):
         """
         index = range(len(self))[index]
         size = self.index.size(index)
-        file = self.image_folder / self.index.files[index]
-        image = read_image(file, size, self._max_pixels)
+        image = read_image(self.file(index), size, self._max_pixels)
         return Sample(image, self.ground_truth(index), self.image_ids[index], size)
+
+    def file(self, index: int) -> Path:
+        """Return the file of an image."""
+        return self.image_folder / self.index.files[index]
 
 
 class JoinedDataset(DetectionDataset):
@@ -183,8 +191,47 @@ class JoinedDataset(DetectionDataset):
         part, position = self._find(index)
         return dataclasses.replace(part[position], image_id=self.image_ids[index])
 
+    def file(self, index: int) -> Path | None:
+        """Return the file of an image, None if it has none."""
+        part, position = self._find(index)
+        return part.file(position)
+
     def _find(self, index: int) -> tuple[DetectionDataset, int]:
         index = range(len(self))[index]
         number = int(np.searchsorted(self._ends, index, side="right"))
         part = self.parts[number]
         return part, index - int(self._ends[number]) + len(part)
+
+
+class SubsetDataset(DetectionDataset):
+    """Some images of a data set.
+
+    Args:
+        dataset: the data set.
+        indices: indices of the images in it, in the order of this one.
+    """
+
+    def __init__(self, dataset: DetectionDataset, indices: Sequence[int]) -> None:
+        self.dataset = dataset
+        self.indices = np.asarray(indices, dtype=np.int64)
+        self.class_names = dataset.class_names
+        self.image_ids = [dataset.image_ids[index] for index in self.indices.tolist()]
+        self.aspect_ratios = dataset.aspect_ratios[self.indices]
+        self.problems = dataset.problems
+
+    @property
+    def sizes(self) -> Int32[np.ndarray, "I 2"]:
+        """The size of every image."""
+        return self.dataset.sizes[self.indices]
+
+    def ground_truth(self, index: int) -> GroundTruth:
+        """Return the objects of an image, without decoding it."""
+        return self.dataset.ground_truth(int(self.indices[index]))
+
+    def __getitem__(self, index: int) -> Sample:
+        """Decode an image."""
+        return self.dataset[int(self.indices[index])]
+
+    def file(self, index: int) -> Path | None:
+        """Return the file of an image, None if it has none."""
+        return self.dataset.file(int(self.indices[index]))

@@ -55,22 +55,34 @@ class ImageFiles:
         try:
             return file, checked_size(self.folder / file, annotated, source, self.max_pixels)
         except DataError as error:
-            name = self._other_name(file) if error.reason == "missing image" else None
-            if name is None:
+            if error.reason != "missing image":
                 raise
+            name = self._other_name(file, source)
         self._problems.settle(
             "image file under another name", where=source, found=repr(file), made=name
         )
         return name, checked_size(self.folder / name, annotated, source, self.max_pixels)
 
-    def _other_name(self, file: str) -> str | None:
-        """Return the file that is meant by a name that does not exist; None if it is not clear."""
+    def _other_name(self, file: str, source: str) -> str:
+        """Return the file that is meant by a name that does not exist.
+
+        Raises:
+            DataError: there is none, or several.
+        """
         plain = file.replace("\\", "/")
         for name in (plain, unquote(file), unquote(plain)):
             if name != file and (self.folder / name).is_file():
                 return name
         found = self._by_name[PurePosixPath(unquote(plain)).name.casefold()]
-        return found[0] if len(found) == 1 else None
+        if len(found) == 1:
+            return found[0]
+        several = f"; of this name are {', '.join(found[:3])}" if found else ""
+        raise DataError.about(
+            "missing image",
+            where=source,
+            found=f"{(self.folder / file).absolute()} does not exist{several}",
+            allowed="Correct the name, or the folder of the images",
+        )
 
     @cached_property
     def _by_name(self) -> defaultdict[str, list[str]]:
@@ -85,6 +97,7 @@ def checked_size(
 ) -> tuple[int, int]:
     """Return the (height, width) with which an image file is read, after a check of its two ends.
 
+    A picture of which no size is written counts as viewers show it, turned as EXIF says.
     A JPEG or PNG without its end marker is decoded, to know a cut-off file from one with
     something harmless behind its end.
 
@@ -100,8 +113,8 @@ def checked_size(
     header = read_header(file, max_pixels)
     if not header.has_end:
         read_image(file, max_pixels=max_pixels)
-    if annotated is None:
-        return header.size
+    if annotated is None:  # the boxes were drawn on the picture as it is shown
+        return header.turned_size
     if annotated not in (header.size, header.turned_size):
         raise wrong_size(f"{where}, {file}", annotated, (header.size, header.turned_size))
     return annotated

@@ -6,6 +6,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, Protocol, get_args, runtime_checkable
 
@@ -13,9 +14,10 @@ import numpy as np
 
 from rcnn.data.builder import Others
 from rcnn.data.coco import COCODataset, read_class_names
-from rcnn.data.dataset import DetectionDataset, IndexedDataset, JoinedDataset
+from rcnn.data.dataset import DetectionDataset, IndexedDataset, JoinedDataset, SubsetDataset
 from rcnn.data.errors import DataError, DataWarning, OnError
 from rcnn.data.images import MAX_PIXELS
+from rcnn.data.random_split import random_split
 from rcnn.data.shapes import SHAPES, ShapesDataset
 from rcnn.data.voc import VOCDataset, pascal_voc
 
@@ -88,12 +90,14 @@ class FileSource(DataSource):
             the data.
         on_error: ``repair``, ``raise`` or ``skip`` what is wrong, see ``rcnn.data.errors``.
         max_pixels: height x width of the largest picture that is read.
+        seed: seed of random splits.
     """
 
     root: str | Path
     class_names: Sequence[str] | None = field(default=None, kw_only=True)
     on_error: OnError = field(default="repair", kw_only=True)
     max_pixels: int = field(default=MAX_PIXELS, kw_only=True)
+    seed: int = field(default=0, kw_only=True)
     # Of the training split, once it was opened: all classes, and those of which it has objects.
     _trained: dict[str, tuple[str, ...]] = field(
         default_factory=dict, init=False, repr=False, compare=False
@@ -101,6 +105,8 @@ class FileSource(DataSource):
 
     def dataset(self, split: Split) -> DetectionDataset:
         """Open a split; classes of which only this one has objects are named in a warning."""
+        if split in self._random_parts:
+            return self._random_parts[split]
         others: Others = "drop"
         names = self.class_names
         if names is None and split != "train":
@@ -117,6 +123,33 @@ class FileSource(DataSource):
                 stacklevel=2,
             )
         return dataset
+
+    @cached_property
+    def _random_parts(self) -> dict[str, SubsetDataset]:
+        """The parts of the training images, where a split is a share of them."""
+        given = {name: getattr(self, name, None) for name in ("val", "test")}
+        shares = {name: share for name, share in given.items() if isinstance(share, float)}
+        if not shares:
+            return {}
+        whole = self.open("train", self.class_names, "drop")
+        parts = random_split(whole, shares, self.seed)
+        return {name: SubsetDataset(whole, indices) for name, indices in parts.items()}
+
+    @property
+    def random_splits(self) -> dict[str, list[str]]:
+        """The image ids of each split, where splits are drawn at random; empty otherwise."""
+        return {name: list(part.image_ids) for name, part in self._random_parts.items()}
+
+    def named(self, split: Split) -> str:
+        """Return the name, file or folder of a split.
+
+        Raises:
+            DataError: there is no such split.
+        """
+        name = getattr(self, split, None)
+        if not isinstance(name, str):
+            raise DataError(f"There is no {split} split: data.{split} is null.", "missing split")
+        return name
 
     @abstractmethod
     def open(
@@ -141,13 +174,14 @@ class VOCSource(FileSource):
 
     Attributes:
         train: split to train on, a list or a folder; ``all`` takes every annotation.
-        val: split that chooses the best checkpoint; null for none.
-        test: split to test on.
+        val: split that chooses the best checkpoint, or a share of the training images, 0..1; null
+            for none.
+        test: split to test on, or a share of the training images, 0..1; null for none.
     """
 
     train: str = "train"
-    val: str | None = "val"
-    test: str | None = "test"
+    val: str | float | None = "val"
+    test: str | float | None = "test"
 
     def open(
         self, split: Split, class_names: Sequence[str] | None, others: Others
@@ -155,7 +189,7 @@ class VOCSource(FileSource):
         """Open a split."""
         return VOCDataset(
             self.root,
-            _given(getattr(self, split), split),
+            self.named(split),
             class_names,
             self.on_error,
             others=others,
@@ -179,7 +213,8 @@ class PascalSource(VOCSource):
     def prepare(self) -> None:
         """Download what is missing, if that is wanted."""
         if self.download:
-            for part in filter(None, (self.train, self.val, self.test)):
+            named = [part for part in (self.train, self.val, self.test) if isinstance(part, str)]
+            for part in named:
                 pascal_voc(self.name, self.root, part, download=True, on_error=self.on_error)
 
     def open(
@@ -189,7 +224,7 @@ class PascalSource(VOCSource):
         return pascal_voc(
             self.name,
             self.root,
-            _given(getattr(self, split), split),
+            self.named(split),
             on_error=self.on_error,
             class_names=class_names,
             others=others,
@@ -205,23 +240,28 @@ class COCOSource(FileSource):
         root: folder that the other paths are relative to.
         train: annotation file to train on.
         train_images: folder of its images.
-        val: annotation file that chooses the best checkpoint; null for none.
+        val: annotation file that chooses the best checkpoint, or a share of the training images,
+            0..1; null for none.
         val_images: folder of its images.
-        test: annotation file to test on; null for the validation split (COCO's own test split has
-            no public annotations).
+        test: annotation file to test on, or a share of the training images, 0..1; null for the
+            validation split (COCO's own test split has no public annotations).
         test_images: folder of its images.
     """
 
     train: str = "annotations/instances_train2017.json"
     train_images: str = "train2017"
-    val: str | None = "annotations/instances_val2017.json"
+    val: str | float | None = "annotations/instances_val2017.json"
     val_images: str | None = "val2017"
-    test: str | None = None
+    test: str | float | None = None
     test_images: str | None = None
 
     def has(self, split: Split) -> bool:
         """Return whether there is such a split."""
-        return self._paths(split)[0] is not None
+        return super().has(self._own(split))
+
+    def dataset(self, split: Split) -> DetectionDataset:
+        """Open a split."""
+        return super().dataset(self._own(split))
 
     def open(
         self, split: Split, class_names: Sequence[str] | None, others: Others
@@ -231,10 +271,10 @@ class COCOSource(FileSource):
         Raises:
             DataError: as ``COCODataset``; a split to learn from or to choose by has no annotations.
         """
-        annotations, images = (_given(path, split) for path in self._paths(split))
+        annotations = Path(self.root, self.named(split))
         dataset = COCODataset(
-            Path(self.root, annotations),
-            Path(self.root, images),
+            annotations,
+            Path(self.root, getattr(self, f"{split}_images") or self.train_images),
             self.on_error,
             class_names=class_names,
             others=others,
@@ -242,7 +282,7 @@ class COCOSource(FileSource):
         )
         if split != "test" and not dataset.is_annotated:
             raise DataError(
-                f"{Path(self.root, annotations)} has no annotations: it is for prediction alone. "
+                f"{annotations} has no annotations: it is for prediction alone. "
                 f"Set data.{split} to a file with the list annotations.",
                 "file without annotations",
             )
@@ -254,12 +294,9 @@ class COCOSource(FileSource):
         names = self._trained.get("all")
         return read_class_names(file) if names is None and file.is_file() else names
 
-    def _paths(self, split: Split) -> tuple[str | None, str | None]:
-        if split == "train":
-            return self.train, self.train_images
-        if split == "test" and self.test is not None:
-            return self.test, self.test_images
-        return self.val, self.val_images
+    def _own(self, split: Split) -> Split:
+        """Return the split that is opened for another: without a test split, that of validation."""
+        return "val" if split == "test" and self.test is None else split
 
 
 @dataclass(frozen=True)
@@ -286,9 +323,3 @@ def _classes_with_objects(dataset: DetectionDataset) -> tuple[str, ...]:
     labels = [part.index.labels for part in parts if isinstance(part, IndexedDataset)]
     found = np.unique(np.concatenate(labels)) if labels else ()
     return tuple(dataset.class_names[label - 1] for label in found if label > 0)
-
-
-def _given(name: str | None, split: Split) -> str:
-    if name is None:
-        raise DataError(f"There is no {split} split: data.{split} is null.", "missing split")
-    return name
