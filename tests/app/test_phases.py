@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rcnn.app.config import parse
-from rcnn.app.phases import NO_INFLUENCE, share_out, stage_fingerprint
+from rcnn.app.phases import NO_INFLUENCE, phase_fingerprint, share_out
 from rcnn.data import ShapesSource
 from rcnn.data.proposal_writer import ProposalWriter
 from rcnn.model.backbones import LoadedWeights, resolve
@@ -51,7 +51,7 @@ def name(composed: Compose) -> Callable[..., str]:
         given: dict[str, Any] = {"train": TRAIN, "weights": RANDOM, "processes": 1} | how
         settings = config.settings(("thing",), resolve(config.detector["backbone"])[0])
         learned = training_settings(settings)
-        return json.dumps([learned, stage_fingerprint(config, **given)], sort_keys=True)
+        return json.dumps([learned, phase_fingerprint(config, **given)], sort_keys=True)
 
     return function
 
@@ -111,7 +111,7 @@ def test_the_folder_of_the_run_does_not_count(composed: Compose) -> None:
         # Any class that takes a folder, as a callback of the user's own might.
         mine = {"_target_": "rcnn.data.proposals.ProposalFiles", "folder": f"{run_dir}/{folder}"}
         plain["callbacks"]["mine"] = mine
-        return stage_fingerprint(parse(plain), TRAIN, RANDOM, 1)
+        return phase_fingerprint(parse(plain), TRAIN, RANDOM, 1)
 
     assert inputs("/a/b", "x") == inputs("/c", "x")
     assert inputs("/a/b", "x") != inputs("/a/b", "y")
@@ -126,7 +126,7 @@ def test_stored_proposals_count_by_what_they_hold(tmp_path: Path, composed: Comp
                 writer.add(image_id, torch.tensor([[shift, 0.0, 20.0, 30.0]]))
             writer.finish()
         words = ("model=fast_rcnn", f"proposals.folder={path.parent}")
-        return stage_fingerprint(parse(composed(*words)), TRAIN, RANDOM, 1)
+        return phase_fingerprint(parse(composed(*words)), TRAIN, RANDOM, 1)
 
     one = inputs("a", 0.0)
     assert one == inputs("b", 0.0)

@@ -21,6 +21,18 @@ def test_the_configs_are_those_of_the_repository_or_else_of_the_wheel(
     assert train.conf_folder() == tmp_path / "lib" / "rcnn" / "conf"
 
 
+def test_the_help_of_train_py_needs_no_torch() -> None:
+    code = (
+        "import runpy, sys\nsys.argv = ['train.py', '--help']\n"
+        f"try: runpy.run_path({str(REPOSITORY / 'train.py')!r}, run_name='__main__')\n"
+        "except SystemExit as stopped: assert not stopped.code\n"
+        "assert not {'torch', 'hydra'} & set(sys.modules)"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    assert "--cfg job" in answer.stdout
+
+
 @pytest.mark.slow
 def test_it_trains_in_an_empty_folder_and_tells_mistakes(tmp_path: Path) -> None:
     def command(*words: str) -> subprocess.CompletedProcess[str]:

@@ -1,4 +1,4 @@
-"""A run in phases: from its config to the plan, the data and the trainer of each phase.
+"""A run in phases: from its config to the runner, the data and the trainer of each phase.
 
 A phase's product is stored under a fingerprint of what it was made from, see
 ``rcnn.training.phases``. The rule for the config: every key counts unless it is known to change
@@ -8,7 +8,6 @@ and a run takes a stored product at worst too seldom, never wrongly.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import hashlib
 import json
@@ -111,7 +110,7 @@ def _runner(
         weights=loaded,
         steps=_steps(config, data, trainer),
         seed=config.run.seed,
-        inputs=stage_fingerprint(config, train, loaded, trainer.world_size),
+        inputs=phase_fingerprint(config, train, loaded, trainer.world_size),
         plus_one=config.run.plus_one,
         device=trainer.strategy.root_device,
         speed=config.speed,
@@ -122,7 +121,7 @@ def _runner(
 
 
 def _steps(config: Config, data: DetectionDataModule, trainer: pl.Trainer) -> tuple[int, ...]:
-    """Return the optimiser steps of each step, which share those of a joint training."""
+    """Return the optimiser steps of each phase, which share those of a joint training."""
     images = len(data.dataset("train"))
     batches = math.ceil(images / (data.batch_size * trainer.world_size))
     limit = trainer.limit_train_batches
@@ -139,7 +138,7 @@ def _steps(config: Config, data: DetectionDataModule, trainer: pl.Trainer) -> tu
 
 
 def share_out(total: int, shares: Sequence[float]) -> tuple[int, ...]:
-    """Return the optimiser steps of each step, at least one, so that rounding adds or loses none.
+    """Return the optimiser steps of each phase, at least one, so that rounding adds or loses none.
 
     Args:
         total: optimiser steps that are shared.
@@ -162,7 +161,7 @@ def _phase_data(config: Config, folder: Path | None) -> DetectionDataModule:
 def _phase_trainer(config: Config, name: str, folder: Path, steps: int) -> pl.Trainer:
     """Return a trainer of the run's kind for one phase, with its logs in ``phases/<name>``."""
     run_dir = str(Path(config.run.run_dir, "phases", name))
-    plain = _moved(copy.deepcopy(config.plain), config.run.run_dir, run_dir)
+    plain = _moved(config.plain, config.run.run_dir, run_dir)
     plain["trainer"] |= {"max_epochs": -1, "max_steps": steps, "num_sanity_val_steps": 0}
     plain["callbacks"] = {
         key: node
@@ -220,7 +219,7 @@ def _finish(
     )
 
 
-def stage_fingerprint(
+def phase_fingerprint(
     config: Config, train: DetectionDataset, weights: LoadedWeights, processes: int
 ) -> dict[str, Any]:
     """Return what the fingerprints of all phases of a run have in common, as plain values.
@@ -243,8 +242,7 @@ def stage_fingerprint(
         "pretrained": _hash_of(weights),
         "processes": processes,
     }
-    plain: dict[str, Any] = json.loads(json.dumps(inputs))
-    return plain
+    return dict(json.loads(json.dumps(inputs)))
 
 
 def _influential(config: Config) -> dict[str, Any]:
