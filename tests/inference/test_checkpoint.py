@@ -65,7 +65,7 @@ def test_a_foreign_file_is_refused_with_the_way_for_torchvision(
 
 
 @pytest.mark.parametrize(
-    ("found", "remedy"), [(2, "train again"), (1, "train again"), (4, "newer"), (None, "newer")]
+    ("found", "remedy"), [(2, "Train again"), (1, "Train again"), (4, "newer"), (None, "newer")]
 )
 def test_another_format_is_refused_in_one_line(
     found: int | None, remedy: str, tmp_path: Path

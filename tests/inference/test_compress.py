@@ -4,6 +4,7 @@ from dataclasses import replace
 from itertools import pairwise, product
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 from hypothesis import given
@@ -58,14 +59,7 @@ def test_a_hand_worked_matrix_loses_its_smaller_value() -> None:
     assert (HAND - second @ first).norm().item() == pytest.approx(5.0)
 
 
-@pytest.mark.parametrize("shape", [(3, 7), (7, 3), (5, 5), (1, 4)])
-def test_full_rank_gives_the_matrix_back(shape: tuple[int, int]) -> None:
-    weight = matrix(0, *shape)
-    first, second = decompose(weight).truncated(min(shape))
-    assert (first.shape, second.shape) == ((min(shape), shape[1]), (shape[0], min(shape)))
-    torch.testing.assert_close(second @ first, weight, rtol=0, atol=1e-5)
-
-
+@hypothesis.settings(deadline=None)
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 5))
 def test_the_error_at_every_rank_is_what_the_discarded_values_say(
     outputs: int, inputs: int, seed: int
@@ -98,11 +92,6 @@ def test_energy_is_the_share_of_the_squares(share: float, rank: int) -> None:
 def test_a_share_that_a_rank_keeps_exactly_needs_no_more() -> None:
     assert diagonal(3.0, 1.0).rank_for_energy(0.9) == 1
     assert diagonal(0.0, 0.0).rank_for_energy(0.9) == 1
-
-
-def test_lost_energy_goes_from_all_to_nothing() -> None:
-    expected = torch.tensor([1.0, 0.2, 0.0]).double()
-    torch.testing.assert_close(diagonal(2.0, 1.0).lost_energy(), expected)
 
 
 @pytest.mark.parametrize("share", [0.0, -0.5, 1.5])
@@ -289,7 +278,8 @@ def test_the_choice_is_the_best_of_all_pairs_within_the_time(limit: float) -> No
         )
 
     ranks = ranks_for_seconds((layers[0], FC6), (layers[1], FC7), limit)
-    allowed = [pair for pair in product(range(6), repeat=2) if FC6[pair[0]] + FC7[pair[1]] <= limit]
+    pairs = product(range(6), range(6))
+    allowed = [(first, second) for first, second in pairs if FC6[first] + FC7[second] <= limit]
     assert ranks in allowed
     assert lost(ranks) == pytest.approx(min(map(lost, allowed)), abs=1e-6)
 

@@ -144,46 +144,48 @@ UNEQUAL = ((0.5, 1.0),) * 4 + ((1.0, 2.0),)
         ({"rpn_anchor_generator": AnchorGenerator(((32,),) * 5, UNEQUAL)}, "aspect_ratios"),
         (
             {"rpn_anchor_generator": AnchorGenerator(((8,),) * 4 + ((8, 9),), ((1.0,),) * 5)},
-            "anchor_generator.sizes",
+            "anchor_generator.sizes of each level",
         ),
     ],
 )
 def test_a_part_without_counterpart_is_refused_by_its_name(
     arguments: dict[str, Any], part: str
 ) -> None:
-    with pytest.raises(InteropError, match=rf"^\S*{part} is not supported: .* Supported is .*$"):
+    with pytest.raises(InteropError, match=rf"^.*{part} is not supported: .* Supported is .*$"):
         read(**arguments)
 
 
-def test_masks_are_refused_and_so_is_the_second_version_of_the_builder() -> None:
+@pytest.mark.parametrize(
+    ("builder", "part"),
+    [(maskrcnn_resnet50_fpn, "mask"), (fasterrcnn_resnet50_fpn_v2, "rpn.head.conv")],
+)
+def test_masks_are_refused_and_so_is_the_second_version_of_the_builder(
+    builder: Callable[..., FasterRCNN], part: str
+) -> None:
     with torch.device("meta"):
-        masks = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None)
-        second = fasterrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None)
-    with pytest.raises(InteropError, match=r"^roi_heads is not supported: .*boxes alone"):
-        read_settings(masks, NAMES)
-    with pytest.raises(InteropError, match=r"^rpn.head.conv is not supported"):
-        read_settings(second, NAMES)
+        model = builder(weights=None, weights_backbone=None)
+    with pytest.raises(InteropError, match=rf"^[^:]*{part}.* is not supported"):
+        read_settings(model, NAMES)
 
 
-def test_changed_coders_predictors_dropout_and_precision_are_refused() -> None:
+@pytest.mark.parametrize(
+    ("path", "changed", "part"),
+    [
+        ("rpn.box_coder.weights", (1.0, 1.0, 2.0, 2.0), "rpn.box_coder.weights"),
+        ("roi_heads.box_coder.bbox_xform_clip", 4.0, "roi_heads.box_coder.bbox_xform_clip"),
+        ("roi_heads.box_predictor.bbox_pred", nn.Linear(1024, 4), "bbox_pred.out_features"),
+        ("roi_heads.box_head.drop", nn.Dropout(0.5), "dropout"),
+        ("roi_heads.box_head", TwoMLPHead(12544, 1024).half(), "dtype"),
+    ],
+)
+def test_changed_coders_predictors_dropout_and_precision_are_refused(
+    path: str, changed: object, part: str
+) -> None:
     model = model_of()
-    model.rpn.box_coder.weights = (1.0, 1.0, 2.0, 2.0)
-    with pytest.raises(InteropError, match=r"rpn.box_coder.weights"):
+    owner, _, name = path.rpartition(".")
+    setattr(attrgetter(owner)(model), name, changed)
+    with pytest.raises(InteropError, match=rf"{part}.* is not supported"):
         read_settings(model, NAMES)
-    model = model_of()
-    model.roi_heads.box_coder.bbox_xform_clip = 4.0
-    with pytest.raises(InteropError, match=r"box_coder.bbox_xform_clip"):
-        read_settings(model, NAMES)
-    model = model_of()
-    model.roi_heads.box_predictor.bbox_pred = nn.Linear(1024, 4)
-    with pytest.raises(InteropError, match=r"bbox_pred is not supported: it has 4 outputs"):
-        read_settings(model, NAMES)
-    model = model_of()
-    model.roi_heads.box_head.add_module("drop", nn.Dropout(0.5))
-    with pytest.raises(InteropError, match=r"roi_heads.box_head.drop is not supported"):
-        read_settings(model, NAMES)
-    with pytest.raises(InteropError, match=r"torch.float16.*call model.float\(\)"):
-        read_settings(model_of().half(), NAMES)
 
 
 # --- the backbone ---------------------------------------------------------------------------------
@@ -261,18 +263,18 @@ def test_a_later_stage_that_rests_alone_is_not_a_leading_stage() -> None:
     ids=["another network", "fewer levels"],
 )
 def test_another_backbone_is_refused_and_the_supported_ones_are_listed(backbone: nn.Module) -> None:
-    with pytest.raises(InteropError, match=r"^backbone is not supported: .*vgg16.*resnet50_fpn"):
+    with pytest.raises(InteropError, match=r"^backbone .*not supported: .*vgg16.*resnet50_fpn"):
         read_backbone(model_of(backbone))
 
 
 def test_a_box_head_that_does_not_belong_to_the_backbone_is_refused(assemble: Assemble) -> None:
     model = assemble("vgg16_c4")
     model.roi_heads.box_head = nn.Sequential(nn.Flatten(), nn.Linear(512 * 49, 1024), nn.ReLU())
-    with pytest.raises(InteropError, match=r"^roi_heads.box_head .*Sequential.*vgg16"):
+    with pytest.raises(InteropError, match=r"roi_heads.box_head .*Sequential and a Sequential"):
         read_backbone(model)
     model = assemble("resnet18_c4")
     model.roi_heads.box_head = get_model("resnet34", norm_layer=FrozenBatchNorm2d)
-    with pytest.raises(InteropError, match=r"^roi_heads.box_head .*ResNet behind resnet18"):
+    with pytest.raises(InteropError, match=r"roi_heads.box_head .* and a ResNet"):
         read_backbone(model)
 
 
@@ -282,5 +284,5 @@ def test_norms_that_differ_and_other_norms_are_refused() -> None:
         backbone.get_submodule("body").bn1 = FrozenBatchNorm2d(64)
     with pytest.raises(InteropError, match=r"BatchNorm2d with eps=1e-05 and FrozenBatchNorm2d"):
         read_backbone(model_of(backbone))
-    with pytest.raises(InteropError, match=r"norm is not supported: it has SyncBatchNorm"):
+    with pytest.raises(InteropError, match=r"norm is not supported: it is SyncBatchNorm"):
         read_backbone(model_of(pyramid(norm_layer=nn.SyncBatchNorm)))

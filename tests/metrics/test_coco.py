@@ -189,11 +189,3 @@ def test_area_decides_the_size_class() -> None:
         values = metric.compute()
         by_area.append((bool(values["map_small"].isnan()), bool(values["map_medium"].isnan())))
     assert by_area == [(False, True), (True, False)]
-
-
-def test_without_any_image_everything_is_nan() -> None:
-    metric = COCOAveragePrecision(2)
-    metric.update([], [])
-    values = metric.compute()
-    assert set(values) == {*TWELVE, "map_per_class", "map_50_per_class"}
-    assert all(value.isnan().all() for value in values.values())

@@ -148,11 +148,6 @@ def test_a_missing_key_is_named(metric: VOCAveragePrecision, key: str) -> None:
         metric.update([prediction(), broken], [target(), target()])
 
 
-def test_proposals_need_no_labels() -> None:
-    image = {key: value for key, value in prediction().items() if key != "labels"}
-    ProposalRecall().update([image], [{"boxes": torch.zeros(0, 4)}])
-
-
 def test_unequal_numbers_of_images_are_named() -> None:
     with pytest.raises(ValueError, match="predictions of 2 images and targets of 1"):
         read_update([prediction()] * 2, [target()], 3)
@@ -295,6 +290,20 @@ def test_computing_in_the_middle_changes_nothing(
 
 
 @every_metric
+def test_updates_without_images_give_nan_alone_and_change_nothing_else(
+    name: str, random_images: Callable[..., tuple[Images, Images]]
+) -> None:
+    images = random_images(8)
+    plain, padded = metric_of(name), metric_of(name)
+    plain.update(*images)
+    padded.update([], [])
+    assert all(value.isnan().all() for value in padded.compute().values())
+    padded.update(*images)
+    padded.update([], [])
+    torch.testing.assert_close(padded.compute(), plain.compute(), equal_nan=True)
+
+
+@every_metric
 def test_reset_forgets_everything(
     name: str, random_images: Callable[..., tuple[Images, Images]]
 ) -> None:
@@ -320,18 +329,6 @@ def test_forward_scores_the_batch_and_keeps_it(
     torch.testing.assert_close(of_batch, second_part.compute(), equal_nan=True)
     whole.update(predictions, targets)
     torch.testing.assert_close(in_parts.compute(), whole.compute(), equal_nan=True)
-
-
-@every_metric
-def test_images_after_an_empty_update_and_before_one_count(
-    name: str, random_images: Callable[..., tuple[Images, Images]]
-) -> None:
-    predictions, targets = random_images(8)
-    plain, padded = metric_of(name), metric_of(name)
-    plain.update(predictions, targets)
-    for images in ([], predictions, []):
-        padded.update(images, targets if images else [])
-    torch.testing.assert_close(padded.compute(), plain.compute(), equal_nan=True)
 
 
 def test_tensors_travel_on_the_device_that_the_processes_talk_by(

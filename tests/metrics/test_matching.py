@@ -1,10 +1,9 @@
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.ops import box_iou
 
@@ -100,6 +99,7 @@ def test_pairs_overlap_enough_however_many_are_listed_at_once(
     assert overlapping_pairs(*sides, 0.6).objects.tolist() == [1][: max(count - 1, 0)]
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 5), max_size=10), st.lists(st.integers(0, 5), max_size=10))
 def test_pairs_are_those_of_the_same_image_and_class(left: list[int], right: list[int]) -> None:
     # A number is an image, 0 to 2, and a class, 1 or 2.
@@ -183,16 +183,7 @@ def test_an_ignored_object_takes_one_detection_and_a_crowd_any_number() -> None:
     assert coco_outcomes(three, ignored=[True], crowd=[True]) == [[IG] * 3]
 
 
-def test_each_threshold_has_a_matching_of_its_own() -> None:
-    table = [[0.6, 0.0], [0.9, 0.7]]
-    assert coco_outcomes(table, thresholds=[0.5, 0.65, 0.8, 0.95]) == [
-        [TP, TP],
-        [FP, TP],
-        [FP, TP],
-        [FP, FP],
-    ]
-
-
+@settings(deadline=None)
 @given(st.data())
 def test_outcomes_are_those_of_going_through_the_detections_one_by_one(data: st.DataObject) -> None:
     num_objects = data.draw(st.integers(1, 5))
@@ -257,25 +248,6 @@ def test_a_detection_goes_to_its_best_object_even_if_another_is_free() -> None:
 def test_of_equal_overlaps_voc_takes_the_first_object(ignore: list[bool], outcome: int) -> None:
     left_and_right = objects(OBJECT, [10.0, 0.0, 20.0, 10.0], ignore=ignore)
     assert voc(detections([5.0, 0.0, 15.0, 10.0]), left_and_right, 0.3) == [outcome]
-
-
-def test_of_equal_scores_the_first_detection_is_the_true_positive() -> None:
-    assert voc(detections(BY_80, BY_90), objects(OBJECT)) == [TP, FP]
-
-
-def test_an_object_of_another_class_or_image_does_not_count() -> None:
-    found, ground_truth = detections(BY_90), objects(OBJECT)
-    assert voc(detections(BY_90, label=2), ground_truth) == [FP]
-    elsewhere = replace(found, counts=torch.tensor([0, 1]))
-    assert voc(elsewhere, replace(ground_truth, counts=torch.tensor([1, 0]))) == [FP]
-
-
-@pytest.mark.parametrize("num_objects", [0, 1, 3])
-@pytest.mark.parametrize("num_detections", [0, 1, 3])
-def test_any_number_of_boxes_is_ordinary(num_objects: int, num_detections: int) -> None:
-    outcomes = voc(detections(*FAR_APART[:num_detections]), objects(*FAR_APART[:num_objects]))
-    positives = min(num_objects, num_detections)
-    assert outcomes == [TP] * positives + [FP] * (num_detections - positives)
 
 
 # --- one image ------------------------------------------------------------------------------

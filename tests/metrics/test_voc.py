@@ -182,20 +182,6 @@ def test_equals_the_loops_of_the_devkit(
     torch.testing.assert_close(values["voc07_map"], eleven[:3].mean())
 
 
-def test_difficult_flags_alone_change_the_figure_of_one_detector() -> None:
-    # Two objects: a large one that is found, a small one that is not.
-    boxes = torch.tensor([[0.0, 0.0, 50.0, 50.0], [80.0, 80.0, 84.0, 84.0]])
-    labels = torch.tensor([1, 1])
-    found = [{"boxes": boxes[:1], "scores": torch.tensor([0.9]), "labels": labels[:1]}]
-    figures = []
-    for difficult in (False, True):
-        metric = VOCAveragePrecision(["car"])
-        flags = torch.tensor([False, difficult])
-        metric.update(found, [{"boxes": boxes, "labels": labels, "ignore": flags}])
-        figures.append(float(metric.compute()["voc_map"]))
-    assert figures == [0.5, 1.0]
-
-
 def test_a_region_of_unknown_class_ignores_detections_of_any_class_that_are_no_object() -> None:
     # Worked by hand: boxes 1 and 2 find the objects, 3 and 4 lie in the region (4 by a half of its
     # area), 5 by a quarter and 6 not at all.
@@ -227,14 +213,6 @@ def test_the_mean_skips_classes_without_objects() -> None:
     values = metric.compute()
     assert values["voc_map"] == values["voc07_map"] == 1.0
     assert values["voc_ap_per_class"].isnan().tolist() == [True, False, True]
-
-
-def test_without_any_object_everything_is_nan() -> None:
-    metric = VOCAveragePrecision(2)
-    metric.update([], [])
-    values = metric.compute()
-    assert all(value.isnan().all() for value in values.values())
-    assert set(values) == {"voc_map", "voc07_map", "voc_ap_per_class", "voc07_ap_per_class"}
 
 
 @pytest.mark.parametrize("threshold", [0.0, 1.1, [], [0.5, -0.5]])

@@ -109,10 +109,6 @@ def test_labels_of_one_box_take_one_corner_each() -> None:
         assert right <= x1 or x2 <= left or bottom <= y1 or y2 <= top
 
 
-def test_an_empty_canvas_is_the_image(image: Tensor) -> None:
-    torch.testing.assert_close(Canvas(image).finish(), image, rtol=0, atol=0)
-
-
 def test_a_frame_lies_inside_its_box() -> None:
     canvas = Canvas(plain())
     canvas.frame([50.0, 60.0, 150.2, 199.8], RED)

@@ -2,7 +2,7 @@ from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rcnn.view.colours import (
@@ -104,6 +104,7 @@ def test_higher_scores_are_lighter() -> None:
     assert score_colour(1.0) == SCORE_RAMP[-1]
 
 
+@settings(deadline=None)
 @given(st.floats(-10, 10))
 def test_every_score_has_a_colour(fraction: float) -> None:
     assert all(0 <= channel <= 255 for channel in score_colour(fraction))

@@ -40,15 +40,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         )
     found = record.get("format")
     if found != CHECKPOINT_FORMAT:
-        raise CheckpointError(f"{path}: has format {found}; {_remedy(found)}")
-    return dict(checkpoint)
-
-
-def _remedy(found: object) -> str:
-    """Return what to do with a file of another format."""
-    if isinstance(found, int) and found < CHECKPOINT_FORMAT:
-        return (
-            f"this version of rcnn reads format {CHECKPOINT_FORMAT} alone, and no checkpoint of "
-            "rcnn 0.1: train again, or use rcnn 0.1."
+        remedy = "install a newer rcnn."
+        if isinstance(found, int) and found < CHECKPOINT_FORMAT:
+            remedy = "it reads none of rcnn 0.1. Train again, or use rcnn 0.1."
+        raise CheckpointError(
+            f"{path}: has format {found}; this version of rcnn reads format {CHECKPOINT_FORMAT}: "
+            f"{remedy}"
         )
-    return f"this version of rcnn reads format {CHECKPOINT_FORMAT}: install a newer rcnn."
+    return dict(checkpoint)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -69,29 +70,22 @@ def _thresholds(detector: Detector, score: float | None, nms_iou: float | None) 
 
     The detections of a proposal network are its proposals, which have thresholds of the same names.
     """
+    given = {"score": score, "nms_iou": nms_iou}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    owner: Any
+    changed: Any
     if isinstance(detector, ProposalNetwork):
-        rpn, limits = detector.rpn, detector.rpn.proposal_settings
-        try:
-            rpn.proposal_settings = dataclasses.replace(
-                limits,
-                score=limits.score if score is None else score,
-                nms_iou=limits.nms_iou if nms_iou is None else nms_iou,
-            )
-            yield
-        finally:
-            rpn.proposal_settings = limits
-        return
-    heads, settings = detector.roi_heads, detector.roi_heads.settings
+        owner, name = detector.rpn, "proposal_settings"
+        changed = replace(detector.rpn.proposal_settings, **changes)
+    else:
+        owner, name, settings = detector.roi_heads, "settings", detector.roi_heads.settings
+        changed = replace(settings, detections=replace(settings.detections, **changes))
+    own = getattr(owner, name)
+    setattr(owner, name, changed)
     try:
-        detections = dataclasses.replace(
-            settings.detections,
-            score=settings.detections.score if score is None else score,
-            nms_iou=settings.detections.nms_iou if nms_iou is None else nms_iou,
-        )
-        heads.settings = dataclasses.replace(settings, detections=detections)
         yield
     finally:
-        heads.settings = settings
+        setattr(owner, name, own)
 
 
 def _check_proposals(

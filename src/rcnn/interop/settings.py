@@ -2,8 +2,8 @@
 
 Supported are torchvision's builders ``fasterrcnn_resnet50_fpn``,
 ``fasterrcnn_mobilenet_v3_large_fpn`` and ``fasterrcnn_mobilenet_v3_large_320_fpn``, the pyramids
-that ``resnet_fpn_backbone`` builds, and two models that people assemble by hand: VGG-16 without its
-last pooling, and a ResNet up to ``layer3`` ("C4"). Any other part is refused by its name.
+that ``resnet_fpn_backbone`` builds, VGG-16 without its last pooling, and a ResNet up to ``layer3``
+("C4"). Any other part is refused by its name.
 
 What torchvision has in its code instead of in its attributes (the knees of its losses, the
 smallest detection) is a constant here.
@@ -11,14 +11,14 @@ smallest detection) is a constant here.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Literal, TypeVar
 
 import torch
 from torch import nn
 from torchvision.models.detection import FasterRCNN
-from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.roi_heads import RoIHeads
@@ -42,7 +42,6 @@ from rcnn.ops.deltas import LARGEST_LOG_RATIO
 from rcnn.settings import SettingsError
 
 V = TypeVar("V")
-Shapes = dict[str, tuple[int, ...]]
 
 PARTS: dict[str, type[nn.Module]] = {
     "transform": GeneralizedRCNNTransform,
@@ -84,12 +83,28 @@ def read_settings(model: FasterRCNN, class_names: tuple[str, ...]) -> DetectorSe
         SettingsError: a value is out of range here.
     """
     _check_parts(model)
-    rpn, heads = model.rpn, model.roi_heads
+    transform, rpn, heads = model.transform, model.rpn, model.roi_heads
+    generator, pool = rpn.anchor_generator, heads.box_roi_pool
+    x, y, width, height = heads.box_coder.weights
     return DetectorSettings(
         class_names=class_names,
-        images=_images(model.transform),
+        images=ImageSettings(
+            shorter_side=transform.min_size[-1],  # evaluation's; training draws one of several
+            longer_side=transform.max_size,
+            multiple=transform.size_divisible,
+            mean=_three(transform.image_mean),
+            std=_three(transform.image_std),
+            channels="rgb",
+            antialias=False,
+        ),
         backbone=read_backbone(model),
-        anchors=_anchors(rpn.anchor_generator),
+        anchors=AnchorSettings(
+            ratios=tuple(map(float, generator.aspect_ratios[0])),
+            sizes=tuple(tuple(map(float, level)) for level in generator.sizes),
+            offset=0.0,
+            rounding="nearest",
+            spacing="grid",
+        ),
         rpn=RPNSettings(channels=None, branches="shared", objectness="sigmoid"),
         anchor_sampling=AnchorSampling(
             positive_iou=float(rpn.proposal_matcher.high_threshold),
@@ -118,8 +133,15 @@ def read_settings(model: FasterRCNN, class_names: tuple[str, ...]) -> DetectorSe
             append_gt=True,
             pad_with="nothing",
         ),
-        deltas=_deltas(heads.box_coder),
-        pooling=_pooling(heads.box_roi_pool),
+        deltas=DeltaSettings(std=(1 / x, 1 / y, 1 / width, 1 / height)),
+        pooling=PoolingSettings(
+            kind="roi_align",
+            size=pool.output_size[0],
+            sampling_ratio=max(pool.sampling_ratio, 0),  # torchvision's "adaptive" is any below 1
+            aligned=False,
+            canonical_size=float(pool.canonical_scale),
+            canonical_level=pool.canonical_level,
+        ),
         losses=LossSettings(rpn_box_beta=1 / 9, roi_box_beta=1 / 9),
         detections=DetectionSettings(
             score=float(heads.score_thresh),
@@ -141,10 +163,12 @@ def read_backbone(model: FasterRCNN) -> BackboneSettings:
             differ from each other.
     """
     norm, norm_eps = _norms(model)
-    found = _without_counts(name_tensors(model, model.state_dict()))
-    shapes = {key: tuple(tensor.shape) for key, tensor in found}
-    head, size = model.roi_heads.box_head, _pooled_size(model.roi_heads.box_roi_pool)
-    mlp, pyramid = type(head) is TwoMLPHead, any(key.startswith("backbone.fpn.") for key in shapes)
+    backbone, head = model.backbone, model.roi_heads.box_head
+    size, mlp = model.roi_heads.box_roi_pool.output_size[0], type(head) is TwoMLPHead
+    tensors = name_tensors(model.state_dict())
+    parts = "backbone.", "roi_heads.box_head."
+    shapes = _shapes({key: value for key, value in tensors.items() if key.startswith(parts)})
+    pyramid = any(key.startswith("backbone.fpn.") for key in shapes)
     for name in (name for name in TORCHVISION if name.endswith("_fpn") == pyramid):
         settings = BackboneSettings(
             name=name,
@@ -154,22 +178,18 @@ def read_backbone(model: FasterRCNN) -> BackboneSettings:
             dropout=0.0,
             weights=None,
             hidden=model.roi_heads.box_predictor.cls_score.in_features if mlp else None,
-            fpn_channels=model.backbone.out_channels if pyramid else 256,
+            fpn_channels=backbone.out_channels if pyramid else 256,
             norm_eps=norm_eps,
         )
-        expected, _ = _outline(settings, size)
-        if _part("backbone.", expected) == _part("backbone.", shapes):
-            break
-    else:
-        raise InteropError(
-            f"backbone is not supported: it is a {type(model.backbone).__name__} with other "
-            f"tensors than {', '.join(TORCHVISION)} have as torchvision builds them: those with a "
-            "pyramid by fasterrcnn_*_fpn, vgg16().features[:-1], and a ResNet up to layer3."
-        )
-    supported = "torchvision's TwoMLPHead, or behind a ResNet (C4) a module with its `layer4`"
-    same = _part("roi_heads.box_head.", expected) == _part("roi_heads.box_head.", shapes)
-    _demand(same, "roi_heads.box_head", f"a {type(head).__name__} behind {name}", supported)
-    return dataclasses.replace(settings, frozen_stages=_frozen_stages(model, settings, size))
+        network = _network(settings, size)
+        if _shapes(network.state_dict()) == shapes:
+            return _with_frozen_stages(model, settings, network)
+    raise InteropError(
+        f"backbone or roi_heads.box_head is not supported: a {type(backbone).__name__} and a "
+        f"{type(head).__name__} have other tensors than {', '.join(TORCHVISION)} have as "
+        "torchvision builds them: those with a pyramid by fasterrcnn_*_fpn; vgg16().features[:-1] "
+        "before a TwoMLPHead; a ResNet up to layer3 before one or before a module with its layer4."
+    )
 
 
 def torchvision_key(key: str) -> str:
@@ -180,160 +200,108 @@ def torchvision_key(key: str) -> str:
     return key
 
 
-def name_tensors(model: FasterRCNN, tensors: dict[str, V]) -> dict[str, V]:
-    """Return the tensors of ``model`` with the layers of a ResNet by their names.
+def name_tensors(tensors: dict[str, V]) -> dict[str, V]:
+    """Return the tensors of a torchvision detector with the layers of a ResNet by their names.
 
     ``nn.Sequential(resnet.conv1, resnet.bn1, ...)`` only numbers them.
     """
-    if "backbone.4.0.conv1.weight" not in model.state_dict():
+    if "backbone.4.0.conv1.weight" not in tensors:
         return tensors
-    names = {f"backbone.{i}.": f"backbone.{name}." for i, name in enumerate(C4_LAYERS)}
-    return {
-        next(
-            (new + key.removeprefix(old) for old, new in names.items() if key.startswith(old)), key
-        ): value
-        for key, value in tensors.items()
-    }
+
+    def named(found: re.Match[str]) -> str:
+        return f"backbone.{C4_LAYERS[int(found[1])]}."
+
+    return {re.sub(r"^backbone\.(\d)\.", named, key): value for key, value in tensors.items()}
 
 
-def _outline(settings: BackboneSettings, pooled_size: int) -> tuple[Shapes, set[str]]:
-    """Return a network's shapes by torchvision's keys, and the keys of what learns."""
+def _network(settings: BackboneSettings, pooled_size: int) -> nn.Module:
+    """Return backbone and box head, whose tensors have names and shapes but no values."""
     with torch.device("meta"):
         network = build_network(settings, pooled_size**2)
-    shapes: Shapes = {}
-    learning: set[str] = set()
-    for prefix, module in (
-        ("backbone.", network.backbone),
-        ("roi_heads.box_head.", network.box_head),
-    ):
-        state = _without_counts(module.state_dict())
-        shapes |= {torchvision_key(prefix + key): tuple(tensor.shape) for key, tensor in state}
-        parameters = module.named_parameters()
-        learning |= {torchvision_key(prefix + key) for key, p in parameters if p.requires_grad}
-    return shapes, learning
+    heads = nn.ModuleDict({"box_head": network.box_head})
+    return nn.ModuleDict({"backbone": network.backbone, "roi_heads": heads})
 
 
-def _frozen_stages(model: FasterRCNN, settings: BackboneSettings, pooled_size: int) -> int:
-    """Return how many leading stages hold no parameter that learns."""
-    parameters = name_tensors(model, dict(model.named_parameters()))
+def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
+    """Return the shapes by torchvision's keys."""
+    return {torchvision_key(k): t.shape for k, t in tensors.items() if not k.endswith(COUNT)}
+
+
+def _with_frozen_stages(
+    model: FasterRCNN, settings: BackboneSettings, network: nn.Module
+) -> BackboneSettings:
+    """Return the settings with the number of leading stages that hold no learning parameter."""
+    parameters = name_tensors(dict(model.named_parameters()))
     resting = {key for key, parameter in parameters.items() if not parameter.requires_grad}
-    _, all_keys = _outline(settings, pooled_size)
-    stages = 0
     while True:
         try:
-            more = dataclasses.replace(settings, frozen_stages=stages + 1)
-            _, learning = _outline(more, pooled_size)
+            more = replace(settings, frozen_stages=settings.frozen_stages + 1)
+            learning = _learning(_network(more, model.roi_heads.box_roi_pool.output_size[0]))
         except SettingsError:  # the network has no more stages
-            return stages
-        if not all_keys - learning <= resting:
-            return stages
-        stages += 1
+            return settings
+        if not _learning(network) - learning <= resting:
+            return settings
+        settings = more
+
+
+def _learning(network: nn.Module) -> set[str]:
+    return {torchvision_key(key) for key, p in network.named_parameters() if p.requires_grad}
 
 
 def _norms(model: FasterRCNN) -> tuple[Literal["batch", "frozen"], float | None]:
     """Return the kind and the epsilon that all norms of a detector share."""
     norms = [layer for layer in model.modules() if hasattr(layer, "running_mean")]
     kinds = {(type(layer), float(layer.eps)) for layer in norms}
-    listed = " and ".join(sorted(f"{kind.__name__} with eps={eps}" for kind, eps in kinds))
-    supported = "BatchNorm2d alone or FrozenBatchNorm2d alone, with one eps"
-    known = {kind for kind, _ in kinds} <= {nn.BatchNorm2d, FrozenBatchNorm2d}
-    _demand(known and len(kinds) <= 1, "backbone's norm", listed, supported)
     if not kinds:
         return "batch", None
+    if len(kinds) > 1 or not {kind for kind, _ in kinds} <= {nn.BatchNorm2d, FrozenBatchNorm2d}:
+        listed = " and ".join(sorted(f"{kind.__name__} with eps={eps}" for kind, eps in kinds))
+        raise InteropError(
+            f"backbone's norm is not supported: it is {listed}. Supported is BatchNorm2d alone or "
+            "FrozenBatchNorm2d alone, with one eps."
+        )
     kind, eps = kinds.pop()
     return ("batch" if kind is nn.BatchNorm2d else "frozen"), eps
 
 
 def _check_parts(model: FasterRCNN) -> None:
-    """Refuse a detector with a part that has no counterpart here."""
+    """Refuse a detector with a part or a setting that has no counterpart here."""
     for path, kind in PARTS.items():
-        part = model.get_submodule(path)
-        _demand(type(part) is kind, path, f"a {type(part).__name__}", kind.__name__)
-    depth = len(model.rpn.head.conv)
-    _demand(depth == 1, "rpn.head.conv", f"{depth} convolutions", "one")
-    for path, layer in model.named_modules():
-        _demand(not isinstance(layer, nn.Dropout), path, f"a {type(layer).__name__}", "no dropout")
-    heads, coder = model.roi_heads, model.rpn.box_coder
-    extra = heads.has_mask() or heads.has_keypoint()
-    _demand(not extra, "roi_heads", "a mask or keypoint head", "boxes alone")
-    same = tuple(coder.weights) == (1.0, 1.0, 1.0, 1.0)
-    _demand(same, "rpn.box_coder.weights", coder.weights, "ones")
-    clips = {coder.bbox_xform_clip, heads.box_coder.bbox_xform_clip}
-    _demand(clips == {LARGEST_LOG_RATIO}, "box_coder.bbox_xform_clip", clips, "log(1000 / 16)")
-    predictor = heads.box_predictor
-    rows, numbers = predictor.cls_score.out_features, predictor.bbox_pred.out_features
-    path = "roi_heads.box_predictor.bbox_pred"
-    _demand(numbers == 4 * rows, path, f"{numbers} outputs", f"four for each of {rows} rows")
-    dtypes = sorted({str(tensor.dtype) for tensor in model.parameters()})
-    _demand(dtypes == ["torch.float32"], "the model", dtypes, "float32: call model.float()")
-
-
-def _images(transform: GeneralizedRCNNTransform) -> ImageSettings:
-    fixed, skip = transform.fixed_size, transform._skip_resize
-    _demand(fixed is None, "transform.fixed_size", fixed, "None")
-    _demand(not skip, "transform._skip_resize", skip, "False")
-    return ImageSettings(
-        shorter_side=transform.min_size[-1],  # evaluation's; training draws one of several
-        longer_side=transform.max_size,
-        multiple=transform.size_divisible,
-        mean=_three(transform.image_mean),
-        std=_three(transform.image_std),
-        channels="rgb",
-        antialias=False,
+        _demand(path, type(model.get_submodule(path)).__name__, kind.__name__)
+    transform, rpn, heads = model.transform, model.rpn, model.roi_heads
+    generator, predictor, pool = rpn.anchor_generator, heads.box_predictor, heads.box_roi_pool
+    sizes, ratios = (
+        [len(level) for level in generator.sizes],
+        [*map(tuple, generator.aspect_ratios)],
     )
+    dropout = [path for path, part in model.named_modules() if isinstance(part, nn.Dropout)]
+    only: dict[str, tuple[object, object]] = {
+        "transform.fixed_size": (transform.fixed_size, None),
+        "transform._skip_resize": (transform._skip_resize, False),
+        "number of convolutions in rpn.head.conv": (len(rpn.head.conv), 1),
+        "number of rpn.anchor_generator.sizes of each level": (sizes, sizes[:1] * len(sizes)),
+        "rpn.anchor_generator.aspect_ratios": (ratios, ratios[:1] * len(ratios)),
+        "rpn.box_coder.weights": (tuple(rpn.box_coder.weights), (1.0, 1.0, 1.0, 1.0)),
+        "rpn.box_coder.bbox_xform_clip": (rpn.box_coder.bbox_xform_clip, LARGEST_LOG_RATIO),
+        "roi_heads.box_coder.bbox_xform_clip": (heads.box_coder.bbox_xform_clip, LARGEST_LOG_RATIO),
+        "a mask or keypoint head in roi_heads": (heads.has_mask() or heads.has_keypoint(), False),
+        "roi_heads.box_roi_pool.output_size": (pool.output_size, pool.output_size[:1] * 2),
+        "roi_heads.box_predictor.bbox_pred.out_features": (
+            predictor.bbox_pred.out_features,
+            4 * predictor.cls_score.out_features,
+        ),
+        "dropout": (dropout, []),
+        "dtype of the parameters": ({p.dtype for p in model.parameters()}, {torch.float32}),
+    }
+    for path, (value, supported) in only.items():
+        _demand(path, value, supported)
+
+
+def _demand(path: str, value: object, supported: object) -> None:
+    if value != supported:
+        raise InteropError(f"{path} is not supported: it is {value!r}. Supported is {supported!r}.")
 
 
 def _three(values: Iterable[float]) -> tuple[float, float, float]:
-    red, green, blue = (float(value) for value in values)
+    red, green, blue = map(float, values)
     return red, green, blue
-
-
-def _anchors(generator: AnchorGenerator) -> AnchorSettings:
-    sizes, ratios = generator.sizes, generator.aspect_ratios
-    path = "rpn.anchor_generator"
-    equal = len({len(level) for level in sizes}) == 1
-    _demand(equal, f"{path}.sizes", sizes, "equally many on every level")
-    same = len({tuple(level) for level in ratios}) == 1
-    _demand(same, f"{path}.aspect_ratios", ratios, "the same on every level")
-    return AnchorSettings(
-        ratios=tuple(float(ratio) for ratio in ratios[0]),
-        sizes=tuple(tuple(float(size) for size in level) for level in sizes),
-        offset=0.0,
-        rounding="nearest",
-        spacing="grid",
-    )
-
-
-def _pooling(pool: MultiScaleRoIAlign) -> PoolingSettings:
-    return PoolingSettings(
-        kind="roi_align",
-        size=_pooled_size(pool),
-        sampling_ratio=max(pool.sampling_ratio, 0),  # torchvision's "adaptive" is any below 1
-        aligned=False,
-        canonical_size=float(pool.canonical_scale),
-        canonical_level=pool.canonical_level,
-    )
-
-
-def _pooled_size(pool: MultiScaleRoIAlign) -> int:
-    height, width = pool.output_size
-    _demand(height == width, "roi_heads.box_roi_pool.output_size", (height, width), "a square")
-    return int(height)
-
-
-def _deltas(coder: BoxCoder) -> DeltaSettings:
-    x, y, width, height = coder.weights
-    return DeltaSettings(std=(1 / x, 1 / y, 1 / width, 1 / height))
-
-
-def _without_counts(tensors: dict[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
-    return ((key, tensor) for key, tensor in tensors.items() if not key.endswith(COUNT))
-
-
-def _part(prefix: str, shapes: Shapes) -> Shapes:
-    return {key: shape for key, shape in shapes.items() if key.startswith(prefix)}
-
-
-def _demand(condition: bool, path: str, value: object, supported: str) -> None:
-    if not condition:
-        raise InteropError(f"{path} is not supported: it has {value}. Supported is {supported}.")

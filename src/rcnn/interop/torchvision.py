@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping, Sequence
-from itertools import repeat
 from pathlib import Path
 
 import torch
@@ -148,64 +147,55 @@ def to_torchvision_state_dict(detector: FasterRCNN) -> dict[str, Tensor]:
 
 def _copy_weights(model: detection.FasterRCNN, detector: FasterRCNN) -> None:
     """Copy every tensor of ``model`` to the same layer of ``detector``."""
-    theirs = name_tensors(model, model.state_dict())
+    theirs = name_tensors(model.state_dict())
     pairs = {key: torchvision_key(key) for key in detector.state_dict()}
-    missing = sorted(set(pairs.values()) - set(theirs))
     # A stage that is frozen here counts no batches.
-    surplus = sorted(k for k in set(theirs) - set(pairs.values()) if not k.endswith(COUNT))
+    surplus = sorted(k for k in theirs.keys() - pairs.values() if not k.endswith(COUNT))
+    missing = sorted(pairs.values() - theirs.keys())
     if missing or surplus:
         raise InteropError(
             f"Some tensors have no counterpart: the model lacks {missing or 'none'}, and has "
             f"{surplus or 'none'} in addition."
         )
     order = _anchor_order(detector.settings.anchors).argsort()
-    detector.load_state_dict(
-        {
-            key: _reorder(theirs[other], order)
-            if key.startswith(ANCHOR_CHANNELS)
-            else theirs[other]
-            for key, other in pairs.items()
-        }
-    )
+    state = {key: theirs[other] for key, other in pairs.items()}
+    for key in filter(lambda key: key.startswith(ANCHOR_CHANNELS), state):
+        state[key] = _reorder(state[key], order)
+    detector.load_state_dict(state)
 
 
 @torch.no_grad()
 def _compare(model: detection.FasterRCNN, detector: FasterRCNN) -> None:
     """Refuse a model with another backbone, another box head, or other pooled levels.
 
-    Keys and shapes of tensors do not show the strides, the activations and the order of the layers
-    of a model that a user assembled. Equal results on noise, 2 x 3 cells of stride 32, do.
+    Keys and shapes of tensors do not show strides, activations and the order of layers. Equal
+    results on noise, 2 x 3 cells of stride 32, do.
     """
-    backbone, side = detector.backbone, detector.settings.pooling.size
     generator = torch.Generator().manual_seed(0)
+    channels, side = detector.backbone.channels, detector.settings.pooling.size
     device = next(model.parameters()).device
     pixels = torch.randn(1, 3, 64, 96, generator=generator).to(device)
-    pooled = torch.randn(2, backbone.channels, side, side, generator=generator).to(device)
+    pooled = torch.randn(2, channels, side, side, generator=generator).to(device)
     with eval_mode(model), eval_mode(detector):
         levels = model.backbone(pixels)
         levels = {"0": levels} if isinstance(levels, Tensor) else levels
-        pairs = [
-            *zip(repeat("backbone"), levels.values(), backbone(pixels), strict=False),
-            (
-                "roi_heads.box_head",
-                model.roi_heads.box_head(pooled).flatten(1),
-                detector.roi_heads.box_head(pooled),
-            ),
-        ]
-    for path, there, here in pairs:
+        vectors = model.roi_heads.box_head(pooled).flatten(1)
+        both = zip(levels.values(), detector.backbone(pixels), strict=False)
+        compared = [("backbone", there, here) for there, here in both]
+        compared.append(("roi_heads.box_head", vectors, detector.roi_heads.box_head(pooled)))
+    for path, there, here in compared:
         tolerance = 1e-3 * here.nan_to_num(posinf=0.0, neginf=0.0).abs().max().item()
-        same = (
-            there.shape == here.shape
-            and torch.isclose(there, here, rtol=0, atol=tolerance, equal_nan=True).all()
-        )
-        if not same:
-            name = detector.settings.backbone.name
+        if (
+            there.shape != here.shape
+            or not torch.isclose(there, here, rtol=0, atol=tolerance, equal_nan=True).all()
+        ):
             raise InteropError(
-                f"{path} is not supported: it has the tensors of a {name} but computes something "
-                "else. Supported is torchvision's own network, its layers in their order."
+                f"{path} is not supported: it has the tensors of a "
+                f"{detector.settings.backbone.name} but computes something else. Supported is "
+                "torchvision's own network, its layers in their order."
             )
     wanted = model.roi_heads.box_roi_pool.featmap_names
-    expected = list(levels)[: backbone.roi_levels]
+    expected = list(levels)[: detector.backbone.roi_levels]
     if [name for name in levels if name in wanted] != expected:
         raise InteropError(
             f"roi_heads.box_roi_pool is not supported: it has featmap_names={wanted}. Supported is "
@@ -243,11 +233,7 @@ def _name_classes(given: Sequence[str] | None, rows: int) -> tuple[str, ...]:
 
 
 def _coco_names() -> tuple[str, ...]:
-    """Return names of the 90 category ids of COCO that torchvision's released models know.
-
-    Torchvision calls each of the ten unused ids "N/A". Names have to differ, so that these become
-    "N/A 12", "N/A 26" and so on.
-    """
+    """Return names of COCO's 90 category ids; those of the ten unused ones, "N/A 12", differ."""
     names = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
     return tuple(
         f"N/A {label}" if name == "N/A" else name for label, name in enumerate(names) if label > 0
@@ -291,10 +277,10 @@ def _build(
 
 def _read(path: Path) -> dict[str, Tensor]:
     """Return the state dict of a file; for a training checkpoint that of its model."""
+    if not path.is_file():
+        raise InteropError(f"There is no file {path}.")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise InteropError(f"There is no file {path}.") from error
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
         message = " ".join(str(error).split())
         raise InteropError(
@@ -303,10 +289,8 @@ def _read(path: Path) -> dict[str, Tensor]:
         ) from error
     if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
         content = content["model"]
-    tensors = isinstance(content, Mapping) and all(
-        isinstance(value, Tensor) for value in content.values()
-    )
-    if not tensors or not content:
+    values = list(content.values()) if isinstance(content, Mapping) else []
+    if not values or not all(isinstance(value, Tensor) for value in values):
         raise InteropError(f"{path} holds no state dict: a mapping from names to tensors.")
     return dict(content)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import UInt8
@@ -14,7 +14,7 @@ from rcnn.view.colours import CLASS_COLOURS, HUES, INK, luminance
 Numbers: TypeAlias = Sequence[float | int] | Tensor
 
 _INK = "#{:02x}{:02x}{:02x}".format(*INK)
-STYLE = {
+STYLE: dict[Any, object] = {
     "text.parse_math": False,  # a name is text: a dollar sign in it begins no formula
     "figure.constrained_layout.use": True,
     "axes.titlelocation": "left",
