@@ -99,10 +99,10 @@ def test_origin_differs_with_weights_settings_and_limits(
 
 
 @pytest.mark.parametrize("at", [0, 2, 3])
-def test_interrupted_file_goes_on(
+def test_interrupted_file_goes_on_as_with_any_number_of_workers(
     module: DetectionModule, shapes: ShapesDataset, tmp_path: Path, at: int
 ) -> None:
-    whole = made(module, shapes, tmp_path / "whole")
+    whole = made(module, shapes, tmp_path / "whole", workers=2)
     path = tmp_path / "resumed"
     failing = Failing(5, size=96)
     failing.at, failing.error = at, KeyboardInterrupt()
@@ -133,33 +133,19 @@ def test_half_a_batch_that_was_finished_does_not_matter(
     assert made(module, shapes, tmp_path / "resumed").read_bytes() == whole.read_bytes()
 
 
-def test_workers_do_not_matter(
-    module: DetectionModule, shapes: ShapesDataset, tmp_path: Path
-) -> None:
-    alone = made(module, shapes, tmp_path / "alone")
-    assert made(module, shapes, tmp_path / "two", workers=2).read_bytes() == alone.read_bytes()
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-@pytest.mark.parametrize("batch_size", [1, 2])
-def test_broken_picture_gets_no_proposals_if_such_are_skipped(
+@pytest.mark.parametrize(("workers", "batch_size"), [(0, 1), (0, 2), (1, 2)])
+def test_broken_picture_is_an_error_of_one_line_or_gets_no_proposals(
     module: DetectionModule, tmp_path: Path, workers: int, batch_size: int
 ) -> None:
     failing = Failing(5, size=96)
+    options = {"workers": workers, "batch_size": batch_size}
+    with pytest.raises(DataError, match=r"^picture 3 is broken\.$"):
+        made(module, failing, tmp_path / "raised", **options)
     failing.problems.on_error = "skip"
     with pytest.warns(DataWarning, match="picture 3 is broken"):
-        path = made(module, failing, tmp_path / "x", workers=workers, batch_size=batch_size)
-    stored = StoredProposals(path)
+        stored = StoredProposals(made(module, failing, tmp_path / "x", **options))
     assert [len(stored.boxes(i)) > 0 for i in failing.image_ids] == [True] * 3 + [False, True]
     assert stored.failed == {failing.image_ids[3]: "picture 3 is broken."}
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_broken_picture_is_one_line_without_a_traceback(
-    module: DetectionModule, tmp_path: Path, workers: int
-) -> None:
-    with pytest.raises(DataError, match=r"^picture 3 is broken\.$"):
-        made(module, Failing(5, size=96), tmp_path / "x", workers=workers)
 
 
 def test_boxes_without_area_are_left_out(
