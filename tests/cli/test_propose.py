@@ -168,8 +168,8 @@ def test_summary_counts_what_an_import_covers(
     summary = capsys.readouterr().out
     assert "3 images, 1.0 proposals per image, recall 0.6667 at IoU 0.5, " in summary
     file.write_text("[]")
-    words = ("import-json", file, "voc", voc, "--split", "empty", "--absent-is-empty")
-    assert propose(*words, "--out", tmp_path / "out") == 0
+    empty = ("import-json", file, "voc", voc, "--split", "empty", "--absent-is-empty")
+    assert propose(*empty, "--out", tmp_path / "out") == 0
     assert "1 images, 0.0 proposals per image, no objects" in capsys.readouterr().out
 
 
