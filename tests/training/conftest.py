@@ -147,17 +147,11 @@ def two_processes(tmp_path: Path) -> TwoProcesses:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         own = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+        own |= {"NODE_RANK": "0", "OMP_NUM_THREADS": "1"}
         started = [
             subprocess.Popen(
                 [sys.executable, str(path)],
-                env={
-                    **os.environ,
-                    **own,
-                    "RANK": str(rank),
-                    "LOCAL_RANK": str(rank),
-                    "NODE_RANK": "0",
-                    "OMP_NUM_THREADS": "1",
-                },
+                env={**os.environ, **own, "RANK": str(rank), "LOCAL_RANK": str(rank)},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
@@ -165,17 +159,10 @@ def two_processes(tmp_path: Path) -> TwoProcesses:
             for rank in range(2)
         ]
         try:
-            return [(process.wait(), output) for process, output in _finished(started)]
+            outputs = [process.communicate(timeout=120)[0] for process in started]
         finally:
             for process in started:
                 process.kill()
+        return [(process.wait(), text) for process, text in zip(started, outputs, strict=True)]
 
     return run
-
-
-def _finished(
-    started: list[subprocess.Popen[str]],
-) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    for process in started:
-        output, _ = process.communicate(timeout=120)
-        yield process, output

@@ -50,12 +50,6 @@ class Watcher(pl.Callback):
         self.after_step.append(pl_module.weight.item())
 
 
-def best(folder: Path, **options: Any) -> ModelCheckpoint:
-    return ModelCheckpoint(
-        folder, "best", monitor="val/weight", mode="min", save_last=True, **options
-    )
-
-
 class TestEMA:
     def test_the_average_is_validated_and_the_raw_weights_are_trained(
         self, toy: Toy, batches: Batches, trainer: MakeTrainer
@@ -74,10 +68,13 @@ class TestEMA:
         assert toy.weight.item() == pytest.approx(expected[-1])
         assert abs(expected[-1] - steps[-1]) > 0.01
 
+    @pytest.mark.parametrize("weights_only", [False, True])
     def test_saved_and_tested_is_what_was_validated(
-        self, toy: Toy, batches: Batches, trainer: MakeTrainer, tmp_path: Path
+        self, toy: Toy, batches: Batches, trainer: MakeTrainer, tmp_path: Path, weights_only: bool
     ) -> None:
-        checkpoint = best(tmp_path)
+        checkpoint = ModelCheckpoint(
+            *(tmp_path, "best", "val/weight"), mode="min", save_weights_only=weights_only
+        )
         run = trainer(EMA(0.9), checkpoint, max_epochs=2, enable_checkpointing=True)
         run.fit(toy, batches(), batches(1))
         saved = torch.load(checkpoint.best_model_path, weights_only=True)["state_dict"]
@@ -87,15 +84,6 @@ class TestEMA:
         other = type(toy)()
         other.load_state_dict(saved)
         assert other.weight.item() == min(toy.validated)
-
-    def test_weights_saved_alone_after_a_validation_are_the_validated_ones(
-        self, toy: Toy, batches: Batches, trainer: MakeTrainer, tmp_path: Path
-    ) -> None:
-        checkpoint = best(tmp_path, save_weights_only=True)
-        run = trainer(EMA(0.9), checkpoint, enable_checkpointing=True)
-        run.fit(toy, batches(), batches(1))
-        saved = torch.load(checkpoint.best_model_path, weights_only=True)["state_dict"]
-        assert saved["weight"].item() == toy.validated[-1]
 
     def test_a_checkpoint_between_validations_holds_the_average_too(
         self, toy: Toy, batches: Batches, trainer: MakeTrainer, tmp_path: Path

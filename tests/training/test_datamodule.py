@@ -1,7 +1,5 @@
 """The data module: minibatches of the size that the trainer's module wants."""
 
-# ruff: noqa: ARG002 (the arguments of the hooks are Lightning's)
-
 import os
 import signal
 import subprocess
@@ -12,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import pytorch_lightning as pl
 import torch
 
 from rcnn.data import (
@@ -24,12 +21,11 @@ from rcnn.data import (
     ShapesSource,
 )
 from rcnn.data.proposals import ProposalFiles
-from rcnn.model.settings import DetectorSettings
 from rcnn.model.transform import ImageSettings
-from rcnn.settings import SettingsError, from_plain, to_plain
+from rcnn.settings import SettingsError
 from rcnn.training import DetectionDataModule, DetectionModule, LoaderSettings
+from tests.training.toy import MakeTrainer, Recorder
 
-MakeTrainer = Callable[..., pl.Trainer]
 Propose = Callable[[DataSource], Path]
 
 
@@ -134,63 +130,21 @@ def test_impossible_loader_settings_are_named(key: str, value: Any) -> None:
 # --- what a trainer sees ----------------------------------------------------------------------
 
 
-class Recorder(pl.LightningModule):
-    """Learns nothing; writes down the pictures of each epoch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(()))
-        self.epochs: list[list[tuple[tuple[str, ...], float]]] = []
-
-    def on_train_epoch_start(self) -> None:
-        self.epochs.append([])
-
-    def training_step(self, batch: DetectionBatch, batch_idx: int) -> torch.Tensor:
-        # The first column differs between a picture and its mirror image.
-        column = float(batch.images.pixels[..., 0].double().mean())
-        self.epochs[-1].append((batch.image_ids, column))
-        return self.weight * 1.0
-
-    def validation_step(self, batch: DetectionBatch, batch_idx: int) -> None:
-        """Lightning warns of a module without one."""
-
-    def configure_optimizers(self) -> Any:
-        return torch.optim.SGD(self.parameters(), 0.1)
-
-
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize(("overfit", "count"), [(2, 2), (0.5, 3)])
 def test_overfit_batches_repeats_the_same_minibatches_in_every_epoch(
     trainer: MakeTrainer, workers: int, overfit: float, count: int
 ) -> None:
-    module, data = Recorder(), data_of(train=12, workers=workers)
-    trainer(max_epochs=3, overfit_batches=overfit).fit(module, data)
-    assert [len(epoch) for epoch in module.epochs] == [count] * 3
-    assert module.epochs[0] == module.epochs[1] == module.epochs[2]
-    assert len({name for names, _ in module.epochs[0] for name in names}) == 2 * count
-    usual = Recorder()
+    module, usual = Recorder(), Recorder()
+    trainer(max_epochs=3, overfit_batches=overfit).fit(module, data_of(train=12, workers=workers))
+    pictures = [picture for _, *picture in module.seen]
+    assert len(pictures) == 3 * count
+    assert pictures[:count] == pictures[count : 2 * count] == pictures[2 * count :]
+    assert len({name for names, _ in pictures[:count] for name in names}) == 2 * count
     trainer(max_epochs=2).fit(usual, data_of(train=12, workers=workers))
-    assert module.epochs[0] == usual.epochs[0][:count]
-    assert usual.epochs[0] != usual.epochs[1]
-
-
-@pytest.mark.parametrize("val", [0, 2])
-def test_one_class_trains_validates_and_tests(
-    settings: DetectorSettings, trainer: MakeTrainer, val: int
-) -> None:
-    names = ("square",)
-    module = DetectionModule(
-        from_plain(DetectorSettings, to_plain(settings) | {"class_names": names})
-    )
-    source = ShapesSource(train=2, val=val, test=2, size=64, class_names=names)
-    data = DetectionDataModule(source, LoaderSettings(workers=0))
-    assert data.class_names == names
-    training = trainer(limit_train_batches=1)
-    training.fit(module, data)
-    assert training.callback_metrics["train/loss"].isfinite()
-    assert ("val/map_50" in training.callback_metrics) == (val > 0)
-    (scores,) = training.test(module, data, verbose=False)
-    assert 0 <= scores["test/map_50"] <= 1
+    others = [picture for _, *picture in usual.seen]
+    assert pictures[:count] == others[:count]
+    assert others[:6] != others[6:]
 
 
 def test_other_classes_than_the_modules_are_refused_by_name(
@@ -199,6 +153,25 @@ def test_other_classes_than_the_modules_are_refused_by_name(
     source = ShapesSource(train=2, val=2, test=2, size=64, class_names=["square"])
     with pytest.raises(ValueError, match=r"test split has the classes square, .* circle, square"):
         trainer().test(module, DetectionDataModule(source, LoaderSettings(workers=0)))
+
+
+@pytest.mark.parametrize("scales", [None, (32, 64)])
+def test_original_pixels_travel_along_if_a_detector_tests_at_several_scales(
+    scales: tuple[int, ...] | None,
+) -> None:
+    images = ImageSettings(shorter_side=32, longer_side=64, test_scales=scales)
+    source = ShapesSource(train=2, val=1, test=1, size=100)
+    data = DetectionDataModule(source, LoaderSettings(workers=0), images=images)
+    (training,), (testing,) = (
+        batches_of(loader) for loader in (data.train_dataloader(), data.test_dataloader())
+    )
+    assert training.images.originals is None
+    assert testing.images.pixels.shape == (1, 3, 32, 32)
+    if scales is None:
+        assert testing.images.originals is None
+    else:
+        assert testing.images.originals is not None
+        assert torch.equal(testing.images.originals[0], data.dataset("test")[0].image)
 
 
 def test_without_a_validation_split_there_is_no_loader() -> None:

@@ -28,11 +28,3 @@ def test_figures_are_those_of_the_trainer(
     assert found.metrics == pytest.approx(expected, nan_ok=True)
     for name, figures in per_class.items():
         assert found.per_class[name] == pytest.approx(figures, nan_ok=True)
-
-
-def test_data_of_other_classes_is_refused(
-    module: DetectionModule, data: DetectionDataModule
-) -> None:
-    other = module.for_classes(["cell"])
-    with pytest.raises(ValueError, match="circle, square, triangle"):
-        evaluate(other, data.dataset("test"), workers=0)

@@ -1,7 +1,5 @@
 """How far a training has come: minibatches, time, speed, and what a user sees of it."""
 
-# ruff: noqa: ARG002 (the arguments of the hooks are Lightning's)
-
 import csv
 import os
 import re
@@ -26,10 +24,10 @@ from pytorch_lightning.callbacks import (
 from pytorch_lightning.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
-from rcnn.data import DetectionBatch, ShapesSource
+from rcnn.data import ShapesSource
 from rcnn.training import DetectionDataModule, LoaderSettings
 from rcnn.training.progress import Progress, Throughput, batches_done, reopen_loader, timer_of
-from tests.training.toy import Batch, Batches, MakeTrainer, Numbers, Toy
+from tests.training.toy import Batch, Batches, MakeTrainer, Numbers, Recorder, Toy
 
 
 def test_lightning_still_has_what_is_read_of_it_without_being_public(trainer: MakeTrainer) -> None:
@@ -51,30 +49,6 @@ def test_lightning_still_has_what_is_read_of_it_without_being_public(trainer: Ma
 
 BATCHES = 3  # of an epoch
 NUMBER = r"\d+\.\d+"
-
-
-class Recorder(pl.LightningModule):
-    """Learns nothing; writes down what it sees."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(()))
-        self.seen: list[tuple[int, tuple[str, ...], float]] = []
-
-    def on_train_start(self) -> None:
-        reopen_loader(self.trainer)
-
-    def training_step(self, batch: DetectionBatch, batch_idx: int) -> torch.Tensor:
-        # The first column shows whether a picture was mirrored.
-        column = float(batch.images.pixels[..., 0].float().mean())
-        self.seen.append((batches_done(self.trainer), batch.image_ids, column))
-        return self.weight * 1.0
-
-    def validation_step(self, batch: DetectionBatch, batch_idx: int) -> None:
-        return None
-
-    def configure_optimizers(self) -> Any:
-        return torch.optim.SGD(self.parameters(), 0.1)
 
 
 @pytest.mark.parametrize(("val", "workers"), [(0, 0), (2, 0), (2, 1)])

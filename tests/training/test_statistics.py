@@ -22,6 +22,7 @@ from rcnn.ops.boxes import flip, iou
 from rcnn.ops.deltas import encode
 from rcnn.structures import GroundTruth
 from rcnn.training import DetectionModule
+from rcnn.training.checkpoints import save
 from rcnn.training.statistics import measure_deltas
 
 NAMES = ("circle", "square", "triangle")
@@ -105,35 +106,19 @@ def _row(deltas: DeltaSettings, label: int) -> tuple[Sequence[float], Sequence[f
 
 
 @pytest.mark.filterwarnings("ignore:The training split has too few")
-def test_two_foreground_proposals_worked_by_hand(made: Make, settings: DetectorSettings) -> None:
-    deltas = measure_deltas(made(([OBJECT], [LOW, NARROW, FAR])), settings, flip=0.0)
-    mean, std = _row(deltas, 1)
-    assert mean == pytest.approx((-0.0625, 0.0625, LOG / 2, LOG / 2))
-    assert std == pytest.approx((0.0625, 0.0625, LOG / 2, LOG / 2))
+@pytest.mark.parametrize("append_gt", [False, True])
+@pytest.mark.parametrize("flip", [0.0, 0.25, 0.5])
+def test_two_foreground_proposals_worked_by_hand(
+    append_gt: bool, flip: float, made: Make, settings: DetectorSettings
+) -> None:
+    settings = replace(settings, roi_sampling=RoISampling(append_gt=append_gt))
+    deltas = measure_deltas(made(([OBJECT], [LOW, NARROW, FAR])), settings, flip)
+    targets = np.array([[0, 0.125, 0, LOG], [-0.125, 0, LOG, 0], [0, 0, 0, 0]])
+    targets = targets if append_gt else targets[:2]
+    mean = targets.mean(axis=0) * [1 - 2 * flip, 1, 1, 1]  # mirroring moves that of x towards 0
+    std = np.sqrt((targets**2).mean(axis=0) - mean**2)
+    assert _row(deltas, 1) == (pytest.approx(mean), pytest.approx(std))
     assert (deltas.mean, deltas.std) == FIXED
-
-
-@pytest.mark.filterwarnings("ignore:The training split has too few")
-def test_ground_truth_counts_as_a_proposal_where_it_is_appended(
-    made: Make, settings: DetectorSettings
-) -> None:
-    settings = replace(settings, roi_sampling=RoISampling(append_gt=True))
-    deltas = measure_deltas(made(([OBJECT], [LOW, NARROW])), settings, flip=0.0)
-    mean, std = _row(deltas, 1)
-    assert mean == pytest.approx((-0.125 / 3, 0.125 / 3, LOG / 3, LOG / 3))
-    assert std == pytest.approx(np.array([0.125, 0.125, LOG, LOG]) * math.sqrt(2) / 3)
-
-
-@pytest.mark.filterwarnings("ignore:The training split has too few")
-@pytest.mark.parametrize(("flip", "mean"), [(0.0, -0.0625), (0.25, -0.03125), (0.5, 0.0)])
-def test_mirroring_moves_the_mean_of_x_towards_zero(
-    flip: float, mean: float, made: Make, settings: DetectorSettings
-) -> None:
-    deltas = measure_deltas(made(([OBJECT], [LOW, NARROW])), settings, flip)
-    found_mean, found_std = _row(deltas, 1)
-    assert found_mean[0] == pytest.approx(mean)
-    assert found_std[0] == pytest.approx(math.sqrt(0.125**2 / 2 - mean**2))
-    assert found_mean[1:] == pytest.approx((0.0625, LOG / 2, LOG / 2))
 
 
 def test_equals_the_released_formula_over_images_in_both_orientations(
@@ -181,24 +166,26 @@ def test_classes_that_cannot_tell_keep_the_fixed_numbers_and_are_named(
     assert _row(deltas, 2) == _row(deltas, 3) == FIXED
 
 
-@pytest.mark.parametrize("images", [[([], [])], [([OBJECT], [])], [([], [LOW, NARROW])]])
-def test_no_object_or_no_proposal_is_no_error(
-    images: list[tuple[Objects, Sequence[Sequence[float]]]],
+@pytest.mark.parametrize(
+    ("objects", "proposals", "flags"),
+    [
+        ([], [], {}),
+        ([OBJECT], [], {}),
+        ([], [LOW, NARROW], {}),
+        ([OBJECT], [LOW, NARROW], {"difficult": True}),
+        ([OBJECT], [LOW, NARROW], {"crowd": True}),
+    ],
+)
+def test_without_proposals_of_learned_objects_all_classes_keep_the_fixed_numbers(
+    objects: Objects,
+    proposals: Sequence[Sequence[float]],
+    flags: dict[str, bool],
     made: Make,
     settings: DetectorSettings,
 ) -> None:
     with pytest.warns(UserWarning, match="circle, square, triangle"):
-        deltas = measure_deltas(made(*images), settings, flip=0.5)
+        deltas = measure_deltas(made((objects, proposals), **flags), settings, flip=0.5)
     assert [_row(deltas, label) for label in (1, 2, 3)] == [FIXED] * 3
-
-
-@pytest.mark.parametrize("flag", ["difficult", "crowd"])
-def test_objects_that_are_not_learned_do_not_count(
-    flag: str, made: Make, settings: DetectorSettings
-) -> None:
-    dataset = made(([OBJECT], [LOW, NARROW]), **{flag: True})
-    with pytest.warns(UserWarning, match="circle, square, triangle"):
-        measure_deltas(dataset, settings, flip=0.5)
 
 
 @pytest.mark.filterwarnings("ignore:The training split has too few")
@@ -234,8 +221,6 @@ def test_a_checkpoint_holds_the_measured_numbers(
 ) -> None:
     measured = measure_deltas(made(([OBJECT], [LOW, NARROW])), settings, flip=0.5)
     module = DetectionModule(replace(settings, deltas=measured), system="fast_rcnn")
-    checkpoint = {"state_dict": module.state_dict()}
-    module.on_save_checkpoint(checkpoint)
-    torch.save(checkpoint, tmp_path / "measured.ckpt")
+    save(module, tmp_path / "measured.ckpt")
     loaded = DetectionModule.load_from_checkpoint(tmp_path / "measured.ckpt")
     assert loaded.settings.deltas == measured

@@ -1,4 +1,4 @@
-"""A training that takes no time: one weight, one batch norm, losses that can be spoiled."""
+"""Trainings that take no time: of one weight and one batch norm, and of nothing at all."""
 
 # ruff: noqa: ARG002 (the arguments of the hooks are Lightning's)
 
@@ -10,6 +10,9 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
+
+from rcnn.data import DetectionBatch
+from rcnn.training.progress import batches_done, reopen_loader
 
 
 @dataclass
@@ -64,6 +67,30 @@ class Toy(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
+
+
+class Recorder(pl.LightningModule):
+    """Learns nothing from a detector's data; writes down what it sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.seen: list[tuple[int, tuple[str, ...], float]] = []
+
+    def on_train_start(self) -> None:
+        reopen_loader(self.trainer)
+
+    def training_step(self, batch: DetectionBatch, batch_idx: int) -> Tensor:
+        # The first column differs between a picture and its mirror image.
+        column = float(batch.images.pixels[..., 0].double().mean())
+        self.seen.append((batches_done(self.trainer), batch.image_ids, column))
+        return self.weight * 1.0
+
+    def validation_step(self, batch: DetectionBatch, batch_idx: int) -> None:
+        """Lightning warns of a module without one."""
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.1)
 
 
 Batches = Callable[..., DataLoader[Batch]]
