@@ -24,6 +24,12 @@ from rcnn.app.config import Config
 from rcnn.files import whole_file, write_json
 from rcnn.view.scores import recall_line, score_table
 
+PACKAGES = (
+    *("rcnn", "torch", "torchvision", "pytorch-lightning"),
+    *("hydra-core", "omegaconf", "torchmetrics", "numpy"),
+)
+"""Packages of which a run records the version."""
+
 
 @dataclass(frozen=True)
 class Results:
@@ -55,13 +61,6 @@ class Results:
 def metrics_of(trainer: pl.Trainer) -> dict[str, float]:
     """Return the metrics that the trainer's last loop logged, by tag."""
     return {tag: float(value) for tag, value in trainer.callback_metrics.items()}
-
-
-PACKAGES = (
-    *("rcnn", "torch", "torchvision", "pytorch-lightning"),
-    *("hydra-core", "omegaconf", "torchmetrics", "numpy"),
-)
-"""Packages of which a run records the version."""
 
 
 def write_start(folder: Path, plain: Mapping[str, Any]) -> None:

@@ -1,7 +1,8 @@
 """Tables over many runs: a paper's figures beside ours.
 
 The definition of a table (``rcnn.report.runs``) is read without pandas, which a training does
-not need; the tables and pictures are in ``rcnn.report.tables`` and ``rcnn.report.plots``.
+not need. ``rcnn.report.tables`` compares runs, ``rcnn.report.text`` and ``rcnn.report.plots`` show
+what it found.
 """
 
 from rcnn.report.runs import Plan, ReportError, Run, find_runs, read_plan
