@@ -16,6 +16,7 @@ from rcnn.data.errors import DataError, DataWarning, OnError, Problems
 from rcnn.data.image_files import checked_size
 from rcnn.data.index import AnnotationIndex
 from rcnn.data.reading import list_files, read_lines
+from rcnn.settings import SettingsError
 
 Write = Callable[..., Path]
 
@@ -244,6 +245,11 @@ def test_object_of_another_class_is_a_fault_or_not_selected_or_ignored(
     assert "dogg" in row["cases"][0]["found"]
 
 
+def test_chosen_classes_have_names_of_their_own(builder: Callable[..., IndexBuilder]) -> None:
+    with pytest.raises(SettingsError, match=r"class_names=.*'dog', 'cat', 'dog'"):
+        builder(["dog", "cat", "dog"])
+
+
 def test_selected_class_that_is_misspelt_is_noted_with_the_nearest(
     builder: Callable[..., IndexBuilder],
 ) -> None:
@@ -353,7 +359,7 @@ def test_picture_of_several_with_its_name_is_not_guessed(
 ) -> None:
     for folder in ("one", "two"):
         write_image(tmp_path / folder / "x.jpg")
-    with pytest.raises(DataError, match=r"x\.jpg: missing image"):
+    with pytest.raises(DataError, match=r"missing image: .*three/x\.jpg.*one/x\.jpg, two/x\.jpg"):
         builder().add_image("x", "three/x.jpg", source="x.xml")
 
 

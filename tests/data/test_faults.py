@@ -246,7 +246,7 @@ SOUND = xml(box(1, 1, 9, 9))
 FOUND: list[Object] = [("dog", [0, 0, 9, 9])]
 
 VOC_IMAGES = [
-    Fault("missing image", picture(None), ERROR, GONE, r"a\.jpg"),
+    Fault("missing image", picture(None), ERROR, GONE, r"a\.xml"),
     Fault("unreadable image", picture(b"no picture"), ERROR, GONE, r"a\.jpg"),
     Fault("unreadable image", picture(b""), ERROR, GONE, r"a\.jpg"),
     Fault("unreadable image", cut, ERROR, GONE, r"a\.jpg"),
@@ -304,7 +304,7 @@ def image(**changes: object) -> dict[str, object]:
 
 
 COCO_IMAGES = [
-    Fault("missing image", image(file_name="eight.jpg"), ERROR, GONE, r"eight\.jpg"),
+    Fault("missing image", image(file_name="eight.jpg"), ERROR, GONE, r"image 7 \(eight\.jpg\)"),
     Fault("wrong image size", image(height=41), ERROR, GONE, r"image 7 \(seven\.jpg\)"),
     Fault("incomplete image entry", image(file_name=...), ERROR, GONE),
     Fault("unusable image size", image(height=0), DOG, where="image 7"),

@@ -49,6 +49,7 @@ def fault(*corners: float, shift: tuple[float, ...] = (0, 0, 0, 0)) -> str:
         ((0, 0, 60, 41.5), "box over the border"),
         ((70, 10, 80, 20), "box outside the image"),
         ((-9, 10, 0, 20), "box outside the image"),
+        ((50, 10, 50 + 1e-9, 20), "box without area"),
         ((10, 10, 10, 20), "box without area"),
         ((10, 10, 20, 10), "box without area"),
         ((60, 10, 61, 20), "box outside the image"),

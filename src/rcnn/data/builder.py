@@ -121,6 +121,9 @@ class IndexBuilder:
         show: function that writes corners as the annotation has them, for messages.
         shift: added to the written corners to get continuous 0-based boxes.
         max_pixels: height x width of the largest picture.
+
+    Raises:
+        SettingsError: a class is named twice.
     """
 
     def __init__(
@@ -350,19 +353,20 @@ class IndexBuilder:
             self.problems.note("class not selected", where=where, found=repr(name), made="left out")
             return
         if name not in self._other_names:  # nearest() takes long
-            self._other_names[name] = f"{name!r}{nearest(name, self._labels)}"
-        found = self._other_names[name] if name else "there is no name"
+            hint = nearest(name, self._labels) if name else "."
+            self._other_names[name] = f"{name!r}{hint}"
+        found = self._other_names[name]
+        if name and self._others == "ignore":
+            self.problems.settle("class not trained", where=where, found=found, made=REGION)
+            self._objects.extend((image, number, *corners, IGNORED, False, True, math.nan))
+            return
         error = DataError.about(
             "unknown class" if name else "object without class",
             where=where,
             found=found,
             allowed=f"The classes are {', '.join(self._labels)}",
         )
-        if not name or self._others == "error":
-            self.ignore_object(image, number, corners, error)
-            return
-        self.problems.settle("class not trained", where=where, found=found, made=REGION)
-        self._objects.extend((image, number, *corners, IGNORED, False, True, math.nan))
+        self.ignore_object(image, number, corners, error)
 
     def _settle_area(self, image: int, number: int, name: str, area: object) -> None:
         self.problems.settle(

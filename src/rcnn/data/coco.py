@@ -67,8 +67,8 @@ class COCODataset(IndexedDataset):
             )
         categories = _categories(content, problems, path)
         found = tuple(dict.fromkeys(categories.values()))
-        names = tuple(class_names) if class_names is not None else found
-        if class_names is not None and others == "ignore":
+        names = tuple(class_names or found)
+        if class_names and others == "ignore":
             _compare(names, found, problems, path)
         self.category_ids = tuple(
             next((key for key, known in categories.items() if known == name), None)

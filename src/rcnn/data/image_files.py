@@ -81,7 +81,7 @@ class ImageFiles:
             "missing image",
             where=source,
             found=f"{(self.folder / file).absolute()} does not exist{several}",
-            allowed="Correct the name, or the folder of the images",
+            allowed="An image has to lie in the folder of the images, under its name",
         )
 
     @cached_property

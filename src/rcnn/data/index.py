@@ -127,12 +127,13 @@ def box_faults(
         sides = corners[:, 2:] - corners[:, :2]
     limits = sizes[:, [1, 0, 1, 0]]
     inside = clipped(boxes, sizes)
+    is_outside = ((boxes[:, 2:] <= 0) | (boxes[:, :2] >= limits[:, 2:])).any(1)
     faults = [
         ~np.isfinite(corners).all(1),
         ((corners >= WRAPPED) & (limits < WRAPPED)).any(1),
         (sides < 0).any(1),
-        (sides == 0).any(1),
-        (inside[:, 2:] <= inside[:, :2]).any(1),
+        (sides == 0).any(1) | (~is_outside & (inside[:, 2:] <= inside[:, :2]).any(1)),
+        is_outside,
         ((boxes < -BORDER) | (boxes > limits + BORDER)).any(1),
     ]
     return np.select(faults, np.arange(1, len(BOX_FAULTS)), default=0).astype(np.int8)
