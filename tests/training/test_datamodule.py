@@ -137,12 +137,12 @@ def test_overfit_batches_repeats_the_same_minibatches_in_every_epoch(
 ) -> None:
     module, usual = Recorder(), Recorder()
     trainer(max_epochs=3, overfit_batches=overfit).fit(module, data_of(train=12, workers=workers))
-    pictures = [picture for _, *picture in module.seen]
+    pictures = [(names, column) for _, names, column in module.seen]
     assert len(pictures) == 3 * count
     assert pictures[:count] == pictures[count : 2 * count] == pictures[2 * count :]
     assert len({name for names, _ in pictures[:count] for name in names}) == 2 * count
     trainer(max_epochs=2).fit(usual, data_of(train=12, workers=workers))
-    others = [picture for _, *picture in usual.seen]
+    others = [(names, column) for _, names, column in usual.seen]
     assert pictures[:count] == others[:count]
     assert others[:6] != others[6:]
 

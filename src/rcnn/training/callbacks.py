@@ -185,7 +185,7 @@ class FiniteLoss(Callback):
     the batch has ``image_ids``.
 
     Args:
-        window: steps whose losses are read at once on a GPU.
+        window: number of steps that are read at once on a GPU.
     """
 
     def __init__(self, window: int = 50) -> None:

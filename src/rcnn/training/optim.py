@@ -73,8 +73,9 @@ NORMS = (
 def parameter_groups(module: nn.Module) -> dict[str, list[nn.Parameter]]:
     """Return the parameters that require gradients, as ``weights``, ``biases`` and ``norms``.
 
-    Scales and shifts of normalisation layers are ``norms``; a parameter whose name ends in ``bias``
-    elsewhere is one of the ``biases``. Empty groups are left out; a shared parameter counts once.
+    Scales and shifts of normalisation layers are ``norms``; elsewhere a parameter with a name that
+    ends in ``bias`` is one of the ``biases``. Empty groups are left out; a shared parameter counts
+    once.
 
     Raises:
         ValueError: every parameter is frozen.

@@ -42,7 +42,7 @@ PRODUCT, BEGUN = "module.ckpt", "last.ckpt"
 
 
 class PhaseError(RuntimeError):
-    """The folder of a phase is not what it should be."""
+    """A phase cannot be finished, or its folder is not what it should be."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ class Phase:
     """One phase of a training.
 
     Attributes:
-        name: for people, such as ``1_rpn``.
+        name: name for people, such as ``1_rpn``.
         inputs: everything that changes its product, as plain numbers, strings, lists and mappings.
-        parents: the phases whose products it starts from.
+        parents: phases with the products that it starts from.
     """
 
     name: str
@@ -263,7 +263,7 @@ class PhaseRunner:
         )
 
     def tensors(self, phase: Phase, part: str = "") -> dict[str, Tensor]:
-        """Return the weights that a phase has trained and whose names begin with ``part``."""
+        """Return those weights of a finished training that have names beginning with ``part``."""
         state = read_checkpoint(self.store.folder / phase.key / PRODUCT)["state_dict"]
         return {name: tensor for name, tensor in state.items() if name.startswith(part)}
 

@@ -120,8 +120,8 @@ class Throughput(Callback):
     ``train/images_per_second`` counts all devices together and is logged beside the losses. A value
     covers the steps since the last one, ``trainer.log_every_n_steps`` of them, by the wall clock:
     waiting for data counts; validation, and what follows it until the next minibatch, does not.
-    The GPU is never waited for; over a window, at whose end the losses are read, the host cannot
-    run ahead far.
+    The GPU is never waited for; the host cannot run ahead far, because the losses are read at the
+    end of each window.
 
     ``test/seconds_per_image`` is what one device needs from pixels in its memory to detections; the
     first minibatch, which warms up, does not count unless it is the only one. Reading images and
