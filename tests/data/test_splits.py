@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -97,7 +98,8 @@ def write_splits(tmp_path: Path, write_image: Callable[..., Path]) -> Callable[.
             (tmp_path / f"{split}.json").write_text(json.dumps(content))
         files = {split: f"{split}.json" for split in SPLITS if split in tables}
         folders = {f"{split}_images": "images" for split in SPLITS}
-        return COCOSource(tmp_path, **{"val": None, **files, **folders})  # type: ignore[arg-type]
+        options: dict[str, Any] = {"val": None, **files, **folders}
+        return COCOSource(tmp_path, **options)
 
     return write
 
