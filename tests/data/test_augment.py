@@ -442,3 +442,8 @@ def test_a_shorter_side_above_the_longer_one_is_named() -> None:
         TrainingTransform(AugmentSettings(shorter_sides=(300, 700)), 400, 500)
     with pytest.raises(SettingsError, match="shorter_side=0"):
         EvaluationTransform(shorter_side=0)
+
+
+def test_pasting_needs_a_data_set() -> None:
+    with pytest.raises(SettingsError, match="copy_paste=1"):
+        TrainingTransform(AugmentSettings(copy_paste=1))

@@ -108,6 +108,8 @@ class TrainingTransform:
         self.augment = augment
         self.shorter_sides = augment.shorter_sides or (shorter_side,)
         _require_longer(longer_side, max(self.shorter_sides))
+        pastes = augment.copy_paste
+        require(not pastes or dataset is not None, "copy_paste", pastes, "it needs a data set")
         self.longer_side = longer_side
         self.antialias = antialias
         self.dataset = dataset
