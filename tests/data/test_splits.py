@@ -96,10 +96,9 @@ def write_splits(tmp_path: Path, write_image: Callable[..., Path]) -> Callable[.
                 "categories": [{"id": key, "name": name} for key, name in names.items()],
             }
             (tmp_path / f"{split}.json").write_text(json.dumps(content))
-        files = {split: f"{split}.json" for split in SPLITS if split in tables}
+        files: dict[str, Any] = {split: f"{split}.json" for split in SPLITS if split in tables}
         folders = {f"{split}_images": "images" for split in SPLITS}
-        options: dict[str, Any] = {"val": None, **files, **folders}
-        return COCOSource(tmp_path, **options)
+        return COCOSource(tmp_path, **{"val": None, **files, **folders})
 
     return write
 
