@@ -203,3 +203,13 @@ def test_simple_pyramid_doubles_and_halves_the_one_map() -> None:
     torch.testing.assert_close(levels[4], levels[3][..., ::2, ::2])
     sum(level.sum() for level in levels[:4]).backward()
     assert all(parameter.grad is not None for parameter in pyramid.parameters())
+
+
+@pytest.mark.parametrize("name", [CONVNEXT, f"{CONVNEXT}_fpn", f"{VIT}_fpn"])
+def test_levels_are_of_one_size_whatever_the_bodys_maps_are(name: str) -> None:
+    backbone = build_network(random(name)).backbone.eval()
+    theirs = backbone.body.forward
+    backbone.body.forward = lambda pixels: [1000 * one for one in theirs(pixels)]
+    with torch.no_grad():
+        levels = backbone(torch.rand(1, 3, 64, 64))
+    assert all(0.1 < level.std() < 3 for level in levels)

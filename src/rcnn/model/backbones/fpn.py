@@ -18,6 +18,7 @@ from dataclasses import replace
 from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.models import get_model
+from torchvision.models.convnext import LayerNorm2d
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
@@ -81,9 +82,19 @@ class PyramidBackbone(Backbone):
         return list(self.fpn(maps).values())
 
 
-def feature_pyramid(settings: BackboneSettings, widths: list[int]) -> FeaturePyramidNetwork:
-    """Build a feature pyramid on maps of these numbers of channels, finest first."""
-    return FeaturePyramidNetwork(widths, settings.fpn_channels, extra_blocks=LastLevelMaxPool())
+def feature_pyramid(
+    settings: BackboneSettings, widths: list[int], *, norm: bool = True
+) -> FeaturePyramidNetwork:
+    """Build a feature pyramid on maps of these numbers of channels, finest first.
+
+    Args:
+        settings: settings of the backbone.
+        widths: channels of each map.
+        norm: whether each convolution is followed by a layer norm. Maps that do not come out of a
+            rectifier behind a norm, as a ResNet's do, may be ten times as large.
+    """
+    layer, channels = LayerNorm2d if norm else None, settings.fpn_channels
+    return FeaturePyramidNetwork(widths, channels, LastLevelMaxPool(), norm_layer=layer)
 
 
 def pyramid_network(
@@ -120,7 +131,7 @@ def build_resnet_pyramid(settings: BackboneSettings, cells: int) -> SplitNetwork
     del layers["avgpool"], layers["fc"]
     body = Trunk(layers, kept=("layer1", "layer2", "layer3", "layer4"))
     widths = [network.inplanes // 8 * factor for factor in (1, 2, 4, 8)]
-    fpn = feature_pyramid(settings, widths)
+    fpn = feature_pyramid(settings, widths, norm=False)
     return pyramid_network(settings, cells, body, fpn, strides=(4, 8, 16, 32), names={"": ""})
 
 
@@ -138,7 +149,7 @@ def build_mobilenet_pyramid(settings: BackboneSettings, cells: int) -> SplitNetw
     kept = (stages[-2][0], stages[-1][0])
     body = Trunk(dict(features.named_children()), kept)
     widths = [network.features[int(name)].out_channels for name in kept]
-    fpn = feature_pyramid(settings, widths)
+    fpn = feature_pyramid(settings, widths, norm=False)
     return pyramid_network(settings, cells, body, fpn, strides=(32, 32), names={"features.": ""})
 
 

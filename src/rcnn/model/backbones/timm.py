@@ -11,7 +11,7 @@ Keys of timm's models stay as they are, below ``backbone.body.model.*``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jaxtyping import Float
@@ -59,16 +59,20 @@ class TimmBody(nn.Module):
 
 
 class TimmBackbone(Backbone):
-    """A body with one feature map."""
+    """A body with one feature map, and a layer norm, as maps of timm's models differ in size."""
 
     def __init__(self, body: TimmBody, *, stride: int, channels: int) -> None:
         super().__init__(strides=(stride,), channels=channels, roi_levels=1)
         self.body = body
+        self.norm = LayerNorm2d(channels)
+
+    def pretrained_parameters(self) -> Iterator[nn.Parameter]:
+        """Return the parameters of the body."""
+        return self.body.parameters()
 
     def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B C _ _"]]:
         """Return the one level."""
-        levels: list[Tensor] = self.body(pixels)
-        return levels
+        return [self.norm(cells) for cells in self.body(pixels)]
 
 
 class SimplePyramid(nn.Module):
