@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import cast
 
 import pytorch_lightning as pl
@@ -17,6 +18,7 @@ from rcnn.model.build import needs_proposals
 from rcnn.model.speed import keep_freed_memory
 from rcnn.settings import SettingsError
 from rcnn.training import DetectionDataModule, DetectionModule
+from rcnn.training.loggers import tolerant
 from rcnn.training.progress import rank_zero_info
 from rcnn.training.statistics import measure_deltas
 
@@ -80,9 +82,15 @@ def build_trainer(config: Config) -> pl.Trainer:
     torch.set_float32_matmul_precision(config.speed.matmul)
     if config.speed.keep_memory:
         keep_freed_memory()
-    nodes = {key: config.plain[key].values() for key in ("callbacks", "logger")}
-    callbacks = [instantiate(node, _convert_="all") for node in nodes["callbacks"] if node]
-    loggers = [instantiate(node, _convert_="all") for node in nodes["logger"] if node]
+    callbacks = [
+        instantiate(node, _convert_="all") for node in config.plain["callbacks"].values() if node
+    ]
+    made = [
+        tolerant(name, partial(instantiate, node, _convert_="all"))
+        for name, node in config.plain["logger"].items()
+        if node
+    ]
+    loggers = [logger for logger in made if logger is not None]
     # Two callbacks insist on what may have been switched off.
     if not loggers:
         callbacks = [one for one in callbacks if not isinstance(one, LearningRateMonitor)]

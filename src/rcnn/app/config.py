@@ -58,7 +58,8 @@ class RunConfig:
     Attributes:
         run_dir: folder of this run.
         name: name of the experiment or its data; its runs lie in ``outputs/<name>``.
-        task: ``train`` (then test the best checkpoint), or ``test`` a checkpoint.
+        task: ``train`` (then test the best checkpoint), ``test`` a checkpoint, or ``find_lr``: draw
+            the loss over the learning rate.
         ckpt_path: path of the checkpoint to test, or to resume from.
         seed: seed of everything random.
         monitor: the validation metric that chooses the best checkpoint, and that a sweep gets;
@@ -68,15 +69,17 @@ class RunConfig:
 
     run_dir: Text
     name: Text = "run"
-    task: Literal["train", "test"] = "train"
+    task: Literal["train", "test", "find_lr"] = "train"
     ckpt_path: Text | None = None
     seed: int = 0
     monitor: str | None = "val/map"
     plus_one: bool = False
 
     def __post_init__(self) -> None:
-        usable = self.task == "train" or self.ckpt_path is not None
+        usable = self.task != "test" or self.ckpt_path is not None
         require(usable, "ckpt_path", self.ckpt_path, "task=test needs a checkpoint")
+        starts = self.task != "find_lr" or self.ckpt_path is None
+        require(starts, "ckpt_path", self.ckpt_path, "task=find_lr starts from no checkpoint")
 
 
 @settings

@@ -15,7 +15,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
-from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from rich.console import Console
 from rich.text import Text
 
@@ -117,13 +117,20 @@ def notes_on(config: Config, weights: Weights | None) -> list[str]:
     return notes
 
 
-def log_hyperparameters(config: Config, trainer: pl.Trainer, metrics: dict[str, float]) -> None:
-    """Put the settings of the run beside its final metrics, for TensorBoard's table of runs."""
+def log_hyperparameters(
+    config: Config, trainer: pl.Trainer, metrics: dict[str, float] | None = None
+) -> None:
+    """Log the settings of the run at its start; to TensorBoard at its end, with the metrics.
+
+    TensorBoard's table of runs shows them side by side. A CSV file has ``config.yaml`` beside it.
+    """
     detector = ("backbone", "anchors", "thresholds", "pooling", "model", "images")
     training = ("optimizer", "loader", "trainer", "seed")
     chosen = {group: config.plain[group] for group in (*detector, *training)}
     for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
+        if metrics is None and not isinstance(logger, TensorBoardLogger | CSVLogger):
+            logger.log_hyperparams(chosen)
+        elif metrics is not None and isinstance(logger, TensorBoardLogger):
             finals = {f"final/{tag}": value for tag, value in metrics.items()}
             logger.log_hyperparams(chosen, finals)
 
@@ -131,9 +138,11 @@ def log_hyperparameters(config: Config, trainer: pl.Trainer, metrics: dict[str, 
 def print_results(results: Results, run_dir: str, console: Console | None = None) -> None:
     """Print one table, a row for all classes and one for each, then the run's folder."""
     console = console or Console()
-    split = "test" if any(tag.startswith("test/") for tag in results.metrics) else "val"
-    console.print(score_table(results.metrics, results.per_class.get(split, {}), split))
-    lines = [Text(recall_line(results.metrics, split))]
+    lines = []
+    if results.metrics:
+        split = "test" if any(tag.startswith("test/") for tag in results.metrics) else "val"
+        console.print(score_table(results.metrics, results.per_class.get(split, {}), split))
+        lines.append(Text(recall_line(results.metrics, split)))
     if results.steps:
         lines.append(Text(f"{results.steps} steps in {results.seconds:.0f} s"))
     lines += [Text(note, style="yellow") for note in results.notes]

@@ -35,11 +35,13 @@ from rcnn.app.record import (
     print_results,
     write_start,
 )
+from rcnn.app.tuning import find_lr, with_batch_size
 from rcnn.files import write_json
 from rcnn.inference.checkpoint import CHECKPOINT_KEY, CheckpointError, read_checkpoint
 from rcnn.model.backbones import resolve
 from rcnn.settings import SettingsError, to_plain
 from rcnn.training import DetectionDataModule, DetectionModule
+from rcnn.training.loggers import finish
 from rcnn.training.progress import timer_of
 
 
@@ -69,6 +71,8 @@ def run(composed: DictConfig) -> float:
     resolved = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True))
     said = read_overrides(HydraConfig.get().overrides.task) if HydraConfig.initialized() else {}
     plain, notes = apply_checkpoint_settings(resolved, said)
+    silence_warnings()
+    plain, chosen = with_batch_size(plain)
     config = parse(plain)
     weights = _resolve(config)
     folder = Path(config.run.run_dir)
@@ -78,7 +82,7 @@ def run(composed: DictConfig) -> float:
         results = run_in_processes(run_folder, (str(folder),), processes)
     else:
         results = run_job(config, weights)
-    results = replace(results, notes=[*results.notes, *notes, *notes_on(config, weights)])
+    results = replace(results, notes=[*results.notes, *notes, *chosen, *notes_on(config, weights)])
     rank_zero_only(write_json)(folder / "metrics.json", asdict(results))
     rank_zero_only(print_results)(results, str(folder))
     return float("nan") if results.monitored is None else results.monitored
@@ -102,12 +106,17 @@ def run_job(config: Config, weights: Weights | None) -> Results:
     pl.seed_everything(config.run.seed, workers=True, verbose=False)
     data = build_data(config)
     data.prepare_data()
+    if weights is not None and config.run.task == "find_lr":
+        return find_lr(config, data, weights)
     if weights is not None and config.scheme.in_phases:
         return run_in_phases(config, data, weights)
     trainer = build_trainer(config)
-    if weights is not None:
-        return _train(config, trainer, data, weights)
-    return _test(config, trainer, data)
+    try:
+        if weights is not None:
+            return _train(config, trainer, data, weights)
+        return _test(config, trainer, data)
+    finally:
+        finish(trainer.loggers)
 
 
 def _train(
@@ -118,6 +127,7 @@ def _train(
     if resumed is not None:
         _check_resumed(resumed, module)
     timer = timer_of(trainer)
+    log_hyperparameters(config, trainer)
     trainer.fit(module, data, ckpt_path=resumed)
     # Before the test, which loads a checkpoint and with it the checkpoint's own time.
     seconds = timer.time_elapsed()
@@ -172,7 +182,7 @@ def load_for_test(config: Config) -> DetectionModule:
 
 def _resolve(config: Config) -> Weights | None:
     """Return the backbone and its weights for a training; a checkpoint has its own."""
-    return resolve(config.detector["backbone"]) if config.run.task == "train" else None
+    return resolve(config.detector["backbone"]) if config.run.task != "test" else None
 
 
 def _settled(config: Config, weights: Weights | None) -> dict[str, Any]:

@@ -46,7 +46,11 @@ STYLE: dict[Any, object] = {
 
 
 def plot_curves(
-    series: Mapping[str, tuple[Numbers, Numbers]], title: str, x_label: str, y_label: str
+    series: Mapping[str, tuple[Numbers, Numbers]],
+    title: str,
+    x_label: str,
+    y_label: str,
+    log_x: bool = False,
 ) -> UInt8[Tensor, "3 600 960"]:
     """Draw one line per series.
 
@@ -56,6 +60,7 @@ def plot_curves(
         title: text above the axes.
         x_label: text below the axes.
         y_label: text left of the axes.
+        log_x: whether the x axis counts powers of ten.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -86,6 +91,9 @@ def plot_curves(
                 linestyle=("-", "--", ":", "-.")[cycle % 4],
                 marker="o" if len(x) == 1 else "",
             )
+        if log_x:
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.set(title=title, xlabel=x_label, ylabel=y_label)
         if lines:
             # Handed over as a list: a label of the line itself is dropped if it begins with "_".
