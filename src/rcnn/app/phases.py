@@ -56,11 +56,11 @@ NO_INFLUENCE = (
 
 OBSERVERS = (
     *("ModelCheckpoint", "Pictures", "Progress", "Throughput", "LearningRateMonitor"),
-    "FiniteLoss",
+    *("FiniteLoss", "EarlyStopping", "Pruning"),
 )
 """Classes of callbacks that change nothing; they may stop a phase, which then is not stored."""
 
-WITHOUT_VALIDATION = ("ModelCheckpoint", "Pictures")
+WITHOUT_VALIDATION = ("ModelCheckpoint", "Pictures", "EarlyStopping", "Pruning")
 """Callbacks of a run that its phases do not have: their checkpoint is their own."""
 
 

@@ -159,7 +159,7 @@ def _open(options: SearchSettings, words: Sequence[str]) -> optuna.Study:
     study = optuna.create_study(
         storage=options.storage,
         study_name=options.study,
-        direction={"max": "maximize", "min": "minimize"}[options.mode],
+        direction="maximize" if options.mode == "max" else "minimize",
         load_if_exists=True,
     )
     ours = [*words, f"hydra.sweeper.seeds={[*options.seeds]}"]
@@ -244,11 +244,12 @@ def experiment(words: Sequence[str], loader: ConfigLoader) -> str:
     tree, comments = OmegaConf.create(), ""
     for override in OverridesParser.create(loader).parse_overrides(list(words)):
         key = override.key_or_group
-        if override.is_delete():  # which a file cannot say
+        is_group = bool(loader.get_group_options(key))
+        if override.is_delete() or (is_group and override.value() is None):  # no file can say it
             comments += f"# Give on the command line, too: {override.input_line}\n"
         elif key == "experiment":
             defaults.insert(0, override.value())
-        elif loader.get_group_options(key):
+        elif is_group:
             prefix = "" if override.is_add() else "override "
             defaults.append({f"{prefix}/{key}": override.value()})
         else:

@@ -17,6 +17,7 @@ from rcnn.app.build import Weights, build_data, build_module, build_trainer
 from rcnn.app.config import Config, parse
 from rcnn.app.processes import needs_processes
 from rcnn.app.record import Results
+from rcnn.data import DetectionBatch
 from rcnn.data.splits import TrainingSource
 from rcnn.settings import SettingsError
 from rcnn.training import DetectionDataModule
@@ -64,10 +65,13 @@ def find_lr(config: Config, data: DetectionDataModule, weights: Weights) -> Resu
 def _write(curve: RateCurve, folder: Path) -> None:
     points = {"learning_rate": curve.rates, "loss": curve.losses}
     pd.DataFrame(points).to_csv(folder / "lr_find.csv", index=False)
-    lines = {"running mean of the loss": (curve.rates, curve.losses)}
+    losses, lines = curve.losses, {}
     if curve.suggestion is not None:
-        at = curve.rates.index(curve.suggestion)
-        lines[f"steepest fall: {curve.suggestion:.2g}"] = ([curve.suggestion], [curve.losses[at]])
+        here = losses[curve.rates.index(curve.suggestion)]
+        lines[f"steepest fall: {curve.suggestion:.2g}"] = ([curve.suggestion], [here])
+        # The last losses are so high that the fall would not be seen.
+        losses = [loss if loss < 2 * here else math.nan for loss in losses]
+    lines["running mean of the loss"] = (curve.rates, losses)
     picture = plot_curves(lines, "Loss over the learning rate", "learning rate", "loss", log_x=True)
     to_pil(picture).save(folder / "lr_find.png")
 
@@ -99,8 +103,9 @@ def with_batch_size(plain: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     def step(size: int) -> None:
         minibatch = largest_minibatch(data, module.settings.images, size)
         # The second step has the state of the optimiser, too.
-        loader = DataLoader([minibatch] * 2, batch_size=None)  # type: ignore[arg-type]
-        _bare_trainer(config, max_steps=2, **one).fit(module, loader)
+        loader: DataLoader[DetectionBatch] = DataLoader([minibatch] * 2, batch_size=None)  # type: ignore[arg-type]
+        # Without a loader for the validation, of which there is none, Lightning warns.
+        _bare_trainer(config, max_steps=2, **one).fit(module, loader, loader)
 
     device = _bare_trainer(config, max_steps=2, **one).strategy.root_device
     images = len(data.dataset("train")) // devices

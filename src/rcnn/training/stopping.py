@@ -98,7 +98,7 @@ class Pruning(pl.Callback):
         trial = optuna.Trial(study, self.trial)
         trial.report(value, step=self._validations)
         self._validations += 1
-        pruned = trial.should_prune()
+        pruned = bool(trial.should_prune())
         if pruned:
             trial.set_user_attr("pruned", True)
             rank_zero_info(f"Pruned: with {self.monitor} {value:.4g} it is worse than most")
