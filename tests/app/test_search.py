@@ -306,7 +306,7 @@ def test_a_search_by_the_command_line_goes_on_and_its_best_is_trained(
     values = optuna.load_study(study_name="search", storage=f"sqlite:///{folder}/search.db")
     assert len(values.trials) == 4
 
-    answer = train("--config-dir", "outputs/shapes/search", "experiment=best", "name=again")
+    answer = train("--config-dir=outputs/shapes/search", "experiment=best", "name=again")
     assert answer.returncode == 0, answer.stderr
     (config,) = (tmp_path / "outputs" / "again").glob("*/config.yaml")
     assert (
