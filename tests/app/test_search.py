@@ -124,7 +124,7 @@ def options(tmp_path: Path) -> Callable[..., SearchSettings]:
     def make(**changed: Any) -> SearchSettings:
         node = yaml.safe_load((CONF / "hydra/sweeper/optuna.yaml").read_text())
         own = {"mode": "max", "storage": f"sqlite:///{tmp_path}/search.db", "trials": 4}
-        names = SearchSettings.__dataclass_fields__  # type: ignore[attr-defined]
+        names = SearchSettings.__dataclass_fields__
         return SearchSettings(**{key: ({**node, **own} | changed)[key] for key in names})
 
     return make

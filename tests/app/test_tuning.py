@@ -12,6 +12,7 @@ import yaml
 from PIL import Image
 
 from rcnn.app import tuning
+from rcnn.app.build import build_data
 from rcnn.app.config import parse
 from rcnn.app.tuning import with_batch_size
 from rcnn.model.backbones import resolve
@@ -88,7 +89,7 @@ def found(
 
         monkeypatch.setattr(tuning, "rate_curve", measured)
         config = parse(composed("task=find_lr", "trainer=cpu", *TINY, *words))
-        data = tuning.build_data(config)
+        data = build_data(config)
         weights = resolve(config.detector["backbone"])
         return tuning.find_lr(config, data, weights), asked
 
