@@ -8,12 +8,16 @@ Hydra composes on, and a YAML file holds differences only. The groups that name 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
 
+import hydra
+from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 from pydantic import PositiveFloat, StringConstraints
 
 from rcnn.app.keys import check_targets, leaves, nodes, unknown_key
@@ -216,6 +220,23 @@ def _defaults(cls: type) -> dict[str, Any]:
 
 
 # --- parsing ----------------------------------------------------------------------------------
+
+
+def compose(words: Sequence[str], conf: Path) -> Config:
+    """Return the checked config of a run that is not started.
+
+    Args:
+        words: overrides, such as ``backbone=vgg16``.
+        conf: folder of the config groups.
+
+    Raises:
+        SettingsError: as ``parse``.
+        HydraException: a group or a choice is unknown, or a word is no override.
+    """
+    register_schema()
+    with initialize_config_dir(str(conf.absolute()), version_base="1.3"):
+        composed = hydra.compose("config", overrides=[*words, "run_dir=."])
+    return parse(cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True)))
 
 
 def parse(plain: dict[str, Any]) -> Config:

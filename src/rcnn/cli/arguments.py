@@ -32,7 +32,7 @@ def positive(text: str) -> int:
 
 
 def layouts(
-    parser: argparse.ArgumentParser, *, checks_data: bool = False
+    parser: argparse.ArgumentParser, *, all_splits: bool = False
 ) -> Iterator[argparse.ArgumentParser]:
     """Make the next word of a command the layout of a data set; yield the parser of each layout.
 
@@ -40,42 +40,54 @@ def layouts(
 
     Args:
         parser: parser of the command.
-        checks_data: the command reports the faults of a data set: it skips them while it reads, and
-            reads all images of a folder in VOC layout unless a split is named.
+        all_splits: the command reads all splits of a folder unless one is named.
     """
     parser.epilog = (
         "The options of a layout follow it: write the command as far as the layout, then --help."
     )
     kinds = parser.add_subparsers(dest="layout", required=True, metavar="layout")
-    voc = kinds.add_parser("voc", help="a folder with Annotations and JPEGImages")
-    voc.add_argument("root", metavar="FOLDER", help="the folder")
-    default = " (default: all)" if checks_data else ""
-    text = f"name of a file in ImageSets/Main, or all{default}"
-    voc.add_argument("--split", required=not checks_data, default="all", help=text)
-    text = (
-        "names of the classes 1, 2 and so on, as in data.class_names of the training "
-        "(default: the checkpoint's, or those of the data)"
-    )
-    voc.add_argument("--class-names", nargs="+", metavar="NAME", help=text)
+    auto = kinds.add_parser("auto", help="any folder: the layout is found out")
+    voc = kinds.add_parser("voc", help="a folder with annotations in VOC's XML")
+    yolo = kinds.add_parser("yolo", help="a folder with labels of YOLO, or its data.yaml")
+    labelme = kinds.add_parser("labelme", help="a folder with Labelme's JSON files")
+    for folder in (auto, voc, yolo, labelme):
+        folder.add_argument("root", metavar="FOLDER", help="the folder")
+    names = {
+        auto: "train, val or test",
+        voc: "name of a list in ImageSets/Main or of a folder, or all",
+        yolo: "train, val, test, or all",
+    }
+    for folder, text in names.items():
+        default = " (default: all of them)" if all_splits else ""
+        folder.add_argument("--split", required=not all_splits, help=f"{text}{default}")
+    labelme.add_argument("--split", help="name of the split (default: that of the folder)")
     pascal = kinds.add_parser("pascal", help="PASCAL VOC by name")
     pascal.add_argument("name", help="VOC2007, VOC2012, or VOC0712 for both")
     pascal.add_argument("root", metavar="FOLDER", help="the folder that holds VOCdevkit")
     pascal.add_argument("--split", required=True, help="train, val, trainval or test")
     coco = kinds.add_parser("coco", help="an annotation file in COCO's format")
     coco.add_argument("annotations", metavar="FILE", help="the JSON file")
-    coco.add_argument("--images", required=True, metavar="FOLDER", help="the folder of the images")
-    coco.add_argument("--split", help="name of the split (default: the name of the file)")
-    for files in (voc, pascal, coco):
-        if checks_data:
-            files.set_defaults(on_error="skip")
-            continue
+    csv = kinds.add_parser("csv", help="a table with a row for each object")
+    csv.add_argument("annotations", metavar="FILE", help="the CSV file")
+    text = "the folder of the images"
+    coco.add_argument("--images", required=True, metavar="FOLDER", help=text)
+    csv.add_argument("--images", metavar="FOLDER", help=f"{text} (default: the table's)")
+    for one in (coco, csv):
+        one.add_argument("--split", help="name of the split (default: the name of the file)")
+    files = (auto, voc, yolo, labelme, pascal, coco, csv)
+    for layout in files:
+        text = (
+            "names of the classes 1, 2 and so on, as in data.class_names of the training "
+            "(default: the checkpoint's, or those of the data)"
+        )
+        layout.add_argument("--class-names", nargs="+", metavar="NAME", help=text)
         text = "what is done about a bad image or object (default: repair)"
         choices = ("repair", "raise", "skip")
-        files.add_argument("--on-error", choices=choices, default="repair", help=text)
+        layout.add_argument("--on-error", choices=choices, default="repair", help=text)
     shapes = kinds.add_parser("shapes", help="synthetic pictures, the data set of data=shapes")
     splits = ("train", "val", "test")
     shapes.add_argument("--split", required=True, choices=splits, help="the split")
-    yield from (voc, pascal, coco, shapes)
+    yield from (*files, shapes)
 
 
 def parse_data(words: Sequence[str], prog: str) -> argparse.Namespace:
@@ -178,7 +190,22 @@ def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check_data_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``rcnn check-data``."""
-    list(layouts(parser, checks_data=True))
+    for layout in layouts(parser, all_splits=True):
+        layout.set_defaults(on_error="skip")  # all faults are reported, not the first alone
+        text = "settings of the detector that is to be trained, such as anchors.scales=[2,4,8]"
+        layout.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=text)
+        layout.add_argument("--json", metavar="FILE", help="file to write the whole report to")
+        text = "page to write, with plots and pictures"
+        layout.add_argument("--html", metavar="FILE", help=text)
+
+
+def convert_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``rcnn convert``."""
+    for layout in layouts(parser, all_splits=True):
+        kinds = ("coco", "voc", "yolo", "csv")
+        layout.add_argument("--to", required=True, choices=kinds, help="layout to write")
+        text = "folder to write, which does not exist yet"
+        layout.add_argument("--out", required=True, metavar="FOLDER", help=text)
 
 
 def show_data_arguments(parser: argparse.ArgumentParser) -> None:

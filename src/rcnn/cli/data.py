@@ -1,34 +1,29 @@
-"""The data sets that a command line names, and ``rcnn check-data``: their faults and statistics."""
+"""The data sets that a command line names."""
 
 from __future__ import annotations
 
 import argparse
-import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 from rcnn.data import (
+    AutoSource,
     COCODataset,
-    DataWarning,
+    CSVDataset,
     DetectionDataset,
+    LabelmeDataset,
     ShapesSource,
     VOCDataset,
-    check,
+    YOLODataset,
     pascal_voc,
 )
 from rcnn.data.builder import Others
+from rcnn.data.find_layout import find_layout
+from rcnn.data.layouts import SOURCES
 from rcnn.data.proposals import ProposedDataset, StoredProposals
+from rcnn.data.splits import SPLITS
 from rcnn.model.build import needs_proposals
 from rcnn.training import DetectionModule
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Print the report on a data set; the exit status is 1 if the data has faults."""
-    with warnings.catch_warnings(action="ignore", category=DataWarning):  # the report has it all
-        report = check(open_dataset(arguments))
-    sys.stdout.write(f"{report}\n")
-    return 0 if report.is_sound else 1
 
 
 def open_dataset(
@@ -45,26 +40,47 @@ def open_dataset(
     """
     if arguments.layout == "shapes":
         return ShapesSource().dataset(arguments.split)
-    chosen = getattr(arguments, "class_names", None)
+    chosen, policy = arguments.class_names, arguments.on_error
     others: Others = "drop" if chosen else "ignore"
     names = chosen or trained
     match arguments.layout:
+        case "auto":
+            source = AutoSource(arguments.root, class_names=names, on_error=policy)
+            return source.dataset(arguments.split)
         case "voc":
-            root, split = arguments.root, arguments.split
-            return VOCDataset(root, split, names, arguments.on_error, others=others)
+            return VOCDataset(arguments.root, arguments.split, names, policy, others=others)
         case "pascal":
-            return pascal_voc(
-                arguments.name,
-                arguments.root,
-                arguments.split,
-                on_error=arguments.on_error,
-                class_names=names,
-                others=others,
-            )
+            name, root, split = arguments.name, arguments.root, arguments.split
+            return pascal_voc(name, root, split, on_error=policy, class_names=names, others=others)
+        case "yolo":
+            return YOLODataset(arguments.root, arguments.split, names, policy, others=others)
+        case "csv":
+            file, images = arguments.annotations, arguments.images
+            return CSVDataset(file, images, names, policy, others=others)
+        case "labelme":
+            return LabelmeDataset(arguments.root, names, policy, others=others)
         case _:
             file, images = arguments.annotations, arguments.images
-            policy = arguments.on_error
             return COCODataset(file, images, policy, class_names=names, others=others)
+
+
+def open_splits(arguments: argparse.Namespace) -> dict[str, DetectionDataset]:
+    """Open all splits of a folder, or the one that the arguments name.
+
+    Raises:
+        DataError: the data set is unsound.
+    """
+    if arguments.layout not in ("auto", "voc", "yolo") or arguments.split is not None:
+        return {split_name(arguments): open_dataset(arguments)}
+    root = Path(arguments.root)
+    layout = find_layout(root, None if arguments.layout == "auto" else arguments.layout)
+    source = SOURCES[layout.name](
+        root,
+        class_names=arguments.class_names,
+        on_error=arguments.on_error,
+        **{"val": None, "test": None, **layout.splits},  # type: ignore[arg-type]
+    )
+    return {split: source.dataset(split) for split in SPLITS if split in layout.splits}
 
 
 def open_for(module: DetectionModule, arguments: argparse.Namespace) -> DetectionDataset:
@@ -93,5 +109,14 @@ def open_for(module: DetectionModule, arguments: argparse.Namespace) -> Detectio
 
 
 def split_name(arguments: argparse.Namespace) -> str:
-    """Return the name of the split; without one, that of COCO's annotation file."""
-    return str(arguments.split or Path(arguments.annotations).stem)
+    """Return the name of the split; without one, that of the file or the folder."""
+    given = vars(arguments)
+    return str(arguments.split or Path(given.get("annotations") or given["root"]).stem)
+
+
+def data_words(arguments: argparse.Namespace) -> list[str]:
+    """Return the overrides by which a training would get the settings that suit the layout."""
+    if arguments.layout == "shapes":
+        return ["data=shapes"]
+    layout = "voc2007" if arguments.layout == "pascal" else arguments.layout
+    return [f"data={layout}", "data.root=."]

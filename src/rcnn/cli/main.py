@@ -56,8 +56,13 @@ COMMANDS = {
     ),
     "check-data": Command(
         declared.check_data_arguments,
-        "rcnn.cli.data:run",
-        "read a whole data set, and report its faults and its statistics",
+        "rcnn.cli.check_data:run",
+        "read a whole data set, and report its faults, and anchors that fit it",
+    ),
+    "convert": Command(
+        declared.convert_arguments,
+        "rcnn.cli.convert:run",
+        "write a data set in another layout: COCO, VOC, YOLO or CSV",
     ),
     "show-data": Command(
         declared.show_data_arguments,

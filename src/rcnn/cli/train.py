@@ -13,13 +13,22 @@ def run(words: Sequence[str]) -> int:
     """Run what Hydra's overrides and options say, with its outputs in the current folder.
 
     Args:
-        words: overrides such as ``backbone=vgg16``, and Hydra's own options such as ``-m``.
+        words: overrides such as ``backbone=vgg16``, and Hydra's own options such as ``-m``; a
+            folder among them is the data set, of which the layout is found out.
     """
     from rcnn.app.run import main  # it imports torch, for which the help does not wait
 
-    sys.argv = ["rcnn train", *words]
+    sys.argv = ["rcnn train", *(word for given in words for word in _overrides(given))]
     main(conf_folder())
     return 0
+
+
+def _overrides(word: str) -> list[str]:
+    """Return the overrides that a word means: a folder means its data set."""
+    if "=" in word or word.startswith(("-", "+", "~")) or not Path(word).is_dir():
+        return [word]
+    quoted = word.replace("\\", "\\\\").replace("'", "\\'")
+    return ["data=auto", f"data.root='{quoted}'"]
 
 
 def conf_folder() -> Path:

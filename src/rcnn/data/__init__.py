@@ -17,7 +17,6 @@ from rcnn.data.batching import (
     collate,
 )
 from rcnn.data.builder import IndexBuilder, checked_class_names
-from rcnn.data.check import DataReport, check
 from rcnn.data.coco import COCODataset
 from rcnn.data.convert import convert
 from rcnn.data.dataset import (
@@ -60,7 +59,6 @@ __all__ = [
     "CSVSource",
     "Case",
     "DataError",
-    "DataReport",
     "DataSource",
     "DataWarning",
     "DetectionBatch",
@@ -93,7 +91,6 @@ __all__ = [
     "YOLODataset",
     "YOLOSource",
     "as_images",
-    "check",
     "checked_class_names",
     "collate",
     "convert",

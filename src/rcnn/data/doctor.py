@@ -15,11 +15,12 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rcnn.data.anchor_fit import AnchorFit, AnchorProposal, Objects, anchor_fit, propose_anchors
 from rcnn.data.dataset import DetectionDataset
+from rcnn.data.errors import Outcome
 from rcnn.data.survey import Survey, similar_pairs, survey
 from rcnn.model.settings import DetectorSettings
 from rcnn.ops.boxes import scale
@@ -38,6 +39,12 @@ TINY = 3.0
 
 EXTREME = 10.0
 """Ratio of the sides from which on a box is a line."""
+
+
+OUTCOMES: dict[Outcome, Severity] = {"left out": "error", "repaired": "warning", "noted": "info"}
+"""How grave it is what a reader made of a fault."""
+
+QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 
 
 @dataclass(frozen=True)
@@ -59,12 +66,36 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class Statistics:
+    """What there is in a split.
+
+    Attributes:
+        images: number of images.
+        objects: number of objects of each class, those of classes without any object too.
+        difficult: number of objects marked so.
+        crowd: number of regions that hold many objects, or are ignored.
+        box_sizes: square roots of box areas in pixels, at ``QUANTILES``; empty without objects.
+        box_shapes: heights over widths, at ``QUANTILES``.
+        objects_per_image: numbers of objects, at ``QUANTILES``.
+    """
+
+    images: int
+    objects: dict[str, int]
+    difficult: int
+    crowd: int
+    box_sizes: tuple[float, ...]
+    box_shapes: tuple[float, ...]
+    objects_per_image: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Diagnosis:
     """The report on the splits of a data set.
 
     Attributes:
         class_names: names of the labels 1..K.
         surveys: what was read, by split.
+        statistics: what there is, by split.
         findings: what the checks found, the gravest first.
         fit: how well the detector's anchors fit the training objects; None without objects.
         anchors: anchors that fit better; None where there are none.
@@ -72,6 +103,7 @@ class Diagnosis:
 
     class_names: tuple[str, ...]
     surveys: Mapping[str, Survey]
+    statistics: Mapping[str, Statistics]
     findings: tuple[Finding, ...]
     fit: AnchorFit | None = None
     anchors: AnchorProposal | None = None
@@ -94,7 +126,8 @@ def diagnose(
     Args:
         splits: data sets by the names of their splits; the first is the one that is trained on.
         settings: detector that is to be trained; by default the papers'.
-        strides: pixels per cell, for each level of its backbone.
+        strides: pixels per cell, for each level of its backbone; none for a detector that has no
+            anchors.
         threads: number of threads that decode.
     """
     surveys = {name: survey(name, dataset, threads) for name, dataset in splits.items()}
@@ -108,13 +141,38 @@ def diagnose(
         *_check_repetitions(list(surveys.values())),
         *_check_sizes(first, objects),
     ]
-    fit = anchor_fit(objects, settings, strides)
-    proposal = propose_anchors(objects, settings, strides)
+    fit = anchor_fit(objects, settings, strides) if strides else None
+    proposal = propose_anchors(objects, settings, strides) if strides else None
     if fit is not None:
         findings.extend(_check_anchors(fit, proposal, names))
     order: dict[Severity, int] = {"error": 0, "warning": 1, "info": 2}
     findings.sort(key=lambda finding: order[finding.severity])
-    return Diagnosis(names, surveys, tuple(findings), fit, proposal)
+    statistics = {name: _statistics(one) for name, one in surveys.items()}
+    return Diagnosis(names, surveys, statistics, tuple(findings), fit, proposal)
+
+
+def _statistics(split: Survey) -> Statistics:
+    crowd = torch.cat([split.dataset.ground_truth(i).crowd for i in range(len(split.dataset))])
+    sides = split.boxes[~crowd, 2:] - split.boxes[~crowd, :2]
+    labels = Counter(split.labels[~crowd].tolist())
+    counts = torch.bincount(split.images[~crowd], minlength=len(split.dataset))
+    return Statistics(
+        images=len(split.dataset),
+        objects={n: labels[k] for k, n in enumerate(split.dataset.class_names, start=1)},
+        difficult=int((split.ignored & ~crowd).sum()),
+        crowd=int(crowd.sum()),
+        box_sizes=_quantiles(sides.prod(1).sqrt()),
+        box_shapes=_quantiles(sides[:, 1] / sides[:, 0]),
+        objects_per_image=_quantiles(counts.float()),
+    )
+
+
+def _quantiles(values: Float[Tensor, " N"]) -> tuple[float, ...]:
+    if len(values) == 0:
+        return ()
+    # Not torch.quantile, which refuses more than 16 million values.
+    ranks = [round(fraction * (len(values) - 1)) for fraction in QUANTILES]
+    return tuple(values.sort().values[ranks].tolist())
 
 
 def training_objects(split: Survey, settings: DetectorSettings) -> Objects:
@@ -137,6 +195,12 @@ def training_objects(split: Survey, settings: DetectorSettings) -> Objects:
 
 def _check_split(split: Survey) -> Iterator[Finding]:
     """Find images and entries that cannot be read, empty images, and boxes drawn twice."""
+    for kind in split.dataset.problems.kinds.values():
+        severity = OUTCOMES[kind.outcome]
+        first = kind.cases[0]
+        message = f"{kind.count} x {kind.kind}: {first.where}: {first.found}: {first.made}"
+        files = tuple(f"{case.where}: {case.found}: {case.made}" for case in kind.cases)
+        yield Finding(f"{kind.outcome}-{kind.kind}".replace(" ", "-"), severity, message, files)
     if split.faults:
         files = tuple(split.name(index) for index in split.faults)
         message = f"{len(files)} images cannot be decoded: {next(iter(split.faults.values()))}"

@@ -44,8 +44,12 @@ class Layout:
         return f"the layout {self.name}: the same is said by {' '.join(words)}"
 
 
-def find_layout(root: Path) -> Layout:
+def find_layout(root: Path, only: str | None = None) -> Layout:
     """Return the layout of a folder, with the splits that it has.
+
+    Args:
+        root: the folder.
+        only: the one layout to look for; by default all.
 
     Raises:
         DataError: there is no such folder, it holds nothing that is a data set, or the annotations
@@ -64,7 +68,8 @@ def find_layout(root: Path) -> Layout:
         "csv": _find_csv,
         "labelme": _find_labelme,
     }
-    found = {name: splits for name, find in finders.items() if (splits := find(root, files))}
+    wanted = finders if only is None else {only: finders[only]}
+    found = {name: splits for name, find in wanted.items() if (splits := find(root, files))}
     if len(found) == 1:
         return Layout(*found.popitem())
     if found:
