@@ -128,6 +128,6 @@ def test_ctrl_c_ends_a_command_in_one_line(
     def interrupted(*words: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("rcnn.cli.data.check", interrupted)
+    monkeypatch.setattr("rcnn.cli.check_data.diagnose", interrupted)
     assert main(["check-data", "shapes", "--split", "val"]) == 130
     assert capsys.readouterr().err == "Interrupted.\n"

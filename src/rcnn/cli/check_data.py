@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from rcnn.app.config import compose
+from rcnn.app.errors import explained
 from rcnn.cli.data import data_words, open_splits
 from rcnn.cli.train import conf_folder
 from rcnn.data import DataWarning
@@ -55,7 +56,8 @@ def detector_of(
         words: overrides of a training, such as ``backbone=vgg16``.
         class_names: names of the classes of the data.
     """
-    config = compose(words, conf_folder())
+    with explained(conf_folder()):
+        config = compose(words, conf_folder())
     backbone = replace(config.detector["backbone"], weights=None, norm="batch")
     settings = config.settings(class_names, backbone)
     if needs_proposals(config.system):
@@ -135,8 +137,10 @@ def as_page(
         diagnosis.class_names,
         _anchors_in_original_pixels(diagnosis, settings, strides),
     )
-    page.heading("Pictures of the errors and warnings")
-    for caption, image in _pictures(diagnosis):
+    pictures = list(_pictures(diagnosis))
+    if pictures:
+        page.heading("Pictures of the errors and warnings")
+    for caption, image in pictures:
         page.picture(image, caption)
     return page
 

@@ -198,7 +198,9 @@ def _check_split(split: Survey) -> Iterator[Finding]:
     for kind in split.dataset.problems.kinds.values():
         severity = OUTCOMES[kind.outcome]
         first = kind.cases[0]
-        message = f"{kind.count} x {kind.kind}: {first.where}: {first.found}: {first.made}"
+        message = (
+            f"{split.split}: {kind.count} x {kind.kind}: {first.where}: {first.found}: {first.made}"
+        )
         files = tuple(f"{case.where}: {case.found}: {case.made}" for case in kind.cases)
         yield Finding(f"{kind.outcome}-{kind.kind}".replace(" ", "-"), severity, message, files)
     if split.faults:

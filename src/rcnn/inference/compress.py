@@ -22,7 +22,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.benchmark import Timer
 
 from rcnn.model.backbones import TwoMLPHead
 from rcnn.model.build import Detector
@@ -258,6 +257,9 @@ def measure_layer(layer: nn.Linear, rois: int, min_run_time: float = 0.2) -> Flo
         rois: number of RoIs that pass the layer at once.
         min_run_time: seconds that each of the timings takes at least.
     """
+    # Here, because it looks for a compiler and warns on machines without a GPU.
+    from torch.utils.benchmark import Timer
+
     inputs, outputs = layer.in_features, layer.out_features
     features = torch.rand(rois, inputs).to(layer.weight)
 
@@ -339,6 +341,8 @@ def stage_seconds(
     def detect() -> None:
         for batch in batches:
             detector.detect_batch(batch)
+
+    from torch.utils.benchmark import Timer  # as in measure_layer
 
     timer = Timer("detect()", globals={"detect": detect}, num_threads=torch.get_num_threads())
     images = sum(len(batch.pixels) for batch in batches)

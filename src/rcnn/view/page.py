@@ -27,7 +27,7 @@ th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid var(--
   vertical-align: top; overflow-wrap: anywhere; }
 th { cursor: pointer; white-space: nowrap; } .number { text-align: right; white-space: nowrap; }
 .bar { background: var(--bar); height: .8rem; min-width: 1px; }
-.error, .warning, .info { font-weight: 600; }
+.error, .warning, .info { font-weight: 600; white-space: nowrap; }
 .error { color: var(--error); } .warning { color: var(--warning); } .info { color: var(--info); }
 figure { display: inline-block; margin: .4rem; vertical-align: top; max-width: 320px; }
 figure img { max-width: 100%; border: 1px solid var(--line); }
@@ -131,7 +131,7 @@ class Page:
             boxes: x and y of larger marks, such as anchors.
             axes: names of the axes.
         """
-        side, edge = 420, 46
+        side, edge, top = 420, 46, 12
         numbers = [max(n, 0.5) for x, y, *_ in [*points, *boxes] for n in (x, y)] or [1.0, 2.0]
         low, high = math.floor(math.log2(min(numbers))), math.ceil(math.log2(max(numbers)))
         high += low == high
@@ -165,7 +165,7 @@ class Page:
             for n, name in enumerate(names[:20])
         )
         self._parts.append(
-            f'<svg viewBox="0 0 {edge + side + 240} {side + 44}" width="100%" role="img">{ticks}'
+            f'<svg viewBox="0 {-top} {edge + side + 240} {side + top + 44}" width="100%">{ticks}'
             f'{marks}{legend}<text x="{edge + side / 2}" y="{side + 38}" text-anchor="middle">'
             f'{escape(axes[0])}</text><text transform="translate(12 {side / 2}) rotate(-90)" '
             f'text-anchor="middle">{escape(axes[1])}</text></svg>'
