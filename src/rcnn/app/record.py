@@ -46,6 +46,7 @@ class Results:
             resumed; of a training in phases, of all phases and the proposals between them, also of
             those that were found in the store.
         notes: what a reader of the figures has to know.
+        data_problems: what was repaired, left out or noted in the data, by split.
     """
 
     metrics: dict[str, float]
@@ -56,6 +57,7 @@ class Results:
     steps: int = 0
     seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
+    data_problems: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
 
 def metrics_of(trainer: pl.Trainer) -> dict[str, float]:

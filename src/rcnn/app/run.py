@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TextIO, cast
 
 import hydra
 import pytorch_lightning as pl
@@ -36,13 +36,14 @@ from rcnn.app.record import (
     write_start,
 )
 from rcnn.app.tuning import find_lr, with_batch_size
+from rcnn.data import DataWarning
 from rcnn.files import write_json
 from rcnn.inference.checkpoint import CHECKPOINT_KEY, CheckpointError, read_checkpoint
 from rcnn.model.backbones import resolve
 from rcnn.settings import SettingsError, to_plain
 from rcnn.training import DetectionDataModule, DetectionModule
 from rcnn.training.loggers import finish
-from rcnn.training.progress import timer_of
+from rcnn.training.progress import rank_zero_info, timer_of
 
 
 def main(conf: Path) -> None:
@@ -106,6 +107,15 @@ def run_job(config: Config, weights: Weights | None) -> Results:
     pl.seed_everything(config.run.seed, workers=True, verbose=False)
     data = build_data(config)
     data.prepare_data()
+    if splits := getattr(getattr(data, "source", None), "random_splits", None):
+        rank_zero_only(write_json)(Path(config.run.run_dir, "splits.json"), splits)
+    results = _work(config, data, weights)
+    problems = data.problems() if isinstance(data, DetectionDataModule) else {}
+    return replace(results, data_problems=problems)
+
+
+def _work(config: Config, data: DetectionDataModule, weights: Weights | None) -> Results:
+    """Train and test, only test, or look for a learning rate."""
     if weights is not None and config.run.task == "find_lr":
         return find_lr(config, data, weights)
     if weights is not None and config.scheme.in_phases:
@@ -138,8 +148,9 @@ def _train(
         trainer.save_checkpoint(Path(config.run.run_dir, "checkpoints", "last.ckpt"))
     monitored = None if config.run.monitor is None else metrics.get(config.run.monitor)
     score = getattr(checkpoint, "best_model_score", None)
-    trainer.test(module, data, ckpt_path=best, verbose=False)
-    metrics |= metrics_of(trainer)
+    if not isinstance(data, DetectionDataModule) or data.source.has("test"):
+        trainer.test(module, data, ckpt_path=best, verbose=False)
+        metrics |= metrics_of(trainer)
     log_hyperparameters(config, trainer, metrics)
     return Results(
         metrics=metrics,
@@ -198,6 +209,7 @@ def silence_warnings() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.showwarning = _show_warning
     for message in (
         "Experiment logs directory .* exists and is not empty",  # the run folder holds the config
         ".*isinstance\\(treespec, LeafSpec\\).* is deprecated",  # between Lightning and torch
@@ -210,6 +222,24 @@ def silence_warnings() -> None:
         "Found .* module\\(s\\) in eval mode at the start of training",  # frozen batch norms
     ):
         warnings.filterwarnings("ignore", message)
+
+
+_show_otherwise = warnings.showwarning
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print what was found in the data without the line of code that found it."""
+    if issubclass(category, DataWarning):
+        rank_zero_info(str(message))
+    else:
+        _show_otherwise(message, category, filename, lineno, file, line)
 
 
 # --- what does not fit together -----------------------------------------------------------------

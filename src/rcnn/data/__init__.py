@@ -45,6 +45,7 @@ from rcnn.data.splits import (
 )
 from rcnn.data.table import CSVDataset
 from rcnn.data.voc import PASCAL_CLASSES, VOCDataset, pascal_voc
+from rcnn.data.wrapped import DatasetSource, WrappedDataset
 from rcnn.data.yolo import YOLODataset
 
 __all__ = [
@@ -61,6 +62,7 @@ __all__ = [
     "DataError",
     "DataSource",
     "DataWarning",
+    "DatasetSource",
     "DetectionBatch",
     "DetectionDataset",
     "EvaluationBatchSampler",
@@ -88,6 +90,7 @@ __all__ = [
     "TransformedDataset",
     "VOCDataset",
     "VOCSource",
+    "WrappedDataset",
     "YOLODataset",
     "YOLOSource",
     "as_images",

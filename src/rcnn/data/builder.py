@@ -115,7 +115,7 @@ class IndexBuilder:
     Args:
         class_names: names of the labels 1..K, each of its own.
         problems: log of the faults.
-        image_folder: folder that the image files are relative to.
+        image_folder: folder that the image files are relative to; the current one by default.
         others: what becomes of objects of other classes.
         object_name: function that names an object in messages, by its number.
         show: function that writes corners as the annotation has them, for messages.
@@ -131,7 +131,7 @@ class IndexBuilder:
         class_names: Sequence[str],
         problems: Problems,
         *,
-        image_folder: Path,
+        image_folder: Path = Path(),
         others: Others = "error",
         object_name: Callable[[int], str] = "object {}".format,
         show: Callable[[Corners], str] = str,
@@ -223,10 +223,25 @@ class IndexBuilder:
             )
             return earlier
         found, found_size = self._image_files.find(file, size, source)
+        return self._append(image_id, file, found, found_size, source)
+
+    def add_picture(self, image_id: str, size: tuple[int, int], *, source: str) -> int:
+        """Add an image without a file and return its position.
+
+        Args:
+            image_id: unique name.
+            size: (height, width) in pixels.
+            source: name of the picture, for messages.
+        """
+        return self._append(image_id, source, source, size, source)
+
+    def _append(
+        self, image_id: str, written: str, file: str, size: tuple[int, int], source: str
+    ) -> int:
         self._images[image_id] = len(self._images)
-        self._written.append(file)
-        self._files.append(found)
-        self._sizes.extend(found_size)
+        self._written.append(written)
+        self._files.append(file)
+        self._sizes.extend(size)
         self._sources.append(source)
         return len(self._images) - 1
 

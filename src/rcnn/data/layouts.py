@@ -190,3 +190,8 @@ class AutoSource(DataSource):
     def dataset(self, split: Split) -> DetectionDataset:
         """Open a split."""
         return self.source.dataset(split)
+
+    @property
+    def random_splits(self) -> dict[str, list[str]]:
+        """The image ids of each split, where splits are drawn at random; empty otherwise."""
+        return self.source.random_splits

@@ -45,6 +45,11 @@ class DataSource(Protocol):
         """
         ...
 
+    @property
+    def random_splits(self) -> dict[str, list[str]]:
+        """The image ids of each split, where splits are drawn at random; empty otherwise."""
+        return {}
+
 
 @dataclass(frozen=True)
 class ShapesSource(DataSource):

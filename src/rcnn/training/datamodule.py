@@ -27,6 +27,7 @@ from rcnn.data import (
     collate,
 )
 from rcnn.data.proposals import ProposalFiles
+from rcnn.data.splits import SPLITS
 from rcnn.model.transform import ImageSettings
 from rcnn.settings import SettingsError, settings
 from rcnn.training.progress import batches_done
@@ -97,12 +98,12 @@ class DetectionDataModule(pl.LightningDataModule):
         self.source.prepare()
 
     def setup(self, stage: str) -> None:
-        """Open the splits that ``stage`` needs.
+        """Open the splits that ``stage`` needs; for a training also that of the test after it.
 
         Raises:
             SettingsError: the data has other classes than the module that the trainer runs.
         """
-        stages: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",)}
+        stages: dict[str, tuple[Split, ...]] = {"fit": SPLITS, "validate": ("val",)}
         splits = [split for split in stages.get(stage, ("test",)) if self.source.has(split)]
         expected = getattr(self._module(), "class_names", None)
         for split in splits:
@@ -122,6 +123,11 @@ class DetectionDataModule(pl.LightningDataModule):
                 dataset = self.proposals.with_proposals(dataset, split)
             self._datasets[split] = dataset
         return self._datasets[split]
+
+    def problems(self) -> dict[str, list[dict[str, Any]]]:
+        """Return what was repaired, left out or noted in each split that was opened."""
+        found = {split: one.problems.summary() for split, one in self._datasets.items()}
+        return {split: rows for split, rows in found.items() if rows}
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Return shuffled, augmented minibatches, of which each process has its own."""
