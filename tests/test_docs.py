@@ -19,6 +19,7 @@ from torchvision.models.detection import fasterrcnn_resnet50_fpn
 import rcnn
 from rcnn.app.config import parse, register_schema
 from rcnn.cli import main as command_line
+from rcnn.cli.train import overrides_of
 from rcnn.data import ShapesDataset
 from rcnn.training.checkpoints import save
 
@@ -64,10 +65,16 @@ def compose_config(words: list[str]) -> None:
     sweep = "-m" in words or any("sweep=" in word for word in words)
     overrides = [word for word in words if word != "-m" and not word.startswith("hydra")]
     if sweep:
+        overrides = [
+            re.sub(r"=(?:interval|choice)\(([^,]+),.*", r"=\1", word) for word in overrides
+        ]
         overrides = [re.sub(r"^([^=]+=[^\[{,]*),.*", r"\1", word) for word in overrides]
     with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
         config = compose("config", overrides=[*overrides, "run_dir=run", "++name=test"])
-    parse(cast(dict[str, Any], OmegaConf.to_container(config, resolve=True)))
+    plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    if plain["loader"]["batch_size"] == "auto":  # a run measures it before it checks the config
+        plain["loader"]["batch_size"] = 1
+    parse(plain)
 
 
 def parse_arguments(words: list[str]) -> None:
@@ -75,7 +82,7 @@ def parse_arguments(words: list[str]) -> None:
     name, *rest = words
     command = command_line.COMMANDS[name]
     if name == "train":
-        return compose_config(rest)
+        return compose_config([one for word in rest for one in overrides_of(word)])
     parser = argparse.ArgumentParser(exit_on_error=False)
     command.add_arguments(parser)
     parser.parse_args(rest)
@@ -93,12 +100,14 @@ def parse_benchmark(words: list[str]) -> None:
 
 @pytest.fixture
 def user_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A package with the classes that the pages take for the user's."""
+    """A package and a folder that the pages take for the user's."""
     (tmp_path / "my_package").mkdir()
     (tmp_path / "my_package" / "__init__.py").write_text(
         "from pytorch_lightning import Callback as MyCallback\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "my_data").mkdir()
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.mark.usefixtures("user_package")

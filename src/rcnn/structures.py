@@ -111,7 +111,8 @@ class Targets(TensorFields):
 
     Attributes:
         boxes: boxes in pixels of the resized images, zeros in the padding.
-        labels: class of each box, 1..K, 0 in the padding.
+        labels: class of each box, 1..K; 0 in the padding and in ignored regions of no known class,
+            which are crowds.
         difficult: boxes that are neither trained on nor counted in evaluation (VOC).
         crowd: regions that hold many objects; anchors and RoIs inside them are ignored (COCO).
     """
@@ -140,7 +141,8 @@ class GroundTruth(TensorFields):
 
     Attributes:
         boxes: boxes in pixels of the image.
-        labels: class of each object, 1..K.
+        labels: class of each object, 1..K; 0 in ignored regions of no known class, which are
+            crowds.
         difficult: objects that are never a target and ignored in evaluation (VOC).
         crowd: regions of many objects (COCO).
         areas: square pixels by which COCO groups objects into small, medium and large: the area of

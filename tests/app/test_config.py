@@ -38,7 +38,8 @@ FOLDER = "proposals.folder=/somewhere"
 
 def overrides(choice: str) -> list[str]:
     """Return what a choice needs beside itself."""
-    if choice in ("data=voc", "data=coco") or choice.startswith("experiment="):
+    own_data = [f"data={layout}" for layout in ("auto", "coco", "csv", "labelme", "voc", "yolo")]
+    if choice in own_data or choice.startswith("experiment="):
         return [choice, "data.root=/somewhere", FOLDER]
     if choice.startswith("sweep/"):  # a row of that sweep
         return [choice.partition("=")[0].replace("/", "="), f"+{choice}", FOLDER]

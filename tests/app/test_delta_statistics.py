@@ -34,7 +34,7 @@ def plain(composed: Compose, tmp_path: Path) -> dict[str, Any]:
 
 def test_empirical_statistics_enter_the_detectors_settings(plain: dict[str, Any]) -> None:
     plain["model"]["delta_statistics"] = "empirical"
-    plain["loader"]["flip"] = 0.5
+    plain["augment"]["flip"] = 0.5
     config = parse(plain)
     data = build_data(config)
     module = build_module(config, data)

@@ -18,12 +18,12 @@ def run(words: Sequence[str]) -> int:
     """
     from rcnn.app.run import main  # it imports torch, for which the help does not wait
 
-    sys.argv = ["rcnn train", *(word for given in words for word in _overrides(given))]
+    sys.argv = ["rcnn train", *(word for given in words for word in overrides_of(given))]
     main(conf_folder())
     return 0
 
 
-def _overrides(word: str) -> list[str]:
+def overrides_of(word: str) -> list[str]:
     """Return the overrides that a word means: a folder means its data set."""
     if "=" in word or word.startswith(("-", "+", "~")) or not Path(word).is_dir():
         return [word]
