@@ -121,6 +121,20 @@ def test_a_picture_on_its_side_has_boxes_as_viewers_show_it(tmp_path: Path) -> N
     torch.testing.assert_close(dataset.ground_truth(0).boxes[0], torch.tensor([8.0, 25, 24, 75]))
 
 
+def test_classes_without_names_are_called_by_their_numbers(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    write(tmp_path / "a.txt", YOLO_LINES)
+    dataset = YOLODataset(tmp_path, "all")
+    assert dataset.class_names == ("0", "1")
+    assert "classes without names" in {kind for kind, _ in dataset.problems.kinds}
+
+
+def test_pictures_without_any_labels_are_an_error_not_background(tmp_path: Path) -> None:
+    yolo(tmp_path, "names: [cup, cell]\ntrain: images/train", labels="elsewhere")
+    with pytest.raises(DataError, match=r"labels/train/a\.txt"):
+        YOLODataset(tmp_path)
+
+
 # --- tables -----------------------------------------------------------------------------------
 
 TABLES = {
@@ -271,6 +285,44 @@ def labelme_folder(root: Path) -> None:
         picture(root / f"{number}.png", seed=number)
 
 
+def cvat_yolo(root: Path) -> None:
+    for number in range(10):
+        picture(root / f"obj_train_data/{number}.png", seed=number)
+        write(root / f"obj_train_data/{number}.txt", "0 0.2 0.5 0.2 0.5\n")
+    write(root / "obj.names", "cell\n")
+    write(root / "obj.data", "classes = 1\ntrain = data/train.txt\nnames = data/obj.names\n")
+    lines = "".join(f"data/obj_train_data/{number}.png\n" for number in range(10))
+    write(root / "train.txt", lines)
+
+
+def roboflow_tables(root: Path) -> None:
+    for seed, split in enumerate(("train", "valid")):
+        picture(root / split / f"{split}.jpg", seed=seed)
+        write(root / split / "_annotations.csv", f"{split}.jpg,10,20,30,60,cell\n")
+        write(root / split / "_classes.csv", "cell,0\n")
+
+
+def coco_with_captions_and_keypoints(root: Path) -> None:
+    plain_coco(root)
+    content = (root / "annotations/instances_train2017.json").read_text()
+    write(root / "annotations/person_keypoints_train2017.json", content)
+    write(root / "annotations/captions_train2017.json", content.replace("bbox", "caption"))
+
+
+def label_studio_coco(root: Path) -> None:
+    names = [f"{number}.png" for number in range(10)]
+    for seed, name in enumerate(names):
+        picture(root / "images" / name, seed=seed)
+    coco_file(root / "result.json", *(f"images\\{name}" for name in names))
+
+
+def kaggle_voc(root: Path) -> None:
+    voc_folder(root / "archive (1)" / "annotations")
+    (root / "archive (1)" / "images").mkdir()
+    for file in (root / "archive (1)" / "annotations").glob("*.png"):
+        file.rename(root / "archive (1)" / "images" / file.name)
+
+
 @pytest.mark.parametrize(
     ("make", "layout", "lengths"),
     [
@@ -282,6 +334,11 @@ def labelme_folder(root: Path) -> None:
         (yolo_with_splits, "yolo", [1, 1, 1]),
         (csv_tables, "csv", [6, 2, 8]),
         (labelme_folder, "labelme", [6, 2, 2]),
+        (cvat_yolo, "yolo", [6, 2, 2]),
+        (roboflow_tables, "csv", [1, 1, 1]),
+        (coco_with_captions_and_keypoints, "coco", [1, 1, 1]),
+        (label_studio_coco, "coco", [6, 2, 2]),
+        (kaggle_voc, "voc", [6, 2, 2]),
     ],
 )
 def test_the_layout_of_a_folder_is_found_out(

@@ -67,7 +67,7 @@ def test_faults_of_an_item_are_named_by_its_number_and_policy() -> None:
     over = WrappedDataset(Items((picture, target((50.0, 0, 70, 9)))), ["cell"])
     assert over.ground_truth(0).boxes.tolist() == [[50, 0, 60, 9]]
     assert over.problems.counts == {"box over the border": 1}
-    with pytest.raises(DataError, match="no usable item"):
+    with pytest.raises(DataError, match="no usable image"):
         WrappedDataset(Items(), ["cell"])
 
 

@@ -130,10 +130,11 @@ class IndexedDataset(DetectionDataset):
         """
         index = range(len(self))[index]
         size = self.index.size(index)
-        image = read_image(self.file(index), size, self._max_pixels)
+        file = self.image_folder / self.index.files[index]
+        image = read_image(file, size, self._max_pixels)
         return Sample(image, self.ground_truth(index), self.image_ids[index], size)
 
-    def file(self, index: int) -> Path:
+    def file(self, index: int) -> Path | None:
         """Return the file of an image."""
         return self.image_folder / self.index.files[index]
 

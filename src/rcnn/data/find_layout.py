@@ -96,18 +96,22 @@ def _words(name: str, splits: Mapping[str, str | float | None]) -> str:
 
 def _find_coco(root: Path, files: Sequence[str]) -> Splits:
     """Return annotation files and image folders of a folder in COCO's layout; empty for none."""
-    candidates = {}
-    for file in files:
-        if file.lower().endswith(".json"):
-            head = _head(root / file)
-            has = {key for key in ("images", "annotations", "categories") if f'"{key}"' in head}
-            if "images" in has and len(has) > 1 and '"file_name"' in head:
-                candidates[file] = head
+    heads = {file: _head(root / file) for file in files if file.lower().endswith(".json")}
+    candidates = [file for file, head in heads.items() if _is_coco(head)]
+    # COCO's own folder has the same images with other annotations, person_keypoints_train2017.json.
+    candidates = [file for file in candidates if "instances" in file] or candidates
     splits: Splits = {}
-    for split, file in _by_split(list(candidates)).items():
+    for split, file in _by_split(candidates).items():
         splits[split] = file
-        splits[f"{split}_images"] = _images_of(root, file, candidates[file])
+        splits[f"{split}_images"] = _images_of(root, file, heads[file])
     return splits
+
+
+def _is_coco(head: str) -> bool:
+    """Return whether a JSON file lists images with boxes, by its beginning and its end."""
+    has = {key for key in ("images", "annotations", "categories") if f'"{key}"' in head}
+    captions = '"caption"' in head and '"bbox"' not in head
+    return "images" in has and len(has) > 1 and '"file_name"' in head and not captions
 
 
 def _images_of(root: Path, annotations: str, head: str) -> str:
@@ -171,13 +175,13 @@ def _find_csv(root: Path, files: Sequence[str]) -> Splits:
                 tables[file] = read_table(root / file)[0]["file"]
     splits: Splits = {str(split): file for split, file in _by_split(list(tables)).items()}
     if splits:
-        name = tables[str(splits["train"])]
+        table = str(splits["train"])
+        wanted = PurePosixPath(tables[table])
         pictures = [PurePosixPath(file) for file in files if _is_picture(file)]
-        wanted = PurePosixPath(name)
         same = [path for path in pictures if wanted.name in (path.name, path.stem)]
-        if same and not (root / name).is_file():
-            depth = len(wanted.parts)
-            splits["images"] = str(PurePosixPath(*same[0].parts[:-depth])) or "."
+        beside = PurePosixPath(table).parent
+        if same and beside not in {path.parent for path in same}:
+            splits["images"] = str(PurePosixPath(*same[0].parts[: -len(wanted.parts)]))
     return splits
 
 

@@ -53,14 +53,14 @@ class CSVSource(FileSource):
     """CSV tables, one for each split.
 
     Attributes:
-        images: folder of the pictures, relative to ``root``.
+        images: folder of the pictures, relative to ``root``; null for that of each table.
         train: table to train on, relative to ``root``.
         val: table that chooses the best checkpoint, or a share of the training images, 0..1; null
             for none.
         test: table to test on, or a share of the training images, 0..1; null for none.
     """
 
-    images: str = "."
+    images: str | None = None
     train: str = "train.csv"
     val: str | float | None = "val.csv"
     test: str | float | None = "test.csv"
@@ -71,7 +71,7 @@ class CSVSource(FileSource):
         """Open a split."""
         return CSVDataset(
             Path(self.root, self.named(split)),
-            Path(self.root, self.images),
+            None if self.images is None else Path(self.root, self.images),
             class_names,
             self.on_error,
             others=others,

@@ -6,25 +6,21 @@ from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, cast
 
-import numpy as np
 import torch
-from jaxtyping import Int32
 from torch.utils.data import Dataset
 
 from rcnn.data.builder import IndexBuilder
-from rcnn.data.dataset import DetectionDataset, Sample
+from rcnn.data.dataset import DetectionDataset, IndexedDataset, Sample
 from rcnn.data.errors import DataError, OnError, Problems
 from rcnn.data.images import Picture, as_images
-from rcnn.data.index import AnnotationIndex
 from rcnn.data.splits import DataSource, Split
-from rcnn.structures import GroundTruth
 
 Target = Mapping[str, Any]
 """``boxes`` (N, 4) as x1, y1, x2, y2 in pixels and ``labels`` (N,) in 1..K; ``iscrowd``, ``area``
 and ``difficult`` may be there, too."""
 
 
-class WrappedDataset(DetectionDataset):
+class WrappedDataset(IndexedDataset):
     """Any map-style data set whose items are a picture and its target.
 
     Every item is read once when it is wrapped, because minibatches are grouped by the shapes of
@@ -48,10 +44,9 @@ class WrappedDataset(DetectionDataset):
         on_error: OnError = "repair",
     ) -> None:
         self.dataset = dataset
-        self.class_names = tuple(class_names)
-        self.problems = Problems(on_error)
-        names = dict(enumerate(self.class_names, start=1))
-        builder = IndexBuilder(self.class_names, self.problems, object_name="box {}".format)
+        names = dict(enumerate(class_names, start=1))
+        problems = Problems(on_error)
+        builder = IndexBuilder(class_names, problems, object_name="box {}".format)
         for index in range(len(cast(Sized, dataset))):
             with builder.reading(f"item {index}"):
                 picture, target = dataset[index]
@@ -59,21 +54,7 @@ class WrappedDataset(DetectionDataset):
                 height, width = pixels.shape[-2:]
                 image = builder.add_picture(str(index), (height, width), source=f"item {index}")
                 _add_objects(builder, image, target, names)
-        self.index: AnnotationIndex = builder.build()
-        if len(self.index) == 0:
-            raise DataError("The wrapped data set has no usable item.", "empty data set")
-        self.problems.warn("the wrapped data set")
-        self.image_ids = self.index.image_ids
-        self.aspect_ratios = self.index.aspect_ratios
-
-    @property
-    def sizes(self) -> Int32[np.ndarray, "I 2"]:
-        """The size of every image."""
-        return self.index.sizes
-
-    def ground_truth(self, index: int) -> GroundTruth:
-        """Return the objects of an image, without decoding it."""
-        return self.index.ground_truth(range(len(self))[index])
+        super().__init__(builder, "the wrapped data set")
 
     def __getitem__(self, index: int) -> Sample:
         """Return an item.
@@ -93,6 +74,9 @@ class WrappedDataset(DetectionDataset):
                 "changes to augment",
             )
         return Sample(pixels, self.ground_truth(index), self.image_ids[index], size)
+
+    def file(self, index: int) -> None:
+        """Return None: what a wrapped data set reads is its own business."""
 
 
 def _add_objects(

@@ -57,7 +57,7 @@ class YOLODataset(IndexedDataset):
     ) -> None:
         problems = Problems(on_error)
         folder = YOLOFolder(Path(root))
-        names = folder.class_names()
+        names = folder.class_names(problems)
         builder = IndexBuilder(
             class_names or checked_class_names(names, problems, str(folder.described)),
             problems,
@@ -67,7 +67,16 @@ class YOLODataset(IndexedDataset):
             show=_show,
             max_pixels=max_pixels,
         )
-        for file in folder.pictures(split):
+        pictures = folder.pictures(split)
+        if not any(folder.labels_of(file).is_file() for file in pictures):
+            expected = folder.labels_of(pictures[0]).absolute()
+            raise DataError(
+                f"{folder.root.absolute()}, split {split!r}: none of its {len(pictures)} pictures "
+                f"has a file of labels: {expected} does not exist. Labels lie beside the pictures, "
+                "or in labels/ where these are in images/.",
+                "missing labels",
+            )
+        for file in pictures:
             labels = folder.labels_of(file)
             with builder.reading(str(labels)):
                 image = builder.add_image(file, file, source=str(labels))
@@ -105,11 +114,13 @@ class YOLOFolder:
         if not self._content and self._list is not None:
             self.described = self._list
 
-    def class_names(self) -> tuple[str, ...]:
+    def class_names(self, problems: Problems) -> tuple[str, ...]:
         """Return the names of the classes 0, 1 and so on, as the file has them.
 
+        Without a file that names them, their numbers in the labels are the names.
+
         Raises:
-            DataError: no file names them, or not in a list or by number.
+            DataError: they are not in a list or by number, or there are no labels either.
         """
         names = self._content.get("names")
         if isinstance(names, Mapping):
@@ -117,6 +128,14 @@ class YOLOFolder:
             names = [numbered.get(n, "") for n in range(max(numbered, default=-1) + 1)]
         if names is None and self._list is not None:
             names = [line for line in read_lines(self._list) if line]
+        if names is None and (count := self._largest_class() + 1):
+            names = [str(number) for number in range(count)]
+            problems.note(
+                "classes without names",
+                where=str(self.root),
+                found=f"no YAML file with names, none of {', '.join(CLASS_LISTS)}",
+                made=f"their numbers 0 to {count - 1} are the names",
+            )
         if not isinstance(names, list | tuple) or not names:
             raise DataError(
                 f"{self.root.absolute()} has no names of classes: neither a YAML file with the key "
@@ -124,6 +143,17 @@ class YOLOFolder:
                 "missing class names",
             )
         return tuple(map(str, names))
+
+    def _largest_class(self) -> int:
+        """Return the largest number of a class in all labels, -1 without any."""
+        largest = -1
+        for picture in _pictures(self.root):
+            labels = self.labels_of(picture)
+            for line in read_lines(labels) if labels.is_file() else ():
+                number = line.partition(" ")[0]
+                if number.isdecimal():
+                    largest = max(largest, int(number))
+        return largest
 
     @property
     def is_described(self) -> bool:
@@ -206,11 +236,13 @@ class YOLOFolder:
         if source.is_dir():
             return [self._relative(source / file) for file in _pictures(source)]
         lines = [line.replace("\\", "/") for line in read_lines(source) if line]
-        paths = ([source.parent / line, self.root / line] for line in lines)
-        return [
-            self._relative(next((path for path in pair if path.exists()), pair[1]))
-            for pair in paths
-        ]
+        return [self._relative(self._found(line, source.parent)) for line in lines]
+
+    def _found(self, line: str, beside: Path) -> Path:
+        """Return the picture that a line of a list names; CVAT puts a folder before that is not."""
+        parts = PurePosixPath(line).parts
+        paths = [beside / line, *(self.root.joinpath(*parts[n:]) for n in range(len(parts)))]
+        return next((path for path in paths if path.is_file()), self.root / line)
 
     def _relative(self, path: Path) -> str:
         try:
