@@ -238,8 +238,8 @@ def roboflow_coco(root: Path) -> None:
 
 def plain_coco(root: Path) -> None:
     for seed, split in enumerate(("train2017", "val2017")):
-        picture(root / split / "a.png", seed=seed)
-        coco_file(root / "annotations" / f"instances_{split}.json", "a.png")
+        picture(root / split / f"{split}.png", seed=seed)
+        coco_file(root / "annotations" / f"instances_{split}.json", f"{split}.png")
 
 
 def one_coco(root: Path) -> None:

@@ -160,9 +160,11 @@ class AutoSource(DataSource):
         """
         found = find_layout(Path(self.root))
         splits: Splits = dict(found.splits)
-        splits.setdefault("val", self.val)
-        # A validation split of somebody's own is also tested on, as COCO's is.
-        splits.setdefault("test", splits["val"] if "val" in found.splits else self.test)
+        if "test" not in splits and "val" in splits:
+            # A validation split of somebody's own is also tested on, as COCO's is.
+            of_val = {key: value for key, value in splits.items() if key.startswith("val")}
+            splits |= {f"test{key.removeprefix('val')}": value for key, value in of_val.items()}
+        splits = {"val": self.val, "test": self.test} | splits
         return Layout(found.name, splits)
 
     @cached_property
