@@ -164,8 +164,8 @@ class AutoSource(DataSource):
             # A validation split of somebody's own is also tested on, as COCO's is.
             of_val = {key: value for key, value in splits.items() if key.startswith("val")}
             splits |= {f"test{key.removeprefix('val')}": value for key, value in of_val.items()}
-        splits = {"val": self.val, "test": self.test} | splits
-        return Layout(found.name, splits)
+        shares: Splits = {"val": self.val, "test": self.test}
+        return Layout(found.name, shares | splits)
 
     @cached_property
     def source(self) -> FileSource:
