@@ -9,6 +9,8 @@ import pytest
 
 import rcnn
 from rcnn.cli import train
+from rcnn.cli.main import main
+from rcnn.cli.train import overrides_of
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -56,3 +58,14 @@ def test_it_trains_in_an_empty_folder_and_tells_mistakes(tmp_path: Path) -> None
     assert wrong.returncode == 2
     assert "trainer.max_epochs" in wrong.stderr
     assert "Traceback" not in wrong.stderr
+
+
+def test_a_folder_is_its_data_set_and_a_misspelt_one_is_a_mistake(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "it's mine"
+    folder.mkdir()
+    assert overrides_of(str(folder)) == ["data=auto", f"data.root='{tmp_path}/it\\'s mine'"]
+    assert overrides_of("backbone=vgg16") == ["backbone=vgg16"]
+    assert main(["train", str(tmp_path / "nowhere"), "backbone=vgg16"]) == 2
+    assert str(tmp_path / "nowhere") in capsys.readouterr().err

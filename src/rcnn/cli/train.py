@@ -16,6 +16,11 @@ def run(words: Sequence[str]) -> int:
         words: overrides such as ``backbone=vgg16``, and Hydra's own options such as ``-m``; a
             folder among them is the data set, of which the layout is found out.
     """
+    first = words[0] if words else "-"
+    if "=" not in first and not first.startswith(("-", "+", "~")) and not Path(first).is_dir():
+        where = Path(first).absolute()
+        sys.stderr.write(f"Error: {where} is no folder, and {first!r} no KEY=VALUE.\n")
+        return 2
     from rcnn.app.run import main  # it imports torch, for which the help does not wait
 
     sys.argv = ["rcnn train", *(word for given in words for word in overrides_of(given))]

@@ -101,7 +101,7 @@ def _find_coco(root: Path, files: Sequence[str]) -> Splits:
     # COCO's own folder has the same images with other annotations, person_keypoints_train2017.json.
     candidates = [file for file in candidates if "instances" in file] or candidates
     splits: Splits = {}
-    for split, file in _by_split(candidates).items():
+    for split, file in _by_split("coco", candidates).items():
         splits[split] = file
         splits[f"{split}_images"] = _images_of(root, file, heads[file])
     return splits
@@ -173,7 +173,7 @@ def _find_csv(root: Path, files: Sequence[str]) -> Splits:
         if file.lower().endswith((".csv", ".tsv")):
             with suppress(DataError):
                 tables[file] = read_table(root / file)[0]["file"]
-    splits: Splits = {str(split): file for split, file in _by_split(list(tables)).items()}
+    splits: Splits = {str(split): file for split, file in _by_split("csv", list(tables)).items()}
     if splits:
         table = str(splits["train"])
         wanted = PurePosixPath(tables[table])
@@ -223,7 +223,7 @@ def _split_of(file: str) -> Split | None:
     return None
 
 
-def _by_split(files: Sequence[str]) -> dict[Split, str]:
+def _by_split(layout: str, files: Sequence[str]) -> dict[Split, str]:
     """Return the annotation file of each split; one file alone is the training split.
 
     Raises:
@@ -237,7 +237,7 @@ def _by_split(files: Sequence[str]) -> dict[Split, str]:
         if split is not None and split in found:
             raise DataError(
                 f"{found[split]} and {file} are both of the split {split}. Name one: "
-                f"data.{split}=...",
+                f"data={layout} data.{split}=...",
                 "two data sets in one folder",
             )
         if split is not None:
@@ -245,7 +245,7 @@ def _by_split(files: Sequence[str]) -> dict[Split, str]:
     if files and "train" not in found:
         raise DataError(
             f"None of {', '.join(files)} is named after the training split. Name it: "
-            "data.train=...",
+            f"data={layout} data.train=...",
             "unknown split",
         )
     return found
