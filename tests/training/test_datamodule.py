@@ -242,6 +242,7 @@ def is_there(process: int) -> bool:
     return status.exists() and "State:\tZ" not in status.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks at processes through /proc")
 @pytest.mark.parametrize("start", ["fork", "forkserver"])
 def test_workers_end_when_their_reader_is_killed(start: str) -> None:

@@ -85,6 +85,7 @@ def test_one_process_does_everything_itself() -> None:
         first.does("some work", lambda: dict[int, int]()[0])
 
 
+@pytest.mark.slow
 def test_all_processes_get_what_the_first_one_made(two_processes: TwoProcesses) -> None:
     program = HEAD + "print([first.does('some work', lambda: (k, rank)) for k in range(2)])"
     for status, output in two_processes(program):
@@ -99,6 +100,7 @@ FAILURES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failure", FAILURES)
 def test_the_failure_of_the_first_process_ends_the_other_one(
     failure: str, two_processes: TwoProcesses
