@@ -29,10 +29,11 @@ NEEDS = {
 }
 """What a table needs beside its name."""
 
+FULL_SIZE = ["experiment=voc07_vgg16"]
 DATA = [
     [],
-    ["experiment=bccd", "data.root=/somewhere"],
-    ["experiment=voc07_vgg16"],
+    pytest.param(["experiment=bccd", "data.root=/somewhere"], marks=pytest.mark.slow),
+    pytest.param(FULL_SIZE, marks=pytest.mark.slow),
 ]
 
 
@@ -57,7 +58,7 @@ def plan_of(sweep: str, composed: Compose) -> Plan:
     return read_plan(composed(f"sweep={sweep}", *NEEDS.get(sweep, []))["sweep"])
 
 
-@pytest.mark.parametrize("words", DATA, ids=" ".join)
+@pytest.mark.parametrize("words", DATA, ids=["shapes", "bccd", "voc07_vgg16"])
 @pytest.mark.parametrize("sweep", SWEEPS)
 def test_every_job_passes_the_door_and_each_row_has_one(sweep: str, words: list[str]) -> None:
     composed = jobs(sweep, *words)
@@ -108,7 +109,7 @@ def test_the_command_line_replaces_the_tables_values() -> None:
 
 
 def test_the_anchors_are_those_of_the_chosen_detector() -> None:
-    scales = {tuple(plain["anchors"]["scales"]) for plain in jobs("anchors", *DATA[2])}
+    scales = {tuple(plain["anchors"]["scales"]) for plain in jobs("anchors", *FULL_SIZE)}
     assert scales == {(8,), (16,), (8, 16, 32)}
     scales = {tuple(plain["anchors"]["scales"]) for plain in jobs("anchors")}
     assert scales == {(2,), (4,), (2, 4, 8)}
