@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from rcnn.data.builder import IndexBuilder, checked_class_names
+from rcnn.data.builder import IndexBuilder
+from rcnn.data.class_names import checked_class_names
 from rcnn.data.dataset import IndexedDataset
 from rcnn.data.errors import DataError, DataWarning, OnError, Problems
 from rcnn.data.image_files import checked_size
@@ -267,19 +268,6 @@ def test_data_of_other_classes_alone_are_an_error(builder: Callable[..., IndexBu
     add(building, "a", (0, 0, 9, 9))
     with pytest.raises(DataError, match=r"objects of dog.*circle"):
         building.build()
-
-
-def test_listed_classes_are_told_apart_from_background_and_repetitions() -> None:
-    problems = Problems()
-    names = ["__background__", "cat", "", "dog", "cat"]
-    assert checked_class_names(names, problems, "classes.txt") == ("cat", "dog")
-    assert {row["kind"] for row in problems.summary()} == {
-        "class named background",
-        "class named twice",
-    }
-    assert checked_class_names(["background"], problems, "a", {"background"}) == ("background",)
-    with pytest.raises(DataError, match=r"classes\.txt: class named twice: 'cat'"):
-        checked_class_names(names, Problems("raise"), "classes.txt")
 
 
 # --- picture files ------------------------------------------------------------------------------

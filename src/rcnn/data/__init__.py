@@ -16,7 +16,8 @@ from rcnn.data.batching import (
     TransformedDataset,
     collate,
 )
-from rcnn.data.builder import IndexBuilder, checked_class_names
+from rcnn.data.builder import IndexBuilder
+from rcnn.data.class_names import checked_class_names
 from rcnn.data.coco import COCODataset
 from rcnn.data.convert import convert
 from rcnn.data.dataset import (

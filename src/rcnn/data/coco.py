@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
-from rcnn.data.builder import IndexBuilder, Others, checked_class_names, is_background
+from rcnn.data.builder import IndexBuilder, Others
+from rcnn.data.class_names import checked_class_names, is_background
 from rcnn.data.dataset import IndexedDataset
 from rcnn.data.errors import DataError, OnError, Problems
 from rcnn.data.images import MAX_PIXELS

@@ -15,7 +15,8 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from rcnn.data.builder import IndexBuilder, Others, checked_class_names
+from rcnn.data.builder import IndexBuilder, Others
+from rcnn.data.class_names import checked_class_names
 from rcnn.data.dataset import DetectionDataset, IndexedDataset, JoinedDataset
 from rcnn.data.errors import DataError, OnError, Problems
 from rcnn.data.images import MAX_PIXELS

@@ -15,7 +15,8 @@ from typing import Any
 import yaml
 from PIL import Image
 
-from rcnn.data.builder import IndexBuilder, Others, checked_class_names
+from rcnn.data.builder import IndexBuilder, Others
+from rcnn.data.class_names import checked_class_names
 from rcnn.data.dataset import IndexedDataset
 from rcnn.data.errors import DataError, OnError, Problems
 from rcnn.data.images import MAX_PIXELS
