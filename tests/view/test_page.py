@@ -41,7 +41,7 @@ def test_numbers_are_set_to_the_right_and_marked_words_get_their_style() -> None
     html = page.html()
     assert '<td class="error">error</td>' in html
     assert '<td class="number">1,200</td>' in html
-    assert '<td class="">broken</td>' in html
+    assert '<td class="word">broken</td>' in html
 
 
 def test_the_longest_bar_is_the_largest_number_and_nothing_is_no_difficulty() -> None:

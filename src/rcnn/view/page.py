@@ -16,6 +16,8 @@ from PIL import Image
 
 from rcnn.view.colours import Colour, class_colour
 
+WORD = 32  # letters of a word that is not broken between two lines
+
 STYLE = """
 :root { --ink: #2b3038; --pale: #6b7280; --line: #d9dce1; --paper: #fafafb; --bar: #5764f9;
   --error: #c50000; --warning: #b06a00; --info: #2a6f97; }
@@ -25,7 +27,7 @@ h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2rem; }
 table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid var(--line);
   vertical-align: top; overflow-wrap: anywhere; }
-th { cursor: pointer; white-space: nowrap; } .number { text-align: right; white-space: nowrap; }
+th { cursor: pointer; white-space: nowrap; } .number { text-align: right; } .number, .word { white-space: nowrap; }
 .bar { background: var(--bar); height: .8rem; min-width: 1px; }
 .error, .warning, .info { font-weight: 600; white-space: nowrap; }
 .error { color: var(--error); } .warning { color: var(--warning); } .info { color: var(--info); }
@@ -83,7 +85,8 @@ class Page:
         """
 
         def cell(column: int, text: str) -> str:
-            classes = "number" if _is_number(text) else text if column == mark else ""
+            word = "word" if len(text) < WORD and " " not in text else ""
+            classes = "number" if _is_number(text) else text if column == mark else word
             return f'<td class="{escape(classes)}">{escape(text)}</td>'
 
         top = "".join(f"<th>{escape(head)}</th>" for head in heads)
