@@ -27,7 +27,8 @@ h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2rem; }
 table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid var(--line);
   vertical-align: top; overflow-wrap: anywhere; }
-th { cursor: pointer; white-space: nowrap; } .number { text-align: right; } .number, .word { white-space: nowrap; }
+th { cursor: pointer; } th, .number, .word { white-space: nowrap; }
+.number { text-align: right; }
 .bar { background: var(--bar); height: .8rem; min-width: 1px; }
 .error, .warning, .info { font-weight: 600; white-space: nowrap; }
 .error { color: var(--error); } .warning { color: var(--warning); } .info { color: var(--info); }
