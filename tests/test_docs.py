@@ -201,4 +201,4 @@ def test_a_python_block_of_the_pages_runs(code: str, folder: Path) -> None:
     pl.seed_everything(0)
     names: dict[str, object] = {}
     exec(compile(code, "page", "exec"), names)
-    assert {"module", "norms", "detections"} & names.keys()  # it came to its end
+    assert {"module", "norms", "detections", "data"} & names.keys()  # it came to its end

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
-from torch.utils.data import Dataset
 
 from rcnn.data.builder import IndexBuilder
 from rcnn.data.dataset import DetectionDataset, IndexedDataset, Sample
@@ -18,6 +17,15 @@ from rcnn.data.splits import DataSource, Split
 Target = Mapping[str, Any]
 """``boxes`` (N, 4) as x1, y1, x2, y2 in pixels and ``labels`` (N,) in 1..K; ``iscrowd``, ``area``
 and ``difficult`` may be there, too."""
+
+
+@runtime_checkable
+class Pairs(Protocol):
+    """Pictures and targets by index: a data set of torchvision's kind, or a list of pairs."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> tuple[Picture, Target]: ...
 
 
 class WrappedDataset(IndexedDataset):
@@ -39,7 +47,7 @@ class WrappedDataset(IndexedDataset):
 
     def __init__(
         self,
-        dataset: Dataset[tuple[Picture, Target]],
+        dataset: Pairs,
         class_names: Sequence[str],
         on_error: OnError = "repair",
     ) -> None:
@@ -47,7 +55,7 @@ class WrappedDataset(IndexedDataset):
         names = dict(enumerate(class_names, start=1))
         problems = Problems(on_error)
         builder = IndexBuilder(class_names, problems, object_name="box {}".format)
-        for index in range(len(cast(Sized, dataset))):
+        for index in range(len(dataset)):
             with builder.reading(f"item {index}"):
                 picture, target = dataset[index]
                 (pixels,) = as_images([picture])
