@@ -18,7 +18,8 @@ def some_rois(count: int, generator: torch.Generator) -> Tensor:
 
 def oracle(features: Tensor, rois: Tensor, images: Tensor, *how: int | float | bool) -> Tensor:
     listed = torch.cat([images[:, None].to(rois), rois], dim=1)
-    return torchvision.ops.roi_align(features, listed, *how)
+    pooled: Tensor = torchvision.ops.roi_align(features, listed, *how)
+    return pooled
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

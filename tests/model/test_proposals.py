@@ -118,7 +118,7 @@ def apart() -> Tensor:
 def test_boxes_are_decoded_clipped_and_sorted_unless_regression_is_ablated() -> None:
     anchors = torch.tensor([[10.0, 10.0, 30.0, 30.0], [80.0, 80.0, 100.0, 100.0]])
     wanted = torch.tensor([[40.0, 20.0, 80.0, 40.0], [70.0, 60.0, 130.0, 110.0]])
-    given = {"deltas": [encode(anchors, wanted)[None]], "batch": batch_of((100, 110))}
+    deltas, batch = [encode(anchors, wanted)[None]], batch_of((100, 110))
     logits, ablated = [torch.tensor([[0.0, 2.0]])], ProposalSettings(ablate_regression=True)
     clipped = torch.tensor([[70.0, 60.0, 110.0, 100.0], [40.0, 20.0, 80.0, 40.0]])
     for limits, train, expected in (
@@ -127,7 +127,7 @@ def test_boxes_are_decoded_clipped_and_sorted_unless_regression_is_ablated() -> 
         (ablated, True, clipped),
         (ablated, False, anchors.flip(0)),  # only when detecting
     ):
-        proposals = _propose(anchors, logits, limits, **given, train=train)
+        proposals = _propose(anchors, logits, limits, deltas, batch, train=train)
         assert_close(proposals.boxes[0], expected)
         assert_close(proposals.scores[0], torch.tensor([2.0, 0.0]).sigmoid())
         assert proposals.valid.all()
