@@ -46,7 +46,9 @@ def open_dataset(
     match arguments.layout:
         case "auto":
             source = AutoSource(arguments.root, class_names=names, on_error=policy)
-            return source.dataset(arguments.split)
+            if any(isinstance(share, float) for share in source.layout.splits.values()):
+                return source.dataset(arguments.split)
+            return source.source.open(arguments.split, names, others)
         case "voc":
             return VOCDataset(arguments.root, arguments.split, names, policy, others=others)
         case "pascal":

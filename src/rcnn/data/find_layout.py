@@ -19,6 +19,7 @@ from rcnn.data.table import read_table
 from rcnn.data.yolo import YOLOFolder
 
 HEAD = 1 << 20  # bytes of a JSON file in which its kind is looked for
+LOOKED_AT = 20  # files, of those with one for each picture, by which a layout is known
 
 Splits = dict[str, str | float | None]
 """Arguments of a source: files or folders of the splits, or shares."""
@@ -96,7 +97,9 @@ def _words(name: str, splits: Mapping[str, str | float | None]) -> str:
 
 def _find_coco(root: Path, files: Sequence[str]) -> Splits:
     """Return annotation files and image folders of a folder in COCO's layout; empty for none."""
-    heads = {file: _head(root / file) for file in files if file.lower().endswith(".json")}
+    listed = [file for file in files if file.lower().endswith(".json")]
+    # The files of Labelme, one for each picture, are not read as far as theirs may be.
+    heads = {f: _head(root / f) for f in listed if not _is_labelme(root / f)}
     candidates = [file for file, head in heads.items() if _is_coco(head)]
     # COCO's own folder has the same images with other annotations, person_keypoints_train2017.json.
     candidates = [file for file in candidates if "instances" in file] or candidates
@@ -135,10 +138,7 @@ def _images_of(root: Path, annotations: str, head: str) -> str:
 def _find_voc(root: Path, files: Sequence[str]) -> Splits:
     """Return the splits of a folder with annotations in VOC's XML; empty for none."""
     annotations = [file for file in files if file.lower().endswith(".xml")]
-    annotations = [file for file in annotations if "<annotation" in _head(root / file, 4096)][
-        :1
-    ] and (annotations)
-    if not annotations:
+    if not any("<annotation" in _head(root / file, 4096) for file in annotations[:LOOKED_AT]):
         return {}
     lists = [PurePosixPath(file) for file in files if file.lower().endswith(".txt")]
     names = {path.stem for path in lists if path.parent.name in ("Main", "ImageSets", "")}
@@ -187,14 +187,8 @@ def _find_csv(root: Path, files: Sequence[str]) -> Splits:
 
 def _find_labelme(root: Path, files: Sequence[str]) -> Splits:
     """Return the folders of Labelme files in a folder; empty for none."""
-    found = [
-        file
-        for file in files
-        if file.lower().endswith(".json")
-        and '"shapes"' in (head := _head(root / file))
-        and '"imagePath"' in head
-    ]
-    if not found:
+    found = [file for file in files if file.lower().endswith(".json")]
+    if not any(_is_labelme(root / file) for file in found[:LOOKED_AT]):
         return {}
     tops = {PurePosixPath(file).parts[0] for file in found if "/" in file}
     splits: Splits = {}
@@ -203,6 +197,12 @@ def _find_labelme(root: Path, files: Sequence[str]) -> Splits:
         if named:
             splits[split] = named[0]
     return splits if "train" in splits else {"train": "."}
+
+
+def _is_labelme(file: Path) -> bool:
+    """Return whether a JSON file was written by Labelme, by its beginning and its end."""
+    head = _head(file, 1 << 16)
+    return '"shapes"' in head and '"imagePath"' in head
 
 
 SPLIT_WORDS: dict[Split, tuple[str, ...]] = {
